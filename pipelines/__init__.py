@@ -1,0 +1,1 @@
+"""AUDIO -> SHARDS -> BATCHES: bulk tokenizing, the shard format and its readers, and the command line."""

@@ -1,0 +1,87 @@
+"""The `focalstream` command: finds the module of a subcommand, parses, runs, and turns bad input into one line.
+
+A subcommand is a module with three names:
+
+    HELP                      one line for `focalstream --help`; it stands in the table below, so that listing the
+                              commands imports none of them
+    add_arguments(parser)     declares every option with its unit and default
+    run(args) -> int          does the work, returns the exit status
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from tokenizer.errors import InputError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    # AUDIO <-> TOKENS
+    "encode": ("tokenizer.commands.encode", "audio file (or a live pipe) to tokens"),
+    "decode": ("tokenizer.commands.decode", "tokens to an audio file (or a live pipe)"),
+    "roundtrip": ("tokenizer.commands.roundtrip", "resynthesise a file; print bitrate, speed and quality"),
+    "train-codec": ("tokenizer.commands.train_codec", "train a codec from a Lhotse manifest"),
+    "eval-codec": ("tokenizer.commands.eval_codec", "measure a codec on held-out speech"),
+    # AUDIO -> SHARDS
+    "tokenize": ("pipelines.commands.tokenize", "a manifest or a directory of audio to token shards"),
+    "verify": ("pipelines.commands.verify", "re-read a tokenized dataset and list everything wrong with it"),
+    # TOKENS -> TOKENS -> AUDIO
+    "train-lm": ("slm.commands.train_lm", "train a language model on token shards"),
+    "continue": ("slm.commands.continue_speech", "continue a spoken prompt"),
+    "demo": ("slm.commands.demo", "the whole path on a small bundled speech set, with a page to listen to"),
+}
+
+EXIT_BAD_INPUT = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Args:
+        argv: arguments after the program's name; `sys.argv[1:]` when None.
+
+    Returns:
+        The exit status: 0 done, 1 the command's own "no" (for example `verify` found damage), 2 bad input,
+        130 interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="focalstream",
+        description="Speech to tokens to shards to a language model, and back to speech.",
+        epilog="`focalstream COMMAND --help` lists every option of a command.",
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    wanted = next((word for word in argv if not word.startswith("-")), None)
+    modules = {}
+    for name, (module_name, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        if name == wanted:  # only the command asked for is imported: `focalstream --help` stays instant
+            modules[name] = importlib.import_module(module_name)
+            modules[name].add_arguments(subparser)
+    args = parser.parse_args(argv)
+    try:
+        return int(modules[args.command].run(args) or 0)
+    except (InputError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(f"focalstream {args.command}: {describe(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"focalstream {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our pipe went away; nothing is left to say or to write
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def describe(error: Exception) -> str:
+    """The one line shown for bad input."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

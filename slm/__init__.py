@@ -1,0 +1,1 @@
+"""TOKENS -> TOKENS -> AUDIO: the speech language model, its training, generation and demo."""

@@ -1,0 +1,1 @@
+"""AUDIO <-> TOKENS: the streaming speech codec."""
