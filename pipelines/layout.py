@@ -1,0 +1,84 @@
+"""Where everything of a tokenized dataset lies, and the fixed layout of its per-shard index.
+
+OUT/
+  dataset.json                 identity and totals; written last, so its presence means "complete"
+  shards/                      nothing but the pairs below: Lhotse takes every file in a Shar folder for a field
+    cuts.000000.jsonl.gz       Lhotse Shar cuts, in the order of the tar
+    codes.000000.tar           {member}.npy then {member}.json, one pair a cut
+  index/
+    codes.000000.npy           `INDEX_DTYPE`, one row a cut: random access into the tar
+    codes.000000.tar.idx       Lhotse's index: little-endian uint64 offset of every pair, then the end of the last
+    wids.json                  shard list of webdataset's indexed reader
+  quarantine.jsonl             one line per cut that could not be tokenized
+  work/                        only while a run is unfinished: the plan, the receipts, temporary files
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = "focalstream-tokens"
+FORMAT_VERSION = 1
+
+INDEX_DTYPE = np.dtype([("offset", "<u8"), ("tokens", "<u8")])
+"""One row of `index/codes.%06d.npy`: `offset` is the byte in the tar where the cut's raw little-endian uint16 codes
+begin (after tar and npy headers), `tokens` how many there are."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one dataset folder `out`."""
+
+    out: Path
+
+    @property
+    def dataset(self) -> Path:
+        return self.out / "dataset.json"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.out / "quarantine.jsonl"
+
+    @property
+    def shards(self) -> Path:
+        return self.out / "shards"
+
+    @property
+    def index(self) -> Path:
+        return self.out / "index"
+
+    @property
+    def wids(self) -> Path:
+        return self.index / "wids.json"
+
+    @property
+    def work(self) -> Path:
+        return self.out / "work"
+
+    @property
+    def temporary(self) -> Path:
+        return self.work / "tmp"
+
+    def cuts_file(self, shard: int) -> Path:
+        return self.shards / f"cuts.{shard:06d}.jsonl.gz"
+
+    def codes_tar(self, shard: int) -> Path:
+        return self.shards / f"codes.{shard:06d}.tar"
+
+    def codes_index(self, shard: int) -> Path:
+        return self.index / f"codes.{shard:06d}.npy"
+
+    def lhotse_index(self, shard: int) -> Path:
+        return self.index / f"codes.{shard:06d}.tar.idx"
+
+    def shard_files(self, shard: int) -> tuple[Path, ...]:
+        """Every file that belongs to one shard."""
+        return (
+            self.cuts_file(shard),
+            self.codes_tar(shard),
+            self.codes_index(shard),
+            self.lhotse_index(shard),
+        )
