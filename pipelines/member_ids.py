@@ -1,0 +1,46 @@
+"""Names of tar members: cut ids escaped so that Lhotse, webdataset and Hugging Face `datasets` all read them alike.
+
+Lhotse takes the file stem for the id, webdataset cuts at the first dot, `datasets` skips names that begin with `__` or
+a dot, and a USTAR header holds 100 bytes. So a member id uses only ASCII letters, digits, `_`, `-`, `%` and `~`:
+
+    speaker/42.take 1      ->  speaker%2F42%2Etake%201      percent-encoded, as in a URL
+    (the third such cut)   ->  speaker%2F42%2Etake%201~3    `~` never comes from an id: it is escaped itself
+    a very long id ...     ->  a%20very%20long~h5f3a...     its beginning and 128 bits of its sha256
+
+Ids made of letters, digits, `_` and `-` stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from urllib.parse import quote, unquote
+
+MAX_MEMBER_ID = 90  # bytes; with ".json" below the 100 of a USTAR name, so no extended headers are ever needed
+DIGEST_DIGITS = 32
+OCCURRENCE_DIGITS = 8  # room kept for "~12345678" after a shortened id
+
+
+def member_id(cut_id: str, occurrence: int = 1) -> str:
+    """The tar member name (without extension) of a cut.
+
+    Args:
+        cut_id: any non-empty text.
+        occurrence: 1 for the first cut of this id, 2 for the second ...: duplicates keep apart.
+    """
+    assert cut_id and occurrence >= 1
+    escaped = quote(cut_id, safe="", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E")
+    if escaped.startswith("__"):
+        escaped = "%5F" + escaped[1:]
+    suffix = f"~{occurrence}" if occurrence > 1 else ""
+    if len(escaped) + len(suffix) > MAX_MEMBER_ID:
+        digest = hashlib.sha256(cut_id.encode("utf-8", "surrogatepass")).hexdigest()[:DIGEST_DIGITS]
+        head = escaped[: MAX_MEMBER_ID - DIGEST_DIGITS - 2 - OCCURRENCE_DIGITS - 1]
+        cut_escape = head.rfind("%", len(head) - 2)  # do not leave half an escape at the end
+        escaped = f"{head[:cut_escape] if cut_escape >= 0 else head}~h{digest}"
+    return escaped + suffix
+
+
+def original_id(member: str) -> str | None:
+    """The cut id a member name stands for, or None where it is a shortened one (the cut's `custom` field has it)."""
+    escaped, _, rest = member.partition("~")
+    return None if rest.startswith("h") else unquote(escaped, errors="surrogatepass")
