@@ -1,0 +1,165 @@
+"""Weights on disk: finding, reading and writing them, and the fingerprint that names a token space.
+
+A codec is a JSON configuration beside a safetensors file (or a `.pt` file of plain tensors, read with
+`weights_only=True`). Weights may be stored in half precision; in memory they are float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tokenizer.config import CodecConfig
+from tokenizer.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizer.codec import Codec
+
+SHIPPED = Path(__file__).parent / "weights"
+WEIGHT_SUFFIXES = (".safetensors", ".pt")
+
+
+def load(name: str) -> tuple[CodecConfig, dict[str, Tensor]]:
+    """Find and read a codec.
+
+    Args:
+        name: shipped name, directory, `dir/name[.json]`, or Hub id; see `Codec.from_pretrained`.
+
+    Returns:
+        The configuration, and the weights by published name, as stored.
+
+    Raises:
+        InputError: naming what was looked for and what to do.
+    """
+    config_path, weights_path = locate(name)
+    return CodecConfig.from_file(config_path), read_weights(weights_path)
+
+
+def locate(name: str) -> tuple[Path, Path]:
+    """The paths of a codec's configuration and weights; downloads them for a Hub id. Raises InputError."""
+    for base in (SHIPPED / name if re.fullmatch(r"[\w.-]+", name) else Path(name), Path(name)):
+        if base.is_dir() and (base / "config.json").is_file():
+            return base / "config.json", _weights_beside(base / "model", name)
+        config_path = base if base.suffix == ".json" else base.with_name(f"{base.name}.json")
+        if base.name and config_path.is_file():
+            return config_path, _weights_beside(config_path.with_suffix(""), name)
+    if Path(name).exists() or Path(name).is_absolute() or name.startswith("."):
+        raise InputError(f"codec {name}: no config.json there; expected config.json beside model.safetensors")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return _download(name)
+    shipped = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())) if SHIPPED.is_dir() else "none"
+    raise InputError(
+        f"codec {name!r}: not found; expected shipped weights ({shipped}), a directory with config.json and "
+        "model.safetensors, or a Hugging Face id such as lucadellalib/focalcodec_50hz_4k_causal"
+    )
+
+
+def _weights_beside(stem: Path, name: str) -> Path:
+    for suffix in WEIGHT_SUFFIXES:
+        path = stem.with_name(stem.name + suffix)
+        if path.is_file():
+            return path
+    raise InputError(f"codec {name}: found its configuration but neither {stem}.safetensors nor {stem}.pt")
+
+
+def _download(repo: str) -> tuple[Path, Path]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        config = Path(hf_hub_download(repo, "config.json"))
+        try:
+            return config, Path(hf_hub_download(repo, "model.safetensors"))
+        except EntryNotFoundError:
+            return config, Path(hf_hub_download(repo, "model.pt"))
+    except Exception as error:  # offline, no such repository, no access: each is the user's to mend
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"codec {repo}: no such directory here, and the Hugging Face Hub did not give it ({reason}). "
+            "Check the id and the network, or download it once and pass its directory."
+        ) from None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` or `.pt` file by name. Raises InputError when it is damaged or holds code."""
+    import safetensors
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path}: not a readable file of plain tensors ({reason}). It is damaged, or would run code when loaded; "
+            "fetch it again from its source."
+        ) from None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{path}: expected a mapping of names to tensors, as `torch.save(model.state_dict(), ...)`")
+    return weights
+
+
+def assign(codec: Codec, weights: dict[str, Tensor], source: str) -> None:
+    """Copy weights into the module, as float32. Raises InputError unless names and shapes match exactly."""
+    expected = codec.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise InputError(f"codec {source}: weights lack {name!r}; they do not belong to this configuration")
+        if weights[name].shape != tensor.shape:
+            raise InputError(
+                f"codec {source}: {name} has shape {tuple(weights[name].shape)}, but the configuration makes it "
+                f"{tuple(tensor.shape)}; weights and configuration do not belong together"
+            )
+        if not torch.isfinite(weights[name]).all():
+            raise InputError(f"codec {source}: {name} holds NaN or infinite values; the file is damaged")
+    if extra := sorted(set(weights) - set(expected)):
+        raise InputError(f"codec {source}: weights hold {extra[0]!r}, which the configuration does not know")
+    codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+
+
+def save(codec: Codec, directory: Path, dtype: torch.dtype | None) -> None:
+    """Write config.json and model.safetensors; each appears by rename, so a crash leaves the old file or the new."""
+    from safetensors.torch import save as serialize
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        for name, tensor in codec.state_dict().items()
+    }
+    write_atomically(directory / "model.safetensors", serialize(tensors))
+    text = json.dumps(codec.config.to_dict(), indent=2) + "\n"
+    write_atomically(directory / "config.json", text.encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write, flush to disk, rename."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def fingerprint(config: CodecConfig, weights: dict[str, Tensor]) -> str:
+    """sha256 in hex over the canonical JSON of `config` and every weight's name, shape and float32 bytes."""
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for name in sorted(weights):
+        tensor = weights[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.numpy()).cast("B"))
+    return digest.hexdigest()

@@ -1,0 +1,188 @@
+"""WAVE -> FEATURES: the causal WavLM encoder, and a causal log-mel stem for small models.
+
+Legend: B batch, S samples, T frames (50 Hz), D channels.
+
+WavLM: arXiv 2110.13900. Causal version: arXiv 2509.16195 (every convolution sees the past only, with the first frame
+replicated to the left; attention is chunked). Module names follow the published state dict.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenizer.attention import GatedAttention, KVState, RelativeBias, chunk_mask
+from tokenizer.config import ENCODER_SAMPLE_RATE, EncoderConfig
+from tokenizer.mel import mel_filterbank
+from tokenizer.streaming import CausalConv1d, ConvState, FeedForward
+
+
+class ConvBlock(nn.Module):
+    """Strided causal convolution, LayerNorm over channels, GELU."""
+
+    def __init__(self, input_dim: int, output_dim: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.conv = CausalConv1d(input_dim, output_dim, kernel_size, stride, bias=False)
+        self.norm = nn.LayerNorm(output_dim)
+
+    def step(self, x: Tensor, state: ConvState) -> tuple[Tensor, ConvState]:
+        x, state = self.conv.step(x, state)
+        return F.gelu(self.norm(x)), state
+
+
+class ConvStem(nn.Module):
+    """[B, S] -> [B, S / 320, 512]: the published feature extractor."""
+
+    class State(NamedTuple):
+        layers: tuple[ConvState, ...]
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        dims = (1, *config.hidden_dims)
+        self.layers = nn.ModuleList(
+            ConvBlock(dims[i], dims[i + 1], config.kernel_sizes[i], config.strides[i]) for i in range(len(dims) - 1)
+        )
+
+    def init_state(self, batch: int) -> State:
+        return self.State(tuple(layer.conv.init_state(batch) for layer in self.layers))
+
+    def step(self, wave: Tensor, state: State) -> tuple[Tensor, State]:
+        x, states = wave[..., None], []
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            x, layer_state = layer.step(x, layer_state)
+            states.append(layer_state)
+        return x, self.State(tuple(states))
+
+
+class LogMelStem(nn.Module):
+    """[B, S] -> [B, S / 320, mel_bins * sub-frames]: log-mel energies of windows that end with their sub-frame.
+
+    The spectrum is a product with fixed cosine and sine tables, so a step is two matrix products at any length.
+    """
+
+    class State(NamedTuple):
+        """context: [B, mel_window - mel_hop], the last samples; zeros (silence) before a stream begins."""
+
+        context: Tensor
+
+    floor = 1e-6  # power below which a mel band counts as silence
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.window, self.hop = config.mel_window, config.mel_hop
+        self.sub_frames = config.hop_samples // config.mel_hop
+        n = torch.arange(self.window, dtype=torch.float64)
+        hann = 0.5 - 0.5 * torch.cos(2 * torch.pi * (n + 0.5) / self.window)
+        frequency = torch.arange(self.window // 2 + 1, dtype=torch.float64)
+        angle = 2 * torch.pi * frequency[None] * n[:, None] / self.window
+        scale = hann[:, None] * (2 / hann.sum())
+        # Fixed tables, rebuilt from the configuration: not part of the weights.
+        self.register_buffer("basis", torch.cat([angle.cos() * scale, angle.sin() * scale], 1), persistent=False)
+        mels = mel_filterbank(ENCODER_SAMPLE_RATE, self.window, config.mel_bins)
+        self.register_buffer("mels", mels, persistent=False)
+        self.float()
+
+    def init_state(self, batch: int) -> State:
+        basis: Tensor = self.get_buffer("basis")
+        return self.State(basis.new_zeros(batch, self.window - self.hop))
+
+    def step(self, wave: Tensor, state: State) -> tuple[Tensor, State]:
+        with torch.autocast(wave.device.type, enabled=False):  # a spectrum spans more decades than bfloat16 resolves
+            padded = torch.cat([state.context, wave], dim=1)
+            spectrum = padded.unfold(1, self.window, self.hop) @ self.get_buffer("basis")
+            real, imaginary = spectrum.chunk(2, dim=-1)
+            power = real.square() + imaginary.square()
+            logmel = torch.log(power @ self.get_buffer("mels") + self.floor)
+        return (
+            logmel.reshape(wave.shape[0], -1, self.sub_frames * logmel.shape[-1]),
+            self.State(padded[:, padded.shape[1] - (self.window - self.hop) :]),
+        )
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        past = config.window_size - config.chunk_frames
+        self.attention_norm = nn.LayerNorm(config.dim)
+        self.attention = GatedAttention(config.dim, config.num_heads, past, config.dropout)
+        self.feed_forward_norm = nn.LayerNorm(config.dim)
+        self.feed_forward = FeedForward(config.dim, config.ffn_dim, config.dropout)
+
+    def step(self, x: Tensor, bias: Tensor, mask: Tensor, state: KVState) -> tuple[Tensor, KVState]:
+        attended, state = self.attention.step(self.attention_norm(x), bias, mask, state)
+        x = x + attended
+        return x + self.feed_forward(self.feed_forward_norm(x)), state
+
+
+class PositionalConv(nn.Module):
+    """A wide grouped convolution whose output, after GELU, is added as positional embedding."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.conv = CausalConv1d(config.dim, config.dim, config.conv_pos, groups=config.conv_pos_groups)
+
+
+class TransformerEncoder(nn.Module):
+    """[B, T, D] -> [B, T, D], streaming in whole chunks; no norm at the end, as published."""
+
+    class State(NamedTuple):
+        """position: [B] int64, frames seen so far, counted up to the cache's length (beyond it nothing changes)."""
+
+        position: Tensor
+        positional_embedding: ConvState
+        layers: tuple[KVState, ...]
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.chunk, self.window = config.chunk_frames, config.window_size
+        self.past = self.window - self.chunk
+        self.positional_embedding = PositionalConv(config)
+        self.relative_embedding = RelativeBias(config.num_buckets, config.num_heads, config.max_distance)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+
+    def init_state(self, batch: int) -> State:
+        positional = self.positional_embedding.conv.init_state(batch)
+        position = torch.zeros(batch, dtype=torch.int64, device=positional.context.device)
+        return self.State(position, positional, tuple(layer.attention.init_state(batch) for layer in self.layers))
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        frames = x.shape[1]
+        bias = self.relative_embedding(frames, self.past)
+        seen = chunk_mask(frames, self.past, self.chunk, self.window, state.position)
+        mask = torch.zeros_like(seen, dtype=bias.dtype).masked_fill_(~seen, -torch.inf)
+        positional, positional_state = self.positional_embedding.conv.step(x, state.positional_embedding)
+        x = x + F.gelu(positional)
+        states = []
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            x, layer_state = layer.step(x, bias, mask, layer_state)
+            states.append(layer_state)
+        position = (state.position + frames).clamp(max=self.past)
+        return x, self.State(position, positional_state, tuple(states))
+
+
+class Encoder(nn.Module):
+    """[B, S] at 16 kHz -> [B, S / 320, D] at 50 Hz; S must be a whole number of chunks."""
+
+    class State(NamedTuple):
+        stem: ConvStem.State | LogMelStem.State
+        encoder: TransformerEncoder.State
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.feature_extractor = ConvStem(config) if config.stem == "conv" else LogMelStem(config)
+        self.norm = nn.LayerNorm(config.stem_dim)
+        self.feature_proj = nn.Linear(config.stem_dim, config.dim)
+        self.encoder = TransformerEncoder(config)
+
+    def init_state(self, batch: int) -> State:
+        return self.State(self.feature_extractor.init_state(batch), self.encoder.init_state(batch))
+
+    def step(self, wave: Tensor, state: State) -> tuple[Tensor, State]:
+        x, stem_state = self.feature_extractor.step(wave, state.stem)  # type: ignore[arg-type]
+        x, encoder_state = self.encoder.step(self.feature_proj(self.norm(x)), state.encoder)
+        return x, self.State(stem_state, encoder_state)

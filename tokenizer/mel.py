@@ -1,0 +1,33 @@
+"""The mel scale: one triangular filter bank, for the log-mel stem and for the training losses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mel_filterbank(
+    sample_rate: int, n_fft: int, bins: int, low_hz: float = 0.0, high_hz: float | None = None
+) -> Tensor:
+    """Triangles evenly spaced on the HTK mel scale, each of unit peak.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: samples of the Fourier transform.
+        bins: number of mel bands.
+        low_hz, high_hz: edges of the first and last band, Hz; `high_hz` None is half the sample rate.
+
+    Returns:
+        float64 [n_fft // 2 + 1, bins]; multiply a power or magnitude spectrum [..., n_fft // 2 + 1] by it.
+    """
+    high_hz = sample_rate / 2 if high_hz is None else high_hz
+    edges_mel = torch.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), bins + 2, dtype=torch.float64)
+    edges = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    frequency = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
+    rising = (frequency - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - frequency) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+def _hz_to_mel(hz: float) -> float:
+    return float(2595.0 * torch.log10(torch.tensor(1.0 + hz / 700.0, dtype=torch.float64)))

@@ -1,0 +1,102 @@
+"""Streaming building blocks: convolutions on [B, T, C] whose past travels in an explicit state.
+
+Legend: B batch, T frames, C channels, K kernel size.
+
+Each streaming layer has `init_state(batch) -> State` and `step(x, state) -> (y, state)`; a State is a NamedTuple of
+batch-first tensors. Offline work is `step` over a long input from `init_state`, so there is one code path to trust.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvState(NamedTuple):
+    """What a causal convolution remembers.
+
+    context: [B, K - 1, C], the last inputs.
+    started: [B] bool, False before a stream's first frame (the published model replicates that frame to the left).
+    """
+
+    context: Tensor
+    started: Tensor
+
+
+class CausalConv1d(nn.Conv1d):
+    """A convolution over [B, T, C] that sees only the past; `padding_mode` says what lies before the first frame.
+
+    Args:
+        replicate: True pads a new stream with its first frame (encoder and focal layers), False with zeros (decoder).
+
+    Output length is T / stride; T must be a multiple of the stride.
+    """
+
+    State = ConvState
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        replicate: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
+        self.replicate = replicate
+
+    def init_state(self, batch: int) -> ConvState:
+        """The state of `batch` streams that have not begun."""
+        context = self.weight.new_zeros(batch, self.kernel_size[0] - 1, self.in_channels)
+        return ConvState(context, torch.zeros(batch, dtype=torch.bool, device=context.device))
+
+    def step(self, x: Tensor, state: ConvState) -> tuple[Tensor, ConvState]:
+        """[B, T, C_in] -> [B, T / stride, C_out]."""
+        past = self.kernel_size[0] - 1
+        context = state.context.to(x.dtype)
+        if self.replicate:
+            context = torch.where(state.started[:, None, None], context, x[:, :1].repeat(1, past, 1))
+        padded = torch.cat([context, x], dim=1)
+        y = F.conv1d(padded.transpose(1, 2), self.weight, self.bias, self.stride, groups=self.groups).transpose(1, 2)
+        return y, ConvState(padded[:, padded.shape[1] - past :], torch.ones_like(state.started))
+
+
+class PointwiseConv(nn.Conv1d):
+    """A 1x1 convolution on [B, T, C]: a Linear whose weight is stored as a convolution's, [C_out, C_in, 1]."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.squeeze(-1), self.bias)
+
+
+class FrameUpscale(nn.ConvTranspose1d):
+    """A transposed convolution with kernel = stride on [B, T, C]: each frame becomes `factor` frames, without memory."""
+
+    def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=factor, stride=factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, C_in] -> [B, T * factor, C_out]."""
+        batch, frames, _ = x.shape
+        weight = self.weight.permute(2, 1, 0).reshape(-1, self.in_channels)  # [factor * C_out, C_in]
+        return F.linear(x, weight).reshape(batch, -1, self.out_channels) + self.bias
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, Linear on the last dimension."""
+
+    def __init__(self, dim: int, ffn_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(dim, ffn_dim)
+        self.out_proj = nn.Linear(ffn_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.out_proj(self.dropout(F.gelu(self.in_proj(x)))))
