@@ -1,0 +1,293 @@
+"""The cuts of one shard to codes.
+
+What the codec is given is a pure function of the shard's cut list: batches are laid out from the manifest's durations
+before a file is opened, and a cut that cannot be read leaves a row of silence in its batch. So the tokens of the other
+cuts are the same bits whatever failed, whoever did the work and how often (in float32 another batch shape may flip
+a code bit whose latent is within rounding of zero).
+
+Reading and resampling run ahead in threads while the codec works; recordings longer than `LONG_SECONDS` pass through
+the codec's streaming state in windows, so memory stays bounded at any length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.audio import CutError, expected_samples, read_resampled
+from pipelines.plan import PlannedCut
+from pipelines.quarantine import Quarantined, quarantine
+from tokenizer.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from tokenizer import Codec
+
+LONG_SECONDS = 60.0  # longer cuts are encoded alone, in windows
+WINDOW_SECONDS = 10.0
+READERS = 2  # threads that read and resample
+BATCHES_AHEAD = 2
+ATTEMPTS = 2  # a cut that fails is tried once more, alone
+CPU_THREADS = 1  # of torch, in every engine: another number of threads sums in another order
+
+Outcome = np.ndarray | Quarantined
+"""uint16 [T], or why there are none."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What besides the audio and the codec decides the tokens.
+
+    Attributes:
+        batch_seconds: padded audio in one batch, in seconds; bounds memory.
+        device: where the codec runs, such as "cpu" or "cuda:1".
+    """
+
+    batch_seconds: float = 120.0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.batch_seconds < float("inf"):
+            raise InputError(f"batch_seconds is {self.batch_seconds}, expected a positive number of seconds")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that may change a bit of the tokens; stored in the plan and in dataset.json."""
+        return {
+            "batch_seconds": self.batch_seconds,
+            "device_type": self.device.partition(":")[0],
+            "long_seconds": LONG_SECONDS,
+            "window_seconds": WINDOW_SECONDS,
+            "cpu_threads": CPU_THREADS,
+            "resampler": "soxr HQ",
+            "channels": "a MonoCut's channel; the mean of a MultiCut's channels",
+        }
+
+
+@contextlib.contextmanager
+def fixed_cpu_threads() -> Iterator[None]:
+    """Run torch on `CPU_THREADS` threads, then give it back what it had."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(CPU_THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def encode_cuts(
+    cuts: list[PlannedCut], codec: Codec, encoding: Encoding, progress: Callable[[float], None] = lambda seconds: None
+) -> list[Outcome]:
+    """Tokenize the cuts of a shard.
+
+    Args:
+        cuts: in shard order.
+        progress: called with the seconds of audio just dealt with.
+
+    Returns:
+        One outcome a cut, in the same order.
+    """
+    samples = [expected_samples(planned.cut, planned.seconds, codec.sample_rate_in) for planned in cuts]
+    outcomes: dict[int, Outcome] = {}
+    with ThreadPoolExecutor(READERS, thread_name_prefix="read-audio") as pool, _cancelled_on_exit(pool):
+        batches, long_cuts = lay_out(samples, codec.sample_rate_in, encoding.batch_seconds)
+        for batch, waves in _read_ahead(batches, cuts, samples, codec.sample_rate_in, pool):
+            outcomes.update(_encode_batch(batch, waves, cuts, samples, codec, encoding.device))
+            progress(sum(cuts[i].seconds for i in batch))
+        for i in long_cuts:
+            outcomes[i] = _encode_long(cuts[i], samples[i], codec, encoding.device, pool, progress)
+    return [outcomes[i] for i in range(len(cuts))]
+
+
+def lay_out(samples: list[int], sample_rate: int, batch_seconds: float) -> tuple[list[list[int]], list[int]]:
+    """Batches of cut indices by length, then the long cuts that go alone.
+
+    Args:
+        samples: of each cut, at `sample_rate` Hz.
+        batch_seconds: the longest cut of a batch times its number of cuts stays below this, unless it is one cut.
+    """
+    budget, batches, long_cuts = batch_seconds * sample_rate, [], []
+    current: list[int] = []
+    for i in sorted(range(len(samples)), key=lambda i: (samples[i], i)):
+        if samples[i] > LONG_SECONDS * sample_rate:
+            long_cuts.append(i)
+            continue
+        if current and (len(current) + 1) * samples[i] > budget:
+            batches.append(current)
+            current = []
+        current.append(i)
+    if current:
+        batches.append(current)
+    return batches, long_cuts
+
+
+@contextlib.contextmanager
+def _cancelled_on_exit(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """After an interrupt nobody waits for audio that was to be read ahead."""
+    try:
+        yield
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ---- cuts of ordinary length, in batches ------------------------------------------------------------------------
+
+
+def _read_ahead(
+    batches: list[list[int]], cuts: list[PlannedCut], samples: list[int], sample_rate: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[list[int], list[np.ndarray | Quarantined]]]:
+    """Each batch with the waves of its cuts, while the next ones are being read."""
+    pending: deque[tuple[list[int], list[Future[np.ndarray | Quarantined]]]] = deque()
+    for batch in batches:
+        pending.append((batch, [pool.submit(_read_wave, cuts[i], samples[i], sample_rate) for i in batch]))
+        if len(pending) > BATCHES_AHEAD:
+            ready, futures = pending.popleft()
+            yield ready, [future.result() for future in futures]
+    for ready, futures in pending:
+        yield ready, [future.result() for future in futures]
+
+
+def _read_wave(planned: PlannedCut, samples: int, sample_rate: int) -> np.ndarray | Quarantined:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return np.concatenate(list(read_resampled(planned, samples, sample_rate)))
+        except MemoryError:
+            raise
+        except Exception as error:
+            failure = quarantine(planned, error, attempt)
+    return failure
+
+
+def _encode_batch(
+    batch: list[int],
+    waves: list[np.ndarray | Quarantined],
+    cuts: list[PlannedCut],
+    samples: list[int],
+    codec: Codec,
+    device: str,
+) -> dict[int, Outcome]:
+    outcomes: dict[int, Outcome] = {i: wave for i, wave in zip(batch, waves, strict=True) if _failed(wave)}
+    if len(outcomes) == len(batch):
+        return outcomes
+    # Rows of cuts with no length have one silent sample: the codec takes no empty rows.
+    lengths = np.maximum([samples[i] for i in batch], 1)
+    padded = np.zeros((len(batch), lengths.max()), np.float32)
+    for row, wave in enumerate(waves):
+        if not isinstance(wave, Quarantined):
+            padded[row, : len(wave)] = wave
+    try:
+        rows = _encode_rows(padded, lengths, codec, device)
+    except Exception as error:
+        rows = _encode_alone(padded, lengths, codec, device, error)
+    for i, row in zip(batch, rows, strict=True):
+        if i not in outcomes:
+            outcomes[i] = quarantine(cuts[i], row, ATTEMPTS) if isinstance(row, Exception) else row
+    return outcomes
+
+
+def _failed(wave: np.ndarray | Quarantined) -> bool:
+    return isinstance(wave, Quarantined)
+
+
+def _encode_rows(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: str) -> list[np.ndarray]:
+    import torch
+
+    tokens = codec.encode(torch.from_numpy(padded).to(device), torch.from_numpy(lengths).to(device)).cpu().numpy()
+    counts = -(-lengths // codec.hop_samples)
+    return [_as_codes(row[:count], codec) for row, count in zip(tokens, counts, strict=True)]
+
+
+def _encode_alone(
+    padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: str, cause: Exception
+) -> list[np.ndarray | CutError]:
+    """Each row of a batch that failed, by itself. When silence of the same shape fails too, the fault is the codec's
+    or the machine's: that error is raised, for quarantining a whole corpus because of it would hide it."""
+    _encode_rows(np.zeros_like(padded[:1, : lengths[0]]), lengths[:1], codec, device)
+    rows: list[np.ndarray | CutError] = []
+    for wave, length in zip(padded, lengths, strict=True):
+        try:
+            rows.extend(_encode_rows(wave[None, :length], np.array([length]), codec, device))
+        except Exception as error:
+            rows.append(CutError("encoder failed", f"{type(error).__name__}: {error}"))
+    return rows
+
+
+def _as_codes(tokens: np.ndarray, codec: Codec) -> np.ndarray:
+    assert tokens.size and tokens.min() >= 0 and tokens.max() < codec.codebook_size <= 1 << 16
+    return tokens.astype(np.uint16)
+
+
+# ---- long recordings, in windows --------------------------------------------------------------------------------
+
+
+def _encode_long(
+    planned: PlannedCut,
+    samples: int,
+    codec: Codec,
+    device: str,
+    pool: ThreadPoolExecutor,
+    progress: Callable[[float], None],
+) -> Outcome:
+    for attempt in range(1, ATTEMPTS + 1):
+        reported = 0.0
+
+        def report(seconds: float) -> None:
+            nonlocal reported
+            reported += seconds
+            progress(seconds)
+
+        try:
+            return _encode_windows(planned, samples, codec, device, pool, report)
+        except MemoryError:
+            raise
+        except Exception as error:
+            failure = quarantine(planned, error, attempt)
+            progress(-reported)
+    progress(planned.seconds)
+    return failure
+
+
+def _encode_windows(
+    planned: PlannedCut,
+    samples: int,
+    codec: Codec,
+    device: str,
+    pool: ThreadPoolExecutor,
+    progress: Callable[[float], None],
+) -> np.ndarray:
+    import torch
+
+    window = max(1, int(WINDOW_SECONDS * codec.sample_rate_in) // codec.chunk_samples) * codec.chunk_samples
+    windows = _windows(read_resampled(planned, samples, codec.sample_rate_in), window, codec.chunk_samples)
+    state, pieces = codec.init_state(1), []
+    ahead = pool.submit(next, windows, None)
+    while (wave := ahead.result()) is not None:
+        ahead = pool.submit(next, windows, None)
+        tokens, state = codec.encode_step(torch.from_numpy(wave[None]).to(device), state)
+        pieces.append(tokens[0].cpu().numpy())
+        progress(len(wave) / codec.sample_rate_in)
+    return _as_codes(np.concatenate(pieces)[: -(-samples // codec.hop_samples)], codec)
+
+
+def _windows(blocks: Iterator[np.ndarray], window: int, chunk: int) -> Iterator[np.ndarray]:
+    """Blocks regrouped to `window` samples; the last one is padded with zeros to whole chunks."""
+    held: list[np.ndarray] = []
+    size = 0
+    for block in blocks:
+        held.append(block)
+        size += len(block)
+        while size >= window:
+            joined = np.concatenate(held)
+            yield joined[:window]
+            held, size = [joined[window:]], size - window
+    if size:
+        joined = np.concatenate(held)
+        yield np.pad(joined, (0, -size % chunk))

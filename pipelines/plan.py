@@ -1,0 +1,207 @@
+"""Which cut goes to which shard: one pass over the input, stored before any work begins.
+
+    OUT/work/plan.json               what the run is made from, and the cuts and seconds of each shard; written last
+    OUT/work/plan/000000.jsonl.gz    the cuts of one shard, all a worker has to read
+
+A shard is the unit of work, of retry and of resuming. Cuts keep the order of the manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from pipelines.atomic import json_bytes, sync_folder, write_atomically
+from pipelines.layout import Layout
+from pipelines.manifests import SourceCut, TarSlice, content_digest, find_inputs, read_cuts
+from pipelines.member_ids import member_id
+from pipelines.seen_ids import SeenIds
+from tokenizer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """When a shard is full: at `cuts` cuts or at `hours` hours of audio. Exactly one of them is set."""
+
+    cuts: int | None = None
+    hours: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cuts is None) == (self.hours is None):
+            raise InputError(f"shard_cuts is {self.cuts} and shard_hours is {self.hours}: expected exactly one of them")
+        if self.cuts is not None and self.cuts < 1:
+            raise InputError(f"shard_cuts is {self.cuts}, expected at least 1")
+        if self.hours is not None and not (0 < self.hours < math.inf):
+            raise InputError(f"shard_hours is {self.hours}, expected a positive number of hours")
+
+    def is_full(self, cuts: int, seconds: float) -> bool:
+        return cuts >= self.cuts if self.cuts is not None else seconds >= 3600 * (self.hours or 0)
+
+
+@dataclass(frozen=True)
+class PlannedCut:
+    """One cut of a shard: its manifest entry, its name in the tar, and where a Shar input keeps its audio."""
+
+    cut: dict[str, Any]
+    member: str
+    audio: TarSlice | None = None
+
+    @property
+    def id(self) -> str:
+        return self.cut["id"]
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds; 0 where the manifest has none that makes sense."""
+        return duration(self.cut)
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    cuts: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stored plan. `identity` is all that decides the bytes of the shards: input, sharding, encoding, codec."""
+
+    identity: dict[str, Any]
+    shards: tuple[PlannedShard, ...]
+    duplicate_ids: int
+
+    @property
+    def cuts(self) -> int:
+        return sum(shard.cuts for shard in self.shards)
+
+    @property
+    def seconds(self) -> float:
+        return math.fsum(shard.seconds for shard in self.shards)
+
+
+def duration(cut: dict[str, Any]) -> float:
+    """Seconds a cut lasts; 0.0 where that is missing, negative or not finite."""
+    if cut.get("type") == "MixedCut":
+        return max((track.get("offset", 0.0) + duration(track["cut"]) for track in cut["tracks"]), default=0.0)
+    seconds = cut.get("duration")
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    return float(seconds) if is_number and math.isfinite(seconds) and seconds > 0 else 0.0
+
+
+def identify(pattern: str, sharding: Sharding, encoding: dict[str, Any], codec: dict[str, Any]) -> dict[str, Any]:
+    """What a run is made from, without reading the audio. Two runs with equal identities write equal shards."""
+    inputs = find_inputs(pattern)
+    return {
+        "input": {"paths": [str(path) for path in inputs], "sha256": content_digest(inputs)},
+        "sharding": {name: value for name, value in asdict(sharding).items() if value is not None},
+        "encoding": encoding,
+        "codec": codec["fingerprint"],
+    }
+
+
+def load_or_make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
+    """The plan of an interrupted run, or a new one.
+
+    Raises:
+        InputError: the folder holds a run made from something else, or files that belong to no run.
+    """
+    stored = layout.work / "plan.json"
+    if stored.exists():
+        content = json.loads(stored.read_text(encoding="ascii"))
+        refuse_difference(layout, content["identity"], identity)
+        shards = tuple(PlannedShard(**shard) for shard in content["shards"])
+        return Plan(content["identity"], shards, content["duplicate_ids"])
+    for folder in (layout.shards, layout.index):
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"{folder} has files that belong to no known run; give another OUT or remove that folder")
+    return _make_plan(layout, identity)
+
+
+def refuse_difference(layout: Layout, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise InputError naming every field in which a folder's run differs from the one asked for."""
+    before, now = dict(_flat(stored)), dict(_flat(wanted))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if names:
+        differences = "; ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in names)
+        raise InputError(
+            f"{layout.out} holds a run made from something else: {differences}. Give the same input and options to "
+            "continue it, or another OUT for a new one"
+        )
+
+
+def shard_cuts(layout: Layout, shard: int) -> list[PlannedCut]:
+    """The cuts of one shard, in order."""
+    with gzip.open(_cut_list(layout, shard), "rt", encoding="ascii") as lines:
+        return [_planned(json.loads(line)) for line in lines]
+
+
+def _make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
+    folder = layout.work / "plan"
+    shutil.rmtree(folder, ignore_errors=True)  # cut lists of a plan that was never finished
+    folder.mkdir(parents=True)
+    sharding, seen = Sharding(**identity["sharding"]), SeenIds()
+    shards: list[PlannedShard] = []
+    source = read_cuts([Path(path) for path in identity["input"]["paths"]])
+    while first := next(source, None):
+        with _open_cut_list(layout, len(shards)) as lines:
+            cuts, seconds = 0, 0.0
+            for item in _then(first, source):
+                member = member_id(item.cut["id"], seen.occurrence(item.cut["id"]))
+                lines.write(json.dumps(_stored(PlannedCut(item.cut, member, item.audio))) + "\n")
+                cuts, seconds = cuts + 1, seconds + duration(item.cut)
+                if sharding.is_full(cuts, seconds):
+                    break
+        shards.append(PlannedShard(cuts, round(seconds, 6)))
+    if not shards:
+        raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it; expected at least one")
+    sync_folder(folder)
+    plan = Plan(identity, tuple(shards), seen.duplicates)
+    write_atomically(layout.work / "plan.json", json_bytes(asdict(plan)), layout.temporary)
+    return plan
+
+
+def _then(first: SourceCut, rest: Iterator[SourceCut]) -> Iterator[SourceCut]:
+    yield first
+    yield from rest
+
+
+def _cut_list(layout: Layout, shard: int) -> Path:
+    return layout.work / "plan" / f"{shard:06d}.jsonl.gz"
+
+
+@contextlib.contextmanager
+def _open_cut_list(layout: Layout, shard: int) -> Iterator[TextIO]:
+    """A cut list to write, synced to disk when closed: plan.json promises that it is there."""
+    path = _cut_list(layout, shard)
+    with gzip.open(path, "wt", encoding="ascii", compresslevel=1) as lines:
+        yield lines
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _stored(planned: PlannedCut) -> dict[str, Any]:
+    entry: dict[str, Any] = {"member": planned.member, "cut": planned.cut}
+    if planned.audio is not None:
+        entry["audio"] = asdict(planned.audio)
+    return entry
+
+
+def _planned(entry: dict[str, Any]) -> PlannedCut:
+    audio = TarSlice(**entry["audio"]) if "audio" in entry else None
+    return PlannedCut(entry["cut"], entry["member"], audio)
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
