@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -39,10 +40,11 @@ def expected_samples(cut: dict[str, Any], seconds: float, sample_rate: int) -> i
 
     Pure arithmetic on the manifest, so that batches can be laid out before any file is opened.
     """
-    sources = recordings(cut)
-    rate = int(sources[0].get("sampling_rate") or 0) if sources else 0
-    if rate <= 0:
+    found = recordings(cut)
+    rate = found[0].get("sampling_rate") if found else None
+    if not isinstance(rate, (int, float)) or not 1 <= rate < math.inf:
         return 0
+    rate = int(rate)
     return resampled_length(source_samples(seconds, rate), rate, sample_rate)
 
 

@@ -26,9 +26,7 @@ from pipelines.quarantine import Quarantined, quarantine
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
-    from tokenizer import Codec
+    from tokenizer.codec import Codec
 
 LONG_SECONDS = 60.0  # longer cuts are encoded alone, in windows
 WINDOW_SECONDS = 10.0
@@ -236,48 +234,49 @@ def _encode_long(
     pool: ThreadPoolExecutor,
     progress: Callable[[float], None],
 ) -> Outcome:
-    for attempt in range(1, ATTEMPTS + 1):
-        reported = 0.0
-
-        def report(seconds: float) -> None:
-            nonlocal reported
-            reported += seconds
-            progress(seconds)
-
-        try:
-            return _encode_windows(planned, samples, codec, device, pool, report)
-        except MemoryError:
-            raise
-        except Exception as error:
-            failure = quarantine(planned, error, attempt)
-            progress(-reported)
+    for _ in range(ATTEMPTS):
+        windows = _windows(read_resampled(planned, samples, codec.sample_rate_in), _window_samples(codec), codec)
+        result = _encode_windows(windows, codec, device, pool, progress)
+        if isinstance(result, np.ndarray):
+            return _as_codes(result[: -(-samples // codec.hop_samples)], codec)
     progress(planned.seconds)
-    return failure
+    return quarantine(planned, result, ATTEMPTS)
 
 
 def _encode_windows(
-    planned: PlannedCut,
-    samples: int,
+    windows: Iterator[np.ndarray],
     codec: Codec,
     device: str,
     pool: ThreadPoolExecutor,
     progress: Callable[[float], None],
-) -> np.ndarray:
+) -> np.ndarray | Exception:
+    """Tokens of a stream, or the error that reading it met. Errors of the codec itself are raised."""
     import torch
 
-    window = max(1, int(WINDOW_SECONDS * codec.sample_rate_in) // codec.chunk_samples) * codec.chunk_samples
-    windows = _windows(read_resampled(planned, samples, codec.sample_rate_in), window, codec.chunk_samples)
-    state, pieces = codec.init_state(1), []
+    state, pieces, done = codec.init_state(1), [], 0.0
     ahead = pool.submit(next, windows, None)
-    while (wave := ahead.result()) is not None:
+    while True:
+        try:
+            wave = ahead.result()
+        except MemoryError:
+            raise
+        except Exception as error:
+            progress(-done)
+            return error
+        if wave is None:
+            return np.concatenate(pieces)
         ahead = pool.submit(next, windows, None)
         tokens, state = codec.encode_step(torch.from_numpy(wave[None]).to(device), state)
         pieces.append(tokens[0].cpu().numpy())
+        done += len(wave) / codec.sample_rate_in
         progress(len(wave) / codec.sample_rate_in)
-    return _as_codes(np.concatenate(pieces)[: -(-samples // codec.hop_samples)], codec)
 
 
-def _windows(blocks: Iterator[np.ndarray], window: int, chunk: int) -> Iterator[np.ndarray]:
+def _window_samples(codec: Codec) -> int:
+    return max(1, int(WINDOW_SECONDS * codec.sample_rate_in) // codec.chunk_samples) * codec.chunk_samples
+
+
+def _windows(blocks: Iterator[np.ndarray], window: int, codec: Codec) -> Iterator[np.ndarray]:
     """Blocks regrouped to `window` samples; the last one is padded with zeros to whole chunks."""
     held: list[np.ndarray] = []
     size = 0
@@ -290,4 +289,4 @@ def _windows(blocks: Iterator[np.ndarray], window: int, chunk: int) -> Iterator[
             held, size = [joined[window:]], size - window
     if size:
         joined = np.concatenate(held)
-        yield np.pad(joined, (0, -size % chunk))
+        yield np.pad(joined, (0, -size % codec.chunk_samples))

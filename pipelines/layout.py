@@ -7,7 +7,7 @@ OUT/
     codes.000000.tar           {member}.npy then {member}.json, one pair a cut
   index/
     codes.000000.npy           `INDEX_DTYPE`, one row a cut: random access into the tar
-    codes.000000.tar.idx       Lhotse's index: little-endian uint64 offset of every pair, then the end of the last
+    codes.000000.tar.idx       Lhotse's index: little-endian uint64 offset of every pair, then the tar's size
     wids.json                  shard list of webdataset's indexed reader
   quarantine.jsonl             one line per cut that could not be tokenized
   work/                        only while a run is unfinished: the plan, the receipts, temporary files

@@ -1,0 +1,172 @@
+"""One shard to disk: the tar of codes, its cuts, its two indexes, and the receipt that says it is whole.
+
+The bytes are a pure function of the cuts, their codes and the token rate: no clock, user or machine gets in. Every
+file appears by rename after a sync, the receipt last, so a crash leaves a whole shard or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.atomic import gzip_bytes, json_bytes, json_lines, write_atomically
+from pipelines.encoding import Outcome
+from pipelines.layout import INDEX_DTYPE, Layout
+from pipelines.plan import PlannedCut
+from pipelines.quarantine import Quarantined
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of one planned shard. Its presence means that all files in `files` are whole.
+
+    A shard whose cuts were all quarantined has a receipt but no files: an empty tar breaks readers.
+
+    Attributes:
+        files: by path relative to OUT, {"bytes": size, "sha256": hex}.
+        seconds: audio tokenized.
+    """
+
+    shard: int
+    files: dict[str, dict[str, Any]]
+    cuts: int
+    tokens: int
+    seconds: float
+    quarantined: tuple[Quarantined, ...]
+
+
+def write_shard(
+    layout: Layout, shard: int, cuts: Sequence[PlannedCut], outcomes: Sequence[Outcome], token_rate: float
+) -> Receipt:
+    """Write every file of one shard, then its receipt."""
+    good = [(planned, codes) for planned, codes in zip(cuts, outcomes, strict=True) if isinstance(codes, np.ndarray)]
+    files = _shard_files(layout, shard, good, token_rate) if good else {}
+    for path, data in files.items():
+        write_atomically(path, data, layout.temporary)
+    receipt = Receipt(
+        shard=shard,
+        files={path.relative_to(layout.out).as_posix(): _checksum(data) for path, data in files.items()},
+        cuts=len(good),
+        tokens=sum(len(codes) for _, codes in good),
+        seconds=round(sum(planned.seconds for planned, _ in good), 6),
+        quarantined=tuple(outcome for outcome in outcomes if isinstance(outcome, Quarantined)),
+    )
+    write_atomically(_receipt_path(layout, shard), json_bytes(asdict(receipt)), layout.temporary)
+    return receipt
+
+
+def read_receipt(layout: Layout, shard: int) -> Receipt | None:
+    """The receipt of a finished shard, or None when the shard is still to be done (again, if a file of it is gone)."""
+    path = _receipt_path(layout, shard)
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding="ascii"))
+    content["quarantined"] = tuple(Quarantined(**entry) for entry in content["quarantined"])
+    receipt = Receipt(**content)
+    whole = all(
+        (layout.out / name).exists() and (layout.out / name).stat().st_size == file["bytes"]
+        for name, file in receipt.files.items()
+    )
+    return receipt if whole else None
+
+
+def shar_cut(planned: PlannedCut, tokens: int, token_rate: float) -> dict[str, Any]:
+    """The cut as it stands in `cuts.*.jsonl.gz`: everything it carried, the member name as its id, the id it had in
+    `custom.cut_id`, and a placeholder for its codes. A mix becomes a cut without recording, its tracks in `custom`."""
+    cut = dict(planned.cut)
+    custom = dict(cut.get("custom") or {})
+    if cut["type"] == "MixedCut":
+        custom["tracks"] = cut["tracks"]
+        cut = {
+            "id": cut["id"],
+            "start": 0.0,
+            "duration": planned.seconds,
+            "channel": 0,
+            "supervisions": _mixed_supervisions(cut),
+            "type": "MonoCut",
+        }
+    cut["id"] = planned.member
+    cut["custom"] = {**custom, "cut_id": planned.id, "codes": codes_manifest(planned, tokens, token_rate)}
+    return cut
+
+
+def codes_manifest(planned: PlannedCut, tokens: int, token_rate: float) -> dict[str, Any]:
+    """Lhotse's TemporalArray placeholder for the codes of a cut; the JSON member of the tar.
+
+    `start` is the cut's, because `load_codes` slices from there. `frame_shift` is 1 / token_rate, or the nearest
+    smaller step with which Lhotse's rounding of duration / frame_shift keeps the last token, which covers the audio
+    that does not fill it. Both are always floats: `datasets` takes the schema from the first samples.
+    """
+    start = 0.0 if planned.cut["type"] == "MixedCut" else float(planned.cut.get("start", 0.0))
+    return {
+        "array": {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": [tokens]},
+        "temporal_dim": 0,
+        "frame_shift": min(1 / token_rate, planned.seconds / (tokens - 0.5)),
+        "start": start,
+    }
+
+
+def _shard_files(
+    layout: Layout, shard: int, good: list[tuple[PlannedCut, np.ndarray]], token_rate: float
+) -> dict[Path, bytes]:
+    tar, rows, pairs = _tar(good, token_rate)
+    lines = json_lines(shar_cut(planned, len(codes), token_rate) for planned, codes in good)
+    return {
+        layout.cuts_file(shard): gzip_bytes(lines),
+        layout.codes_tar(shard): tar,
+        layout.codes_index(shard): _npy(rows),
+        layout.lhotse_index(shard): np.array([*pairs, len(tar)], "<u8").tobytes(),
+    }
+
+
+def _tar(good: list[tuple[PlannedCut, np.ndarray]], token_rate: float) -> tuple[bytes, np.ndarray, list[int]]:
+    """The tar, its `INDEX_DTYPE` rows, and the offset of each pair."""
+    buffer, rows, pairs = io.BytesIO(), np.zeros(len(good), INDEX_DTYPE), []
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for row, (planned, codes) in enumerate(good):
+            data = _npy(codes.astype("<u2"))
+            manifest = json.dumps(codes_manifest(planned, len(codes), token_rate)).encode("ascii")
+            pairs.append(buffer.tell())
+            tar.addfile(_member(f"{planned.member}.npy", data), io.BytesIO(data))
+            rows[row] = (pairs[-1] + tarfile.BLOCKSIZE + len(data) - codes.nbytes, len(codes))
+            tar.addfile(_member(f"{planned.member}.json", manifest), io.BytesIO(manifest))
+            tar.members = []  # type: ignore[misc]  # tarfile keeps every member otherwise
+    return buffer.getvalue(), rows, pairs
+
+
+def _member(name: str, data: bytes) -> tarfile.TarInfo:
+    """A header with fixed owner, mode and time: TarInfo's defaults are 0, 0644 and 0."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    return info
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _mixed_supervisions(mix: dict[str, Any]) -> list[dict[str, Any]]:
+    """Supervisions of all tracks of a mix, moved to where their track begins."""
+    return [
+        {**supervision, "start": supervision.get("start", 0.0) + track.get("offset", 0.0)}
+        for track in mix["tracks"]
+        for supervision in track["cut"].get("supervisions") or []
+    ]
+
+
+def _checksum(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _receipt_path(layout: Layout, shard: int) -> Path:
+    return layout.work / "receipts" / f"{shard:06d}.json"
