@@ -92,7 +92,7 @@ class Axis:
 
 
 def span_axis(end: float, parts: int) -> Axis:
-    """From 0 to exactly `end` (a duration, a number of steps), with round ticks, at most `parts` steps of them."""
+    """From 0 to exactly `end` (a duration, a number of steps), with at most `parts` + 1 round ticks."""
     step = round_step(end / parts)
     return Axis(0.0, end, tuple(float(tick) for tick in np.arange(0.0, end * (1 + 1e-9), step)))
 
