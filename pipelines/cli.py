@@ -22,8 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "encode": ("tokenizer.commands.encode", "audio file (or a live pipe) to tokens"),
     "decode": ("tokenizer.commands.decode", "tokens to an audio file (or a live pipe)"),
     "roundtrip": ("tokenizer.commands.roundtrip", "resynthesise a file; print bitrate, speed and quality"),
-    "train-codec": ("tokenizer.commands.train_codec", "train a codec from a Lhotse manifest"),
-    "eval-codec": ("tokenizer.commands.eval_codec", "measure a codec on held-out speech"),
+    "train-codec": ("pipelines.commands.train_codec", "train a codec from a Lhotse manifest"),
+    "eval-codec": ("pipelines.commands.eval_codec", "measure a codec on held-out speech"),
     # AUDIO -> SHARDS
     "tokenize": ("pipelines.commands.tokenize", "a manifest or a directory of audio to token shards"),
     "verify": ("pipelines.commands.verify", "re-read a tokenized dataset and list everything wrong with it"),

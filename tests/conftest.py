@@ -1,0 +1,82 @@
+"""Fixtures shared by all tests: a tiny codec with random weights, and the places of data that may be absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tokenizer import Codec, CodecConfig
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared"
+
+TINY = {
+    "encoder_config": {
+        "causal": True,
+        "stem": "logmel",
+        "mel_bins": 16,
+        "num_layers": 1,
+        "dim": 16,
+        "ffn_dim": 32,
+        "num_heads": 2,
+        "num_buckets": 16,
+        "max_distance": 16,
+        "conv_pos": 4,
+        "conv_pos_groups": 2,
+        "window_size": 8,
+    },
+    "compressor_config": {
+        "causal": True,
+        "input_dim": 16,
+        "output_dim": 8,
+        "hidden_dims": [16],
+        "downscale_factors": [1],
+        "focal_window": 3,
+        "window_size": 6,
+    },
+    "quantizer_config": {"codebook_size": 256},
+    "decompressor_config": {
+        "causal": True,
+        "input_dim": 8,
+        "output_dim": 16,
+        "hidden_dims": [16],
+        "upscale_factors": [1],
+        "focal_window": 3,
+        "window_size": 6,
+    },
+    "decoder_config": {"causal": True, "input_dim": 16, "num_layers": 1, "dim": 16, "ffn_dim": 32, "hop_length": 320},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_codec() -> Codec:
+    """8 bits at 50 Hz, 16 kHz in and out, random weights of a fixed seed; do not change it in place."""
+    torch.manual_seed(0)
+    return Codec.from_config(CodecConfig.from_dict(TINY)).requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_codec_dir(tiny_codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same codec as a directory for `Codec.from_pretrained`."""
+    directory = tmp_path_factory.mktemp("codec")
+    tiny_codec.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def speech_dir() -> Path:
+    """A folder with train.jsonl.gz and test.jsonl.gz of real speech, beside the repository."""
+    return _beside("speech")
+
+
+@pytest.fixture(scope="session")
+def parity_dir() -> Path:
+    """Outputs of the published implementation, beside the repository."""
+    return _beside("parity")
+
+
+def _beside(name: str) -> Path:
+    if not (BESIDE / name).is_dir():
+        pytest.skip(f"needs {BESIDE / name}, which is not part of this repository")
+    return BESIDE / name

@@ -1,0 +1,68 @@
+"""Audio files: one way in (any rate, any number of channels, to mono float32 at the wanted rate) and one way out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from tokenizer.errors import InputError
+
+
+def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
+    """Read a sound file as mono.
+
+    Args:
+        path: anything libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3, ...).
+        sample_rate: Hz to resample to.
+
+    Returns:
+        float32 [S] in [-1, 1]; several channels are averaged.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        InputError: when it is no sound file, is damaged, is empty, or holds NaN or infinite samples.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(2, "no such file", str(path))
+    try:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        reason = str(error).split(": ", 1)[-1]
+        raise InputError(f"{path}: not a readable sound file ({reason}) Convert it to WAV or FLAC first.") from None
+    return to_mono(wave.T, rate, sample_rate, str(path))
+
+
+def to_mono(channels: np.ndarray, rate: int, sample_rate: int, source: str) -> np.ndarray:
+    """Average channels [C, S] at `rate` Hz and resample to `sample_rate` Hz: float32 [S]. Raises InputError."""
+    if channels.shape[1] == 0:
+        raise InputError(f"{source}: holds no samples")
+    if not np.isfinite(channels).all():
+        raise InputError(f"{source}: holds NaN or infinite samples; repair or drop this recording")
+    wave = channels.mean(axis=0, dtype=np.float32)
+    return wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
+
+
+def write_wav(path: str | Path, wave: np.ndarray, sample_rate: int) -> None:
+    """Write float samples [S] as 16-bit PCM WAV. The file appears whole, by rename, or not at all.
+
+    Raises:
+        InputError: when the folder does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    try:
+        soundfile.write(temporary, np.clip(wave, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

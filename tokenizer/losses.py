@@ -1,0 +1,82 @@
+"""What a codec is trained to do: sound like the input at several resolutions, and use its whole codebook.
+
+Legend: B batch, S samples, N latents.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tokenizer.mel import mel_filterbank
+
+RESOLUTIONS = ((2048, 100), (1024, 80), (512, 64), (256, 40), (128, 20))  # samples of the window, mel bands
+
+
+class SpectralLoss(nn.Module):
+    """Log-mel L1 and spectral convergence, averaged over window lengths (arXiv 1910.11480, section 3.2).
+
+    Args:
+        sample_rate: Hz.
+    """
+
+    floor = 1e-5  # mel magnitude below which differences are inaudible
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        for window, bands in RESOLUTIONS:
+            self.register_buffer(f"window_{window}", torch.hann_window(window), persistent=False)
+            mels = mel_filterbank(sample_rate, window, bands).float()
+            # A band narrower than the bin spacing has no bin of its own; it would only add a constant.
+            self.register_buffer(f"mels_{window}", mels[:, mels.sum(0) > 0], persistent=False)
+
+    def forward(self, wave: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare [B, S] with [B, S]: (log-mel L1 in nepers, spectral convergence), both scalars."""
+        mel_loss = wave.new_zeros(())
+        convergence = wave.new_zeros(())
+        for window, _ in RESOLUTIONS:
+            got, wanted = self._magnitude(wave, window), self._magnitude(target, window)
+            convergence = convergence + ((wanted - got).norm(dim=(1, 2)) / (wanted.norm(dim=(1, 2)) + 1e-3)).mean()
+            mels = self.get_buffer(f"mels_{window}")
+            mel_loss = mel_loss + (self._log(got, mels) - self._log(wanted, mels)).abs().mean()
+        return mel_loss / len(RESOLUTIONS), convergence / len(RESOLUTIONS)
+
+    def _log(self, magnitude: Tensor, mels: Tensor) -> Tensor:
+        return torch.log((magnitude.transpose(1, 2) @ mels).clamp(min=self.floor))
+
+    def _magnitude(self, wave: Tensor, window: int) -> Tensor:
+        """[B, window / 2 + 1, frames], scaled so that a full-scale sine is about 1."""
+        taps = self.get_buffer(f"window_{window}")
+        spectrum = torch.stft(wave, window, window // 4, window=taps, return_complex=True)
+        # The root's slope is infinite at silence; the small constant bounds it.
+        return torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9) * (2 / taps.sum())
+
+
+def entropy_term(latents: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The quantizer's two entropies, exactly, over all 2^bits codes (arXiv 2406.07548, equation 7).
+
+    A soft assignment softmax(temperature * u.c) over the corners c of a hypercube factorises over the bits. So the
+    entropy of one assignment is a sum over bits, and the mean assignment over a batch is the product of two thin
+    matrices (one row a latent, one column a code of half the bits): no [N, 2^bits] matrix is ever made.
+
+    Args:
+        latents: [N, bits] on the unit sphere.
+        temperature: larger is nearer to the hard assignment.
+
+    Returns:
+        Mean entropy of the assignments, and entropy of the mean assignment, in nats.
+        Training lowers the first (decided latents) and raises the second (used codes).
+    """
+    count, bits = latents.shape
+    logits = 2 * temperature * latents.float() / bits**0.5
+    log_on, log_off = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
+    on, off = log_on.exp(), log_off.exp()
+    per_sample = -(on * log_on + off * log_off).sum(-1).mean()
+    halves = []
+    for part_on, part_off in zip(on.tensor_split(2, 1), off.tensor_split(2, 1), strict=True):
+        joint = torch.ones(count, 1, device=latents.device)
+        for bit in range(part_on.shape[1]):
+            joint = (joint[:, :, None] * torch.stack([part_off[:, bit], part_on[:, bit]], 1)[:, None]).flatten(1)
+        halves.append(joint)
+    mean = halves[0].T @ halves[1] / count
+    return per_sample, -torch.special.xlogy(mean, mean).sum()

@@ -1,0 +1,224 @@
+"""The codec's training loop: waveform in, waveform out, spectral losses and the quantizer's entropy term.
+
+A run directory holds the settings in run.json, log.jsonl, last.pt (everything to resume, exactly) and
+codec/ (the latest weights, loadable with `Codec.from_pretrained`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tokenizer.checkpoint import write_atomically
+from tokenizer.codec import Codec
+from tokenizer.config import CodecConfig, dataclass_from_dict
+from tokenizer.crops import Crops
+from tokenizer.errors import InputError
+from tokenizer.losses import SpectralLoss, entropy_term
+
+
+VALIDATION_SEED = 1  # the held-out crops are the same in every run
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run; durations in seconds."""
+
+    steps: int = 10000
+    batch_size: int = 16
+    crop_seconds: float = 2.0
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 200
+    beta1: float = 0.9
+    beta2: float = 0.98
+    weight_decay: float = 0.01
+    clip_norm: float = 5.0
+    mel_weight: float = 1.0
+    convergence_weight: float = 1.0
+    entropy_weight: float = 0.1
+    entropy_temperature: float = 30.0
+    bfloat16: bool = True
+    validate_every: int = 500
+    save_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps >= self.steps:
+            raise InputError(f"train: warmup_steps {self.warmup_steps} must be less than steps {self.steps}")
+        if min(self.batch_size, self.crop_seconds, self.save_every, self.validate_every) <= 0:
+            raise InputError("train: batch_size, crop_seconds, save_every and validate_every must be positive")
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then a half cosine to `final_learning_rate`."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        blend = 0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0))
+        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * blend
+
+
+def read_config(path: Path) -> tuple[CodecConfig, TrainConfig]:
+    """A codec's YAML: `model` in the published layout, `train` as `TrainConfig`. Raises InputError."""
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not a YAML file ({error})") from None
+    if not isinstance(raw, dict) or set(raw) != {"model", "train"}:
+        raise InputError(f"{path}: expected exactly the sections 'model' and 'train'")
+    model = CodecConfig.from_dict(raw["model"], f"{path}: model")
+    return model, dataclass_from_dict(TrainConfig, raw["train"], f"{path}: train")
+
+
+def reconstruct(codec: Codec, wave: Tensor) -> tuple[Tensor, Tensor]:
+    """One differentiable pass: wave [B, S] of whole chunks -> (wave [B, S'], latents [B, T, bits])."""
+    batch = wave.shape[0]
+    features, _ = codec.encoder.step(wave, codec.encoder.init_state(batch))
+    raw, _ = codec.compressor.step(features, codec.compressor.init_state(batch))
+    latents = codec.quantizer.normalize(raw.float())
+    codes = codec.quantizer.straight_through(latents)
+    present = torch.ones(codes.shape[:2], dtype=torch.bool, device=wave.device)
+    restored, _ = codec.decompressor.step(codes, present, codec.decompressor.init_state(batch))
+    out, _ = codec.decoder.step(restored, codec.decoder.init_state(batch))
+    return out.float(), latents
+
+
+def losses(
+    codec: Codec, spectral: SpectralLoss, wave: Tensor, config: TrainConfig
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a batch [B, S], and its parts for the log (entropies in bits)."""
+    with torch.autocast(wave.device.type, torch.bfloat16, enabled=config.bfloat16):
+        out, latents = reconstruct(codec, wave)
+    mel, convergence = spectral(out, wave)
+    sample_entropy, code_entropy = entropy_term(latents.flatten(0, 1), config.entropy_temperature)
+    total = (
+        config.mel_weight * mel
+        + config.convergence_weight * convergence
+        + config.entropy_weight * (sample_entropy - code_entropy)
+    )
+    parts = {"loss": total, "mel": mel, "convergence": convergence}
+    entropies = {"sample_bits": sample_entropy / math.log(2), "code_bits": code_entropy / math.log(2)}
+    return total, {name: round(float(value.detach()), 6) for name, value in (parts | entropies).items()}
+
+
+@torch.no_grad()
+def validate(codec: Codec, spectral: SpectralLoss, crops: Crops, config: TrainConfig, batches: int = 8) -> float:
+    """Log-mel L1 in float32 on fixed crops of held-out speech."""
+    codec.eval()
+    config = dataclasses.replace(config, bfloat16=False)
+    values = [losses(codec, spectral, crops.batch(i, config.batch_size), config)[1]["mel"] for i in range(batches)]
+    codec.train()
+    return sum(values) / len(values)
+
+
+def train(
+    model: CodecConfig,
+    config: TrainConfig,
+    training: Crops,
+    held_out: Crops | None,
+    out: Path,
+    device: str = "cpu",
+) -> Codec:
+    """Train, or go on training, in the run directory `out`.
+
+    A run that was stopped anywhere goes on from its last checkpoint; on CPU with the same number of threads its
+    losses are those of an undisturbed run, to the last bit. SIGTERM and Ctrl-C save first.
+
+    Raises:
+        InputError: when `out` holds a run of another configuration.
+    """
+    torch.manual_seed(config.seed)
+    codec = Codec(model).to(device).train()
+    decayed = [p for p in codec.parameters() if p.ndim > 1]
+    plain = [p for p in codec.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    step = _resume(out, model, config, codec, optimizer)
+    spectral = SpectralLoss(codec.sample_rate_out).to(device)
+    stopping = _StopSignal()
+    with open(out / "log.jsonl", "a") as log, tqdm(total=config.steps, initial=step, unit="step", disable=None) as bar:
+        while step < config.steps and not stopping.asked:
+            began = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate_at(step)
+            total, parts = losses(codec, spectral, training.batch(step, config.batch_size).to(device), config)
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            norm = torch.nn.utils.clip_grad_norm_(codec.parameters(), config.clip_norm)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(f"step {step}: the gradient is not finite; losses {parts}")
+            optimizer.step()
+            step += 1
+            record: dict[str, Any] = {"step": step, **parts, "norm": round(float(norm), 4)}
+            if held_out is not None and (step % config.validate_every == 0 or step == config.steps):
+                record["held_out_mel"] = round(validate(codec, spectral, held_out, config), 6)
+            record["seconds"] = round(time.perf_counter() - began, 3)
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            bar.set_postfix(loss=f"{parts['loss']:.3f}", bits=f"{parts['code_bits']:.1f}")
+            bar.update()
+            if step % config.save_every == 0 or step == config.steps or stopping.asked:
+                _save(out, step, codec, optimizer)
+    stopping.restore()
+    return codec.eval()
+
+
+class _StopSignal:
+    """Turns SIGTERM and SIGINT into a flag, so that a run stops between steps, with its checkpoint written."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _save(out: Path, step: int, codec: Codec, optimizer: torch.optim.Optimizer) -> None:
+    buffer = io.BytesIO()
+    torch.save({"step": step, "codec": codec.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    write_atomically(out / "last.pt", buffer.getvalue())
+    codec.save_pretrained(out / "codec")
+
+
+def _resume(
+    out: Path, model: CodecConfig, config: TrainConfig, codec: Codec, optimizer: torch.optim.Optimizer
+) -> int:
+    """Load the last checkpoint of a run with the same settings; the step to go on from."""
+    out.mkdir(parents=True, exist_ok=True)
+    settings = json.loads(json.dumps({"model": model.to_dict(), "train": dataclasses.asdict(config)}))
+    record = out / "run.json"
+    if record.exists() and (stored := json.loads(record.read_text())) != settings:
+        changed = [
+            f"{section}.{key}" for section in settings for key in settings[section]
+            if stored[section].get(key) != settings[section][key]
+        ]
+        raise InputError(f"{out}: holds a run with other settings ({', '.join(changed)}); use another --out")
+    write_atomically(record, json.dumps(settings, indent=2).encode())
+    if not (out / "last.pt").exists():
+        (out / "log.jsonl").unlink(missing_ok=True)
+        return 0
+    saved = torch.load(out / "last.pt", map_location="cpu", weights_only=True)
+    codec.load_state_dict(saved["codec"])
+    optimizer.load_state_dict(saved["optimizer"])
+    # Lines past the checkpoint are steps that will be done again.
+    kept = [line for line in (out / "log.jsonl").read_text().splitlines() if json.loads(line)["step"] <= saved["step"]]
+    write_atomically(out / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
+    return int(saved["step"])
