@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -172,7 +172,9 @@ def _encode_batch(
     codec: Codec,
     device: str,
 ) -> dict[int, Outcome]:
-    outcomes: dict[int, Outcome] = {i: wave for i, wave in zip(batch, waves, strict=True) if _failed(wave)}
+    outcomes: dict[int, Outcome] = {
+        i: wave for i, wave in zip(batch, waves, strict=True) if isinstance(wave, Quarantined)
+    }
     if len(outcomes) == len(batch):
         return outcomes
     # Rows of cuts with no length have one silent sample: the codec takes no empty rows.
@@ -181,18 +183,15 @@ def _encode_batch(
     for row, wave in enumerate(waves):
         if not isinstance(wave, Quarantined):
             padded[row, : len(wave)] = wave
+    rows: Sequence[np.ndarray | CutError]
     try:
         rows = _encode_rows(padded, lengths, codec, device)
-    except Exception as error:
-        rows = _encode_alone(padded, lengths, codec, device, error)
-    for i, row in zip(batch, rows, strict=True):
+    except Exception:
+        rows = _encode_alone(padded, lengths, codec, device)
+    for i, codes in zip(batch, rows, strict=True):
         if i not in outcomes:
-            outcomes[i] = quarantine(cuts[i], row, ATTEMPTS) if isinstance(row, Exception) else row
+            outcomes[i] = quarantine(cuts[i], codes, ATTEMPTS) if isinstance(codes, CutError) else codes
     return outcomes
-
-
-def _failed(wave: np.ndarray | Quarantined) -> bool:
-    return isinstance(wave, Quarantined)
 
 
 def _encode_rows(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: str) -> list[np.ndarray]:
@@ -203,9 +202,7 @@ def _encode_rows(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: 
     return [_as_codes(row[:count], codec) for row, count in zip(tokens, counts, strict=True)]
 
 
-def _encode_alone(
-    padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: str, cause: Exception
-) -> list[np.ndarray | CutError]:
+def _encode_alone(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: str) -> list[np.ndarray | CutError]:
     """Each row of a batch that failed, by itself. When silence of the same shape fails too, the fault is the codec's
     or the machine's: that error is raised, for quarantining a whole corpus because of it would hide it."""
     _encode_rows(np.zeros_like(padded[:1, : lengths[0]]), lengths[:1], codec, device)
@@ -234,13 +231,15 @@ def _encode_long(
     pool: ThreadPoolExecutor,
     progress: Callable[[float], None],
 ) -> Outcome:
+    failure: Exception
     for _ in range(ATTEMPTS):
         windows = _windows(read_resampled(planned, samples, codec.sample_rate_in), _window_samples(codec), codec)
         result = _encode_windows(windows, codec, device, pool, progress)
         if isinstance(result, np.ndarray):
             return _as_codes(result[: -(-samples // codec.hop_samples)], codec)
+        failure = result
     progress(planned.seconds)
-    return quarantine(planned, result, ATTEMPTS)
+    return quarantine(planned, failure, ATTEMPTS)
 
 
 def _encode_windows(
@@ -253,7 +252,8 @@ def _encode_windows(
     """Tokens of a stream, or the error that reading it met. Errors of the codec itself are raised."""
     import torch
 
-    state, pieces, done = codec.init_state(1), [], 0.0
+    state, done = codec.init_state(1), 0.0
+    pieces: list[np.ndarray] = []
     ahead = pool.submit(next, windows, None)
     while True:
         try:

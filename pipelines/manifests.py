@@ -282,6 +282,6 @@ def _recordings_in_tar(path: Path) -> Iterator[tuple[str, dict[str, Any] | None,
                 content = tar.extractfile(meta)
                 assert content is not None
                 yield stem, json.load(content), TarSlice(str(path), data.offset_data, data.size)
-                tar.members = []  # tarfile remembers every member; millions would fill the memory
+                tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
     except (tarfile.TarError, ValueError) as error:
         raise InputError(f"{path}: not a Shar tar ({error}); expected an uncompressed tar of audio and JSON") from error

@@ -92,8 +92,9 @@ def duration(cut: dict[str, Any]) -> float:
     if cut.get("type") == "MixedCut":
         return max((track.get("offset", 0.0) + duration(track["cut"]) for track in cut["tracks"]), default=0.0)
     seconds = cut.get("duration")
-    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    return float(seconds) if is_number and math.isfinite(seconds) and seconds > 0 else 0.0
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return 0.0
+    return float(seconds) if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def identify(pattern: str, sharding: Sharding, encoding: dict[str, Any], codec: dict[str, Any]) -> dict[str, Any]:
@@ -107,15 +108,19 @@ def identify(pattern: str, sharding: Sharding, encoding: dict[str, Any], codec: 
     }
 
 
+def has_plan(layout: Layout) -> bool:
+    """Whether an unfinished run with a whole plan lies there."""
+    return _plan_file(layout).exists()
+
+
 def load_or_make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
     """The plan of an interrupted run, or a new one.
 
     Raises:
         InputError: the folder holds a run made from something else, or files that belong to no run.
     """
-    stored = layout.work / "plan.json"
-    if stored.exists():
-        content = json.loads(stored.read_text(encoding="ascii"))
+    if has_plan(layout):
+        content = json.loads(_plan_file(layout).read_text(encoding="ascii"))
         refuse_difference(layout, content["identity"], identity)
         shards = tuple(PlannedShard(**shard) for shard in content["shards"])
         return Plan(content["identity"], shards, content["duplicate_ids"])
@@ -164,13 +169,17 @@ def _make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
         raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it; expected at least one")
     sync_folder(folder)
     plan = Plan(identity, tuple(shards), seen.duplicates)
-    write_atomically(layout.work / "plan.json", json_bytes(asdict(plan)), layout.temporary)
+    write_atomically(_plan_file(layout), json_bytes(asdict(plan)), layout.temporary)
     return plan
 
 
 def _then(first: SourceCut, rest: Iterator[SourceCut]) -> Iterator[SourceCut]:
     yield first
     yield from rest
+
+
+def _plan_file(layout: Layout) -> Path:
+    return layout.work / "plan.json"
 
 
 def _cut_list(layout: Layout, shard: int) -> Path:

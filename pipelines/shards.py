@@ -49,6 +49,8 @@ def write_shard(
     """Write every file of one shard, then its receipt."""
     good = [(planned, codes) for planned, codes in zip(cuts, outcomes, strict=True) if isinstance(codes, np.ndarray)]
     files = _shard_files(layout, shard, good, token_rate) if good else {}
+    for stale in set(layout.shard_files(shard)) - set(files):  # of an earlier attempt that could read a cut
+        stale.unlink(missing_ok=True)
     for path, data in files.items():
         write_atomically(path, data, layout.temporary)
     receipt = Receipt(
@@ -138,7 +140,7 @@ def _tar(good: list[tuple[PlannedCut, np.ndarray]], token_rate: float) -> tuple[
             tar.addfile(_member(f"{planned.member}.npy", data), io.BytesIO(data))
             rows[row] = (pairs[-1] + tarfile.BLOCKSIZE + len(data) - codes.nbytes, len(codes))
             tar.addfile(_member(f"{planned.member}.json", manifest), io.BytesIO(manifest))
-            tar.members = []  # type: ignore[misc]  # tarfile keeps every member otherwise
+            tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
     return buffer.getvalue(), rows, pairs
 
 

@@ -1,26 +1,30 @@
 """Engines: the same shards, done in this process or by worker processes of this machine.
 
-An engine is a generator of events for a list of shard numbers; `pipelines.tokenize` does not know who did the work.
+An engine takes a list of shard numbers and reports progress and receipts; the caller need not know who did the work.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipelines.encoding import Encoding, encode_cuts, fixed_cpu_threads
 from pipelines.layout import Layout
 from pipelines.plan import shard_cuts
 from pipelines.shards import Receipt, write_shard
+
+if TYPE_CHECKING:
+    from tokenizer.codec import Codec
 
 MAX_DEATHS = 2  # of workers over one shard, before the run gives up
 
@@ -43,24 +47,21 @@ class Progress:
 
 
 Event = Progress | Receipt
+Report = Callable[[Event], None]
 
 
 class WorkerDied(RuntimeError):
     """A shard brought down its worker `MAX_DEATHS` times."""
 
 
-def run_inline(work: ShardWork, shards: list[int], codec: Any) -> Iterator[Event]:
+def run_inline(work: ShardWork, shards: list[int], report: Report, codec: Codec) -> None:
     """Do the shards in this process, one after the other, with a codec that is loaded already."""
-    events: deque[Event] = deque()
     with fixed_cpu_threads():
         for shard in shards:
-            receipt = _do_shard(work, shard, codec, lambda seconds: events.append(Progress(seconds)))
-            yield from events
-            events.clear()
-            yield receipt
+            report(_do_shard(work, shard, codec, lambda seconds: report(Progress(seconds))))
 
 
-def run_processes(work: ShardWork, shards: list[int], workers: int) -> Iterator[Event]:
+def run_processes(work: ShardWork, shards: list[int], report: Report, workers: int) -> None:
     """Do the shards with `workers` processes. One that dies (out of memory, killed) is replaced, its shard done again.
 
     Raises:
@@ -71,29 +72,24 @@ def run_processes(work: ShardWork, shards: list[int], workers: int) -> Iterator[
     try:
         for worker in crew:
             worker.take(todo)
-        while busy := [worker for worker in crew if worker.shard is not None]:
-            ready = wait([worker.link for worker in busy])
-            for worker in [worker for worker in busy if worker.link in ready]:
-                try:
-                    event = worker.link.recv()
-                except (EOFError, ConnectionResetError):
-                    yield Progress(-worker.reported)
-                    _count_death(worker, deaths)
-                    assert worker.shard is not None
-                    todo.appendleft(worker.shard)
-                    crew[crew.index(worker)] = worker = _Worker(work)
-                    worker.take(todo)
-                    continue
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-                worker.saw(event, todo)
+        while busy := {worker.link: i for i, worker in enumerate(crew) if worker.shard is not None}:
+            for i in [busy[link] for link in wait(list(busy))]:  # type: ignore[index]
+                event = crew[i].event()
+                if event is None:
+                    report(Progress(-crew[i].reported))
+                    todo.appendleft(_dead_shard(crew[i], deaths))
+                    crew[i] = _Worker(work)
+                else:
+                    report(event)
+                if event is None or isinstance(event, Receipt):
+                    crew[i].take(todo)
     finally:
         for worker in crew:
             worker.stop()
 
 
-def _count_death(worker: _Worker, deaths: dict[int, int]) -> None:
+def _dead_shard(worker: _Worker, deaths: dict[int, int]) -> int:
+    """The shard a dead worker was at, to be done again. Raises WorkerDied when it has brought down too many."""
     worker.process.join()
     assert worker.shard is not None
     deaths[worker.shard] += 1
@@ -103,6 +99,7 @@ def _count_death(worker: _Worker, deaths: dict[int, int]) -> None:
             f"{worker.process.exitcode}; -9 is usually the kernel out of memory). Finished shards are kept: run the "
             "same command with fewer --workers, or remove the cut that causes it"
         )
+    return worker.shard
 
 
 class _Worker:
@@ -122,16 +119,20 @@ class _Worker:
         """Give the worker the next shard, if there is one."""
         self.shard, self.reported = (todo.popleft() if todo else None), 0.0
         if self.shard is not None:
-            try:
+            with contextlib.suppress(OSError):  # it died while idle: `event` finds out
                 self.link.send(self.shard)
-            except OSError:  # it died while idle: `recv` finds out, and the shard goes to another worker
-                return
 
-    def saw(self, event: Event, todo: deque[int]) -> None:
+    def event(self) -> Event | None:
+        """What it sent, or None when it died. An error that it met is raised here."""
+        try:
+            event = self.link.recv()
+        except (EOFError, ConnectionResetError):
+            return None
+        if isinstance(event, Exception):
+            raise event
         if isinstance(event, Progress):
             self.reported += event.seconds
-        else:
-            self.take(todo)
+        return event
 
     def stop(self) -> None:
         self.process.terminate()
@@ -178,7 +179,7 @@ def _portable(error: Exception) -> Exception:
     return error if isinstance(error, InputError) else RuntimeError("".join(traceback.format_exception(error)))
 
 
-def _do_shard(work: ShardWork, shard: int, codec: Any, progress: Any) -> Receipt:
+def _do_shard(work: ShardWork, shard: int, codec: Codec, progress: Callable[[float], None]) -> Receipt:
     layout = Layout(work.out)
     cuts = shard_cuts(layout, shard)
     outcomes = encode_cuts(cuts, codec, work.encoding, progress)

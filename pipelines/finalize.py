@@ -1,0 +1,102 @@
+"""The end of a run: `dataset.json` and what lies beside it, derived from the plan and the receipts alone."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.atomic import json_bytes, json_lines, write_atomically
+from pipelines.layout import FORMAT, FORMAT_VERSION, Layout
+from pipelines.plan import Plan
+from pipelines.shards import Receipt, read_receipt
+
+if TYPE_CHECKING:
+    from tokenizer.codec import Codec
+
+RECORDED_PACKAGES = ("focalstream", "torch", "numpy", "soundfile", "soxr")
+
+
+def describe_codec(codec: Codec) -> dict[str, Any]:
+    """What a reader of the tokens needs to know of the codec."""
+    return {
+        "name": codec.name,
+        "fingerprint": codec.fingerprint,
+        "codebook_size": codec.codebook_size,
+        "bits_per_token": codec.bits_per_token,
+        "token_rate": codec.token_rate,
+        "sample_rate": codec.sample_rate_in,
+        "hop_samples": codec.hop_samples,
+    }
+
+
+def finalize(layout: Layout, plan: Plan, codec: dict[str, Any]) -> dict[str, Any]:
+    """Write the ledgers and, last, `dataset.json`. Returns its content.
+
+    Every byte follows from the plan and the receipts, so it does not matter how often or by whom a run was continued.
+    """
+    receipts = list(_receipts(layout, len(plan.shards)))
+    with_files = [receipt for receipt in receipts if receipt.files]
+    quarantined = [entry.to_dict() for receipt in receipts for entry in receipt.quarantined]
+    totals = {
+        "planned": plan.cuts,
+        "cuts": sum(receipt.cuts for receipt in receipts),
+        "quarantined": len(quarantined),
+        "duplicate_ids": plan.duplicate_ids,
+        "tokens": sum(receipt.tokens for receipt in receipts),
+        "seconds": round(math.fsum(receipt.seconds for receipt in receipts), 6),
+    }
+    if totals["planned"] != totals["cuts"] + totals["quarantined"]:
+        raise RuntimeError(f"{layout.out}: the totals do not balance: {totals}")
+    ledgers = {layout.quarantine: json_lines(quarantined), layout.wids: _wids(layout, with_files)}
+    for path, data in ledgers.items():
+        write_atomically(path, data, layout.temporary)
+    description = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "codec": codec,
+        "made_from": plan.identity,
+        "tools": {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
+        "totals": {**totals, "hours": round(totals["seconds"] / 3600, 6)},
+        "files": {
+            path.relative_to(layout.out).as_posix(): {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for path, data in ledgers.items()
+        },
+        "shards": [_shard_entry(receipt) for receipt in with_files],
+    }
+    description["checksum"] = description_checksum(description)
+    write_atomically(layout.dataset, json_bytes(description), layout.temporary)
+    return description
+
+
+def description_checksum(description: dict[str, Any]) -> str:
+    """sha256 over everything in `dataset.json` but this checksum itself."""
+    rest = {name: value for name, value in description.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def _receipts(layout: Layout, shards: int) -> Iterator[Receipt]:
+    for shard in range(shards):
+        receipt = read_receipt(layout, shard)
+        if receipt is None:
+            raise RuntimeError(f"{layout.out}: shard {shard} has no receipt though all shards were done")
+        yield receipt
+
+
+def _shard_entry(receipt: Receipt) -> dict[str, Any]:
+    entry = asdict(receipt)
+    return {**entry, "quarantined": len(receipt.quarantined)}
+
+
+def _wids(layout: Layout, receipts: list[Receipt]) -> bytes:
+    """The shard list that webdataset's indexed reader opens; addresses are relative to this file."""
+    shards = []
+    for receipt in receipts:
+        tar = Path("shards", layout.codes_tar(receipt.shard).name).as_posix()
+        shards.append({"url": f"../{tar}", "nsamples": receipt.cuts, "filesize": receipt.files[tar]["bytes"]})
+    return json_bytes({"wids_version": 1, "shardlist": shards})
