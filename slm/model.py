@@ -58,7 +58,8 @@ class ModelConfig:
             raise InputError(f"model.dropout is {self.dropout}; expected 0 <= dropout < 1")
         if self.rope_theta <= 1 or self.norm_eps <= 0:
             raise InputError(
-                f"model.rope_theta is {self.rope_theta} (expected > 1), model.norm_eps is {self.norm_eps} (expected > 0)"
+                f"model.rope_theta is {self.rope_theta}, expected more than 1; model.norm_eps is {self.norm_eps}, "
+                "expected more than 0"
             )
 
     @property
@@ -91,7 +92,7 @@ class Cache(NamedTuple):
 class Slots(NamedTuple):
     """Where the tokens of one call go in the cache, and what they see there."""
 
-    index: Tensor  # [B, T] int64, in 0..C
+    target: Tensor  # [B, T] int64, in 0..C
     visible: Tensor  # [B, 1, T, C] bool
 
 
@@ -107,7 +108,11 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.heads * config.head_width, config.width, bias=False)
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor | None, past: tuple[Tensor, Tensor, Slots] | None
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        visible: Tensor | None,
+        past: tuple[Tensor, Tensor, Slots] | None,
     ) -> Tensor:
         """[B, T, D] -> [B, T, D]; `visible` is [B, 1, T, T], or None for plain causal attention without a cache."""
         batch, tokens, _ = x.shape
@@ -117,9 +122,9 @@ class Attention(nn.Module):
         query, key = rotate(query, *rotation), rotate(key, *rotation)
         if past is not None:
             past_keys, past_values, slots = past
-            where = slots.index[:, None, :, None].expand_as(key)
-            past_keys.scatter_(2, where, key)
-            past_values.scatter_(2, where, value)
+            target = slots.target[:, None, :, None].expand_as(key)
+            past_keys.scatter_(2, target, key)
+            past_values.scatter_(2, target, value)
             key, value, visible = past_keys[:, :, :-1], past_values[:, :, :-1], slots.visible
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=visible, is_causal=visible is None, enable_gqa=self.heads != self.kv_heads
@@ -152,7 +157,11 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor | None, past: tuple[Tensor, Tensor, Slots] | None
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        visible: Tensor | None,
+        past: tuple[Tensor, Tensor, Slots] | None,
     ) -> Tensor:
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotation, visible, past))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
@@ -293,7 +302,7 @@ def _take_in(model: LanguageModel, tokens: Tensor, counts: Tensor, cache: Cache)
     # A padding token sees what the last real one sees: a row that sees nothing would come out as NaN.
     behind = torch.minimum(positions, last)[:, :, None] - held[:, None, :]
     visible = (held >= 0)[:, None, :] & (behind >= 0) & (behind < context)
-    index = torch.where(steps < counts[:, None], positions % capacity, capacity)
-    hidden = model._hidden(tokens, positions, None, cache, Slots(index, visible[:, None]))
+    target = torch.where(steps < counts[:, None], positions % capacity, capacity)
+    hidden = model._hidden(tokens, positions, None, cache, Slots(target, visible[:, None]))
     cache.position.add_(counts)
     return hidden

@@ -70,9 +70,10 @@ class Vocabulary:
         if fingerprint == self.codec_fingerprint and codebook_size == self.codebook_size:
             return
         raise InputError(
-            f"{what} has codes of another codec (fingerprint {fingerprint[:12]}, {codebook_size} codes) than the language "
-            f"model, which was trained on codes of codec '{self.codec_name}' (fingerprint {self.codec_fingerprint[:12]}, "
-            f"{self.codebook_size} codes); use codec '{self.codec_name}', or a model trained on codes of this one"
+            f"{what} has codes of another codec (fingerprint {fingerprint[:12]}, {codebook_size} codes) than the "
+            f"language model, which was trained on codes of codec '{self.codec_name}' (fingerprint "
+            f"{self.codec_fingerprint[:12]}, {self.codebook_size} codes); use codec '{self.codec_name}', or a model "
+            "trained on codes of this one"
         )
 
     def save(self, path: Path) -> None:
