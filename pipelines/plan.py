@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import json
 import math
 import os
@@ -21,7 +22,7 @@ from typing import Any, TextIO
 
 from pipelines.atomic import json_bytes, sync_folder, write_atomically
 from pipelines.layout import Layout
-from pipelines.manifests import SourceCut, TarSlice, content_digest, find_inputs, read_cuts
+from pipelines.manifests import TarSlice, content_digest, find_inputs, read_cuts
 from pipelines.member_ids import member_id
 from pipelines.seen_ids import SeenIds
 from tokenizer.errors import InputError
@@ -158,7 +159,7 @@ def _make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
     while first := next(source, None):
         with _open_cut_list(layout, len(shards)) as lines:
             cuts, seconds = 0, 0.0
-            for item in _then(first, source):
+            for item in itertools.chain([first], source):
                 member = member_id(item.cut["id"], seen.occurrence(item.cut["id"]))
                 lines.write(json.dumps(_stored(PlannedCut(item.cut, member, item.audio))) + "\n")
                 cuts, seconds = cuts + 1, seconds + duration(item.cut)
@@ -171,11 +172,6 @@ def _make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
     plan = Plan(identity, tuple(shards), seen.duplicates)
     write_atomically(_plan_file(layout), json_bytes(asdict(plan)), layout.temporary)
     return plan
-
-
-def _then(first: SourceCut, rest: Iterator[SourceCut]) -> Iterator[SourceCut]:
-    yield first
-    yield from rest
 
 
 def _plan_file(layout: Layout) -> Path:
