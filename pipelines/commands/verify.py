@@ -1,0 +1,38 @@
+"""`focalstream verify`: re-read a tokenized dataset and list everything wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pipelines.dataset import read_description
+from pipelines.layout import Layout
+from pipelines.readers import installed_readers
+from pipelines.verify import verify
+
+HELP = "re-read a tokenized dataset and list everything wrong with it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder written by `focalstream tokenize`")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0 when the dataset is sound, 1 when anything is wrong."""
+    problems = verify(args.out)
+    if args.json:
+        json.dump({"out": str(args.out), "readers": list(installed_readers()), "problems": problems}, sys.stdout)
+        print()
+    elif problems:
+        print("\n".join(problems))
+        print(f"{args.out}: {len(problems)} problems")
+    else:
+        totals = read_description(Layout(args.out))["totals"]
+        print(
+            f"{args.out}: sound. {totals['cuts']:,} cuts, {totals['tokens']:,} tokens, {totals['quarantined']} "
+            f"quarantined; read by {', '.join(installed_readers())}"
+        )
+    return 1 if problems else 0

@@ -1,0 +1,241 @@
+"""Everything that can be wrong with a tokenized dataset, found by reading all of it again.
+
+Every file against its checksum; every tar against its cuts, its indexes and the codec; token counts against durations;
+the totals against one another; and the shards through the libraries that are to read them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.atomic import sha256_file
+from pipelines.audio import expected_samples
+from pipelines.dataset import read_description
+from pipelines.finalize import description_checksum
+from pipelines.layout import INDEX_DTYPE, Layout
+from pipelines.member_ids import original_id
+from pipelines.plan import duration
+from pipelines.readers import Reader, installed_readers
+from tokenizer.errors import InputError
+
+READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, tarfile.TarError)
+"""What reading damaged files raises; each becomes a problem in the list."""
+
+
+def verify(out: Path) -> list[str]:
+    """Problems of the dataset in `out`, each one line that begins with the file it is about; empty when it is sound.
+
+    Raises:
+        InputError: there is no finished dataset in `out`.
+    """
+    layout = Layout(out)
+    try:
+        description = read_description(layout)
+        return list(_problems(layout, description))
+    except InputError as error:
+        if not layout.dataset.exists():
+            raise
+        return [f"dataset.json: {error}"]
+    except (KeyError, TypeError) as error:  # JSON of the right format and version, but with damaged keys
+        return [f"dataset.json: a key is missing or of the wrong type ({error!r})"]
+
+
+def _problems(layout: Layout, description: dict[str, Any]) -> Iterator[str]:
+    if description["checksum"] != description_checksum(description):
+        yield "dataset.json: its content does not match its checksum"
+    yield from _strange_files(layout, description)
+    yield from _totals(description)
+    damaged = set()
+    for name, recorded in description["files"].items():
+        yield from _checksum(layout, name, recorded)
+    yield from _quarantine(layout, description["totals"]["quarantined"])
+    for entry in description["shards"]:
+        problems = list(itertools.chain(_checksums(layout, entry), _shard(layout, entry, description["codec"])))
+        if problems:
+            damaged.add(entry["shard"])
+        yield from problems
+    whole = [entry["shard"] for entry in description["shards"] if entry["shard"] not in damaged]
+    if whole:
+        for name, reader in installed_readers().items():
+            yield from _reader_agrees(layout, whole, name, reader)
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+def _strange_files(layout: Layout, description: dict[str, Any]) -> Iterator[str]:
+    """Files that nobody knows: Lhotse would take one in shards/ for a data field."""
+    known = set(description["files"]) | {name for entry in description["shards"] for name in entry["files"]}
+    for folder in (layout.shards, layout.index):
+        for path in sorted(folder.iterdir()) if folder.exists() else []:
+            name = path.relative_to(layout.out).as_posix()
+            if name not in known:
+                yield f"{name}: not part of the dataset; remove it"
+
+
+def _checksums(layout: Layout, entry: dict[str, Any]) -> Iterator[str]:
+    for name, recorded in entry["files"].items():
+        yield from _checksum(layout, name, recorded)
+
+
+def _checksum(layout: Layout, name: str, recorded: dict[str, Any]) -> Iterator[str]:
+    path = layout.out / name
+    if not path.is_file():
+        yield f"{name}: missing"
+    elif path.stat().st_size != recorded["bytes"]:
+        yield f"{name}: {path.stat().st_size} bytes, dataset.json says {recorded['bytes']}"
+    elif (found := sha256_file(path)) != recorded["sha256"]:
+        yield f"{name}: sha256 is {found[:12]}..., dataset.json says {recorded['sha256'][:12]}..."
+
+
+# ---- totals -----------------------------------------------------------------------------------------------------
+
+
+def _totals(description: dict[str, Any]) -> Iterator[str]:
+    totals, shards = description["totals"], description["shards"]
+    for name in ("cuts", "tokens"):
+        found = sum(entry[name] for entry in shards)
+        if found != totals[name]:
+            yield f"dataset.json: its shards have {found} {name}, its totals say {totals[name]}"
+    if totals["planned"] != totals["cuts"] + totals["quarantined"]:
+        yield (
+            f"dataset.json: {totals['planned']} cuts planned, but {totals['cuts']} tokenized and "
+            f"{totals['quarantined']} quarantined"
+        )
+
+
+def _quarantine(layout: Layout, expected: int) -> Iterator[str]:
+    try:
+        entries = [json.loads(line) for line in layout.quarantine.read_text(encoding="utf-8").splitlines()]
+        unexplained = sum(not (entry["id"] and entry["reason"]) for entry in entries)
+    except READ_ERRORS as error:
+        yield f"quarantine.jsonl: cannot be read ({error!r})"
+        return
+    if len(entries) != expected:
+        yield f"quarantine.jsonl: {len(entries)} cuts, dataset.json says {expected}"
+    if unexplained:
+        yield f"quarantine.jsonl: {unexplained} cuts without an id or a reason"
+
+
+# ---- one shard --------------------------------------------------------------------------------------------------
+
+
+def _shard(layout: Layout, entry: dict[str, Any], codec: dict[str, Any]) -> Iterator[str]:
+    """Problems of one shard's content, which its checksums cannot see: they hold for a wrongly written file as well."""
+    shard = entry["shard"]
+    tar_name, cuts_name = f"shards/{layout.codes_tar(shard).name}", f"shards/{layout.cuts_file(shard).name}"
+    try:
+        pairs = list(_read_pairs(layout.codes_tar(shard)))
+    except READ_ERRORS as error:
+        yield f"{tar_name}: cannot be read ({error})"
+        return
+    try:
+        with gzip.open(layout.cuts_file(shard), "rt", encoding="utf-8") as lines:
+            cuts = [json.loads(line) for line in lines]
+        for (member, codes, manifest, _), cut in zip(pairs, cuts, strict=False):
+            yield from (f"{tar_name}: {member}: {problem}" for problem in _codes(codes, cut, codec))
+            yield from (f"{cuts_name}: {cut['id']}: {problem}" for problem in _cut(member, manifest, cut))
+    except READ_ERRORS as error:
+        yield f"{cuts_name}: cannot be read ({error!r})"
+        return
+    tokens = sum(len(codes) for _, codes, _, _ in pairs)
+    if not len(pairs) == len(cuts) == entry["cuts"] or tokens != entry["tokens"]:
+        yield (
+            f"{tar_name}: {len(pairs)} codes with {tokens} tokens and {len(cuts)} cuts, dataset.json says "
+            f"{entry['cuts']} with {entry['tokens']}"
+        )
+    if len({member for member, _, _, _ in pairs}) != len(pairs):
+        yield f"{tar_name}: the same member twice"
+    yield from _indexes(layout, shard, pairs)
+
+
+Pair = tuple[str, np.ndarray, dict[str, Any], int]
+"""(member id, codes, TemporalArray manifest, byte where the raw codes begin)."""
+
+
+def _read_pairs(path: Path) -> Iterator[Pair]:
+    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        members = tar.getmembers()
+        names = [member.name for member in members]
+        for data, meta in zip(members[::2], members[1::2], strict=True):
+            stem = data.name.removesuffix(".npy")
+            if (data.name, meta.name) != (f"{stem}.npy", f"{stem}.json"):
+                raise ValueError(f"members {names.index(data.name)} and on are {data.name}, {meta.name}: not a pair")
+            file.seek(data.offset_data)
+            stream = io.BytesIO(file.read(data.size))
+            codes = np.load(stream, allow_pickle=False)
+            file.seek(meta.offset_data)
+            yield stem, codes, json.loads(file.read(meta.size)), data.offset_data + data.size - codes.nbytes
+
+
+def _codes(codes: np.ndarray, cut: dict[str, Any], codec: dict[str, Any]) -> Iterator[str]:
+    if codes.dtype != np.uint16 or codes.ndim != 1 or not codes.size:
+        yield f"{codes.dtype} of shape {codes.shape}, expected uint16 (T,)"
+        return
+    if codes.max() >= codec["codebook_size"]:
+        yield f"token {codes.max()} is outside the codebook of {codec['codebook_size']}"
+    samples = expected_samples(cut, duration(cut), codec["sample_rate"])
+    if samples and len(codes) != -(-samples // codec["hop_samples"]):  # a mix has no recording to count samples of
+        yield f"{len(codes)} tokens, but {duration(cut)} s make {-(-samples // codec['hop_samples'])}"
+
+
+def _cut(member: str, manifest: dict[str, Any], cut: dict[str, Any]) -> Iterator[str]:
+    if cut["id"] != member:
+        yield f"its turn in the tar has {member}"
+    if cut["custom"]["codes"] != manifest:
+        yield "its codes placeholder differs from the JSON in the tar"
+    original = original_id(member)
+    if original is not None and original != cut["custom"]["cut_id"]:
+        yield f"stands for {original}, but custom.cut_id is {cut['custom']['cut_id']}"
+
+
+def _indexes(layout: Layout, shard: int, pairs: list[Pair]) -> Iterator[str]:
+    path = layout.codes_index(shard)
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except READ_ERRORS as error:
+        yield f"index/{path.name}: cannot be read ({error})"
+    else:
+        expected = np.array([(begin, len(codes)) for _, codes, _, begin in pairs], INDEX_DTYPE)
+        if rows.dtype != INDEX_DTYPE or not np.array_equal(rows, expected):
+            yield f"index/{path.name}: does not match the tar"
+    path = layout.lhotse_index(shard)
+    try:
+        offsets = np.frombuffer(path.read_bytes(), "<u8")
+        with tarfile.open(layout.codes_tar(shard), "r:") as tar:
+            begins = [member.offset for member in tar.getmembers()[::2]]
+    except READ_ERRORS as error:
+        yield f"index/{path.name}: cannot be read ({error})"
+    else:
+        if offsets.tolist() != [*begins, layout.codes_tar(shard).stat().st_size]:
+            yield f"index/{path.name}: does not match the tar"
+
+
+# ---- other libraries --------------------------------------------------------------------------------------------
+
+
+def _reader_agrees(layout: Layout, shards: list[int], name: str, reader: Reader) -> Iterator[str]:
+    """One problem at most: where a reader first differs from this project, or that it fails."""
+    ours = ((member, codes) for shard in shards for member, codes, _, _ in _read_pairs(layout.codes_tar(shard)))
+    read = 0
+    try:
+        for ours_next, theirs in itertools.zip_longest(ours, reader(layout, shards)):
+            if ours_next is None or theirs is None:
+                yield f"shards: {name} reads {'more' if ours_next is None else 'fewer'} cuts than there are"
+                return
+            if ours_next[0] != theirs[0] or not np.array_equal(ours_next[1], theirs[1]):
+                yield f"shards: {name} reads {theirs[0]} where {ours_next[0]} is, or other codes for it"
+                return
+            read += 1
+    except Exception as error:  # other people's code: whatever it raises is the finding
+        yield f"shards: {name} fails after {read} cuts ({type(error).__name__}: {error})"
