@@ -1,0 +1,34 @@
+"""`kill -9` at random moments, the same command again, and the bytes are those of an undisturbed run."""
+
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipelines.verify import verify
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_random_moments(finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes, workers):
+    engine = ["--engine", "local", "--workers", str(workers)] if workers else ["--engine", "inline"]
+    arguments = ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6", *engine]
+    rng, out, kills = random.Random(workers), tmp_path / "out", 0
+    command = [sys.executable, "-m", "pipelines.cli", "tokenize", str(audio_folder), str(out), *arguments]
+    for _ in range(40):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        files = sum(path.is_file() for path in out.rglob("*"))
+        while process.poll() is None and sum(path.is_file() for path in out.rglob("*")) < files + rng.randint(1, 12):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0.0, 0.03))
+        process.kill()
+        _, error = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -9, error
+        kills += 1
+    assert process.returncode == 0 and kills >= 2
+    assert file_bytes(out) == file_bytes(finished)
+    assert verify(out) == []

@@ -1,0 +1,91 @@
+"""The plan holds every cut once, in order, and is refused for any other run."""
+
+import itertools
+import json
+
+import pytest
+
+from pipelines.layout import Layout
+from pipelines.plan import Sharding, duration, identify, load_or_make_plan, shard_cuts
+from tokenizer.errors import InputError
+
+CODEC = {"fingerprint": "f" * 64}
+
+
+def make(tmp_path, durations, sharding, ids=None):
+    manifest = tmp_path / "cuts.jsonl"
+    lines = [
+        {"id": ids[i] if ids else f"cut-{i}", "start": 0.0, "duration": seconds, "channel": 0, "type": "MonoCut"}
+        for i, seconds in enumerate(durations)
+    ]
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    layout = Layout(tmp_path / "out")
+    return layout, load_or_make_plan(layout, identify(str(manifest), sharding, {}, CODEC))
+
+
+@pytest.mark.parametrize("size", [1, 4, 10, 11, 100])
+def test_every_cut_is_in_one_shard_in_order(tmp_path, size):
+    layout, plan = make(tmp_path, [1.5] * 10, Sharding(cuts=size))
+    shards = [[cut.id for cut in shard_cuts(layout, shard)] for shard in range(len(plan.shards))]
+    assert list(itertools.chain(*shards)) == [f"cut-{i}" for i in range(10)]
+    assert [shard.cuts for shard in plan.shards] == [len(shard) for shard in shards]
+    assert all(len(shard) == size for shard in shards[:-1])
+    assert (plan.cuts, plan.seconds) == (10, 15.0)
+
+
+def test_shards_by_hours_are_full_when_they_reach_them(tmp_path):
+    _, plan = make(tmp_path, [1000.0, 1000.0, 2000.0, 3600.0, 100.0, 7200.0, 5.0], Sharding(hours=1.0))
+    assert [shard.seconds for shard in plan.shards] == [4000.0, 3600.0, 7300.0, 5.0]
+
+
+def test_durations_that_make_no_sense_count_as_none(tmp_path):
+    layout, plan = make(tmp_path, [float("nan"), -1.0, None, "3", True, float("inf"), 2.0], Sharding(cuts=10))
+    assert (plan.cuts, plan.seconds) == (7, 2.0)
+    assert [cut.seconds for cut in shard_cuts(layout, 0)] == [0.0] * 6 + [2.0]
+
+
+def test_duration_of_a_mix():
+    track = {"cut": {"type": "MonoCut", "duration": 2.0}, "type": "MonoCut"}
+    assert duration({"type": "MixedCut", "tracks": [track, {**track, "offset": 1.5}]}) == 3.5
+
+
+def test_duplicate_ids_get_members_of_their_own_across_shards(tmp_path):
+    ids = ["a", "b", "a", "a", "c", "b"]
+    layout, plan = make(tmp_path, [1.0] * 6, Sharding(cuts=2), ids)
+    members = [cut.member for shard in range(3) for cut in shard_cuts(layout, shard)]
+    assert members == ["a", "b", "a~2", "a~3", "c", "b~2"]
+    assert plan.duplicate_ids == 3
+
+
+def test_a_stored_plan_is_taken_up_again(tmp_path):
+    layout, plan = make(tmp_path, [1.0] * 5, Sharding(cuts=2))
+    before = (layout.work / "plan.json").stat().st_mtime_ns
+    assert load_or_make_plan(layout, plan.identity) == plan
+    assert (layout.work / "plan.json").stat().st_mtime_ns == before
+
+
+def test_another_plan_is_refused_and_the_difference_named(tmp_path):
+    layout, _ = make(tmp_path, [1.0] * 5, Sharding(cuts=2))
+    manifest = str(tmp_path / "cuts.jsonl")
+    with pytest.raises(InputError, match=r"sharding\.cuts was 2, now 3"):
+        load_or_make_plan(layout, identify(manifest, Sharding(cuts=3), {}, CODEC))
+    with pytest.raises(InputError, match=r"sharding\.cuts was 2, now None; sharding\.hours was None, now 2"):
+        load_or_make_plan(layout, identify(manifest, Sharding(hours=2), {}, CODEC))
+    with pytest.raises(InputError, match=r"codec was ffff.*, now eeee"):
+        load_or_make_plan(layout, identify(manifest, Sharding(cuts=2), {}, {"fingerprint": "e" * 64}))
+    (tmp_path / "cuts.jsonl").write_text((tmp_path / "cuts.jsonl").read_text() + "\n")
+    with pytest.raises(InputError, match=r"input\.sha256 was"):
+        load_or_make_plan(layout, identify(manifest, Sharding(cuts=2), {}, CODEC))
+
+
+def test_files_of_no_run_are_not_mixed_with_new_ones(tmp_path):
+    (tmp_path / "out/shards").mkdir(parents=True)
+    (tmp_path / "out/shards/codes.000000.tar").write_bytes(b"somebody's")
+    with pytest.raises(InputError, match="belong to no known run"):
+        make(tmp_path, [1.0], Sharding(cuts=1))
+
+
+@pytest.mark.parametrize("bad", [{}, {"cuts": 1, "hours": 1.0}, {"cuts": 0}, {"hours": 0.0}, {"hours": float("nan")}])
+def test_sharding_wants_one_sensible_size(bad):
+    with pytest.raises(InputError, match="expected"):
+        Sharding(**bad)

@@ -1,0 +1,233 @@
+"""Whole runs: the same bytes by every engine, nothing lost, and clear ends of all kinds."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pipelines import workers as workers_module
+from pipelines.cli import main
+from pipelines.dataset import TokenDataset
+from pipelines.tokenize import Job
+from pipelines.verify import verify
+from tokenizer.errors import InputError
+
+
+def command(source, out, codec, *options):
+    return [
+        "tokenize",
+        str(source),
+        str(out),
+        "--codec",
+        str(codec),
+        "--shard-cuts",
+        "5",
+        "--batch-seconds",
+        "6",
+        *options,
+    ]
+
+
+def test_same_bytes_again(finished, audio_folder, run, tmp_path, file_bytes):
+    run(audio_folder, tmp_path / "out")
+    assert file_bytes(tmp_path / "out") == file_bytes(finished)
+    assert not (tmp_path / "out/work").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_same_bytes_by_worker_processes(finished, audio_folder, run, tmp_path, file_bytes, workers):
+    run(audio_folder, tmp_path / "out", engine="local", workers=workers)
+    assert file_bytes(tmp_path / "out") == file_bytes(finished)
+
+
+def test_everything_that_was_planned_is_accounted_for(write_manifest, speech, run, tmp_path):
+    waves = {f"cut-{i}": speech(i, 0.4 + i / 10) for i in range(12)}
+    waves["cut-1"] = np.zeros(0, np.float32)
+    waves["cut-2"][77] = np.nan
+    waves["cut-3"][-1] = np.inf
+    manifest = write_manifest(waves)
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    (tmp_path / "audio/4.wav").unlink()
+    (tmp_path / "audio/5.wav").write_bytes(b"this is no audio")
+    (tmp_path / "audio/6.wav").write_bytes((tmp_path / "audio/6.wav").read_bytes()[:1000])
+    del lines[7]["recording"]
+    lines[8]["channel"] = 3
+    lines[9]["duration"] = 1e9
+    lines[10]["duration"] = 1e-6
+    lines.append(lines[0])  # the same id again
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    totals = run(manifest, tmp_path / "out", max_quarantine_rate=1.0)
+    quarantined = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
+    assert {entry["id"]: entry["reason"] for entry in quarantined} == {
+        "cut-1": "zero length",
+        "cut-2": "not finite",
+        "cut-3": "not finite",
+        "cut-4": "missing file",
+        "cut-5": "unreadable",
+        "cut-6": "truncated",
+        "cut-7": "zero length",
+        "cut-8": "no such channel",
+        "cut-9": "truncated",
+        "cut-10": "zero length",
+    }
+    assert all(entry["source"] or entry["id"] == "cut-7" for entry in quarantined)
+    assert all(entry["detail"] and entry["attempts"] == 2 for entry in quarantined)
+    assert (totals["planned"], totals["cuts"], totals["quarantined"], totals["duplicate_ids"]) == (13, 3, 10, 1)
+    dataset = TokenDataset(tmp_path / "out")
+    assert [dataset.cut_id(i) for i in range(3)] == ["cut-0", "cut-11", "cut-0"]
+    np.testing.assert_array_equal(dataset.codes(0), dataset.codes(2))
+    assert verify(tmp_path / "out") == []  # the shard 5..9 has no cut left, and no files
+
+
+def test_audio_a_little_short_is_filled_with_silence(write_manifest, speech, run, tmp_path):
+    manifest = write_manifest({"a": speech(0, 1.0)})
+    line = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**line, "duration": 1.02}) + "\n")
+    assert run(manifest, tmp_path / "out")["tokens"] == 51
+    manifest.write_text(json.dumps({**line, "duration": 1.03}) + "\n")
+    assert run(manifest, tmp_path / "out2", max_quarantine_rate=1.0)["quarantined"] == 1
+
+
+def test_broken_files_in_a_folder_are_quarantined(audio_folder, run, tmp_path):
+    shutil.copytree(audio_folder, tmp_path / "audio")
+    (tmp_path / "audio/broken.wav").write_bytes(b"no audio")
+    (tmp_path / "audio/empty.flac").write_bytes(b"")
+    totals = run(tmp_path / "audio", tmp_path / "out")
+    assert (totals["planned"], totals["cuts"], totals["quarantined"]) == (26, 24, 2)
+
+
+def test_shar_input_has_the_tokens_of_its_audio(write_manifest, speech, run, tmp_path):
+    from lhotse import CutSet
+
+    manifest = write_manifest({f"cut-{i}": np.round(speech(i, 0.5 + i / 10) * 2**15) / 2**15 for i in range(5)})
+    (tmp_path / "shar").mkdir()
+    CutSet.from_file(manifest).with_recording_path_prefix(tmp_path).to_shar(
+        tmp_path / "shar", {"recording": "flac"}, shard_size=2
+    )
+    run(manifest, tmp_path / "from-files")
+    run(tmp_path / "shar", tmp_path / "from-shar")
+    files, shar = TokenDataset(tmp_path / "from-files"), TokenDataset(tmp_path / "from-shar")
+    for i in range(5):
+        assert files.cut_id(i) == shar.cut_id(i)
+        np.testing.assert_array_equal(files.codes(i), shar.codes(i))
+
+
+def test_too_many_failures_stop_the_run_and_a_higher_rate_goes_on(write_manifest, speech, run, tmp_path):
+    waves = {f"cut-{i}": speech(i, 0.4) for i in range(10)}
+    manifest = write_manifest(waves)
+    for i in (0, 1, 2):
+        (tmp_path / f"audio/{i}.wav").unlink()
+    with pytest.raises(InputError, match=r"3 of 10 cuts failed.*missing file.*--max-quarantine-rate"):
+        run(manifest, tmp_path / "out", max_quarantine_rate=0.2)
+    assert run(manifest, tmp_path / "out", max_quarantine_rate=0.3)["quarantined"] == 3
+
+
+def test_a_finished_run_is_left_alone(finished, audio_folder, run, tmp_path, file_bytes):
+    out = shutil.copytree(finished, tmp_path / "out")
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert run(audio_folder, out)["cuts"] == 24
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == times
+    with pytest.raises(InputError, match=r"sharding\.cuts was 5, now 6"):
+        run(audio_folder, out, shard_cuts=6)
+    assert file_bytes(out) == file_bytes(finished)
+
+
+def test_refused_input_leaves_nothing_behind(run, tmp_path, capsys, tiny_codec_dir):
+    (tmp_path / "cuts.jsonl").write_text("{broken\n")
+    with pytest.raises(InputError, match="line 1"):
+        run(tmp_path / "cuts.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("mine")
+    assert main(command(tmp_path, tmp_path / "file", tiny_codec_dir)) == 2
+    assert "is a file; expected a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--workers", "0"], "workers is 0"),
+        (["--max-quarantine-rate", "1.5"], "max_quarantine_rate is 1.5"),
+        (["--batch-seconds", "-1"], "batch_seconds is -1"),
+        (["--codec", "no/such/codec"], "no/such/codec"),
+    ],
+)
+def test_bad_options_are_one_line(audio_folder, tmp_path, capsys, tiny_codec_dir, options, words):
+    assert main([*command(audio_folder, tmp_path / "out", tiny_codec_dir), *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_prints_json(write_manifest, speech, tmp_path, capsys, tiny_codec_dir):
+    manifest = write_manifest({"a": speech(0, 1.0)})
+    assert main(command(manifest, tmp_path / "out", tiny_codec_dir, "--engine", "inline", "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["cuts"], result["tokens"], result["was_complete"]) == (1, 50, False)
+    assert main(command(manifest, tmp_path / "out", tiny_codec_dir, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["was_complete"]
+
+
+def test_one_run_at_a_time(audio_folder, tiny_codec_dir, run, tmp_path):
+    import fcntl
+
+    (tmp_path / "out/work").mkdir(parents=True)
+    with open(tmp_path / "out/work/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another run is writing there"):
+            run(audio_folder, tmp_path / "out")
+
+
+def test_default_job_is_an_hour_a_shard():
+    assert Job("in", "out", "small").sharding.hours == 1.0
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_whole_shards_only(finished, audio_folder, tiny_codec_dir, run, tmp_path, file_bytes):
+    out = tmp_path / "out"
+    arguments = command(audio_folder, out, tiny_codec_dir, "--workers", "2", "--engine", "local")
+    process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *arguments], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(out.glob("work/receipts/*.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    if process.returncode != 0:  # 0: it was faster than the signal
+        assert process.returncode == 130 and "interrupted" in error
+        assert not (out / "work/tmp").exists() and not (out / "dataset.json").exists()
+        whole = {f"{int(path.stem):06d}" for path in out.glob("work/receipts/*.json")}
+        assert {path.name.split(".")[1] for path in out.glob("shards/codes.*.tar")} >= whole
+    run(audio_folder, out)
+    assert file_bytes(out) == file_bytes(finished)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(finished, audio_folder, run, tmp_path, file_bytes, monkeypatch):
+    kill_workers(monkeypatch, times=1)
+    run(audio_folder, tmp_path / "out", engine="local", workers=2)
+    assert file_bytes(tmp_path / "out") == file_bytes(finished)
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_its_workers_ends_the_run_with_its_number(audio_folder, run, tmp_path, monkeypatch):
+    kill_workers(monkeypatch, times=10)
+    with pytest.raises(workers_module.WorkerDied, match=r"shard \d+ brought down 2 workers .*exit code -9"):
+        run(audio_folder, tmp_path / "out", engine="local", workers=1)
+
+
+def kill_workers(monkeypatch, times):
+    """SIGKILL a worker right after it was given a shard, the first `times` times."""
+    take, left = workers_module._Worker.take, [times]
+
+    def take_and_die(worker, todo):
+        take(worker, todo)
+        if left[0] and worker.shard is not None:
+            left[0] -= 1
+            os.kill(worker.process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(workers_module._Worker, "take", take_and_die)

@@ -1,0 +1,148 @@
+"""`verify` finds a flipped bit in any file, whatever the checksums say of a wrongly written one, and says where."""
+
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+
+from pipelines.cli import main
+from pipelines.finalize import description_checksum
+from pipelines.verify import verify
+from tokenizer.errors import InputError
+
+FILES = [
+    "dataset.json",
+    "index/wids.json",
+    "index/codes.000001.npy",
+    "index/codes.000001.tar.idx",
+    "shards/cuts.000001.jsonl.gz",
+    "shards/codes.000001.tar",
+]
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+def test_a_sound_dataset(finished, capsys):
+    assert verify(finished) == []
+    assert main(["verify", str(finished)]) == 0
+    assert "sound. 24 cuts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("where", [0.0, 0.31, 0.77])
+def test_a_flipped_bit_in_any_file(copied, name, where):
+    content = bytearray((copied / name).read_bytes())
+    content[int(where * len(content))] ^= 0x04
+    (copied / name).write_bytes(content)
+    problems = verify(copied)
+    assert problems and all(problem.startswith((name, "shards/", "index/")) for problem in problems)
+    assert any(problem.startswith(name) for problem in problems)
+
+
+@pytest.mark.parametrize("name", [*FILES[1:], "quarantine.jsonl"])
+def test_missing_files_and_files_of_another_size(copied, name):
+    content = (copied / name).read_bytes()
+    (copied / name).unlink()
+    assert f"{name}: missing" in verify(copied)
+    (copied / name).write_bytes(content + b"#")
+    assert any(problem.startswith(f"{name}: {len(content) + 1} bytes") for problem in verify(copied))
+
+
+def test_strange_files(copied):
+    (copied / "shards/codes.000001.tar.idx").write_bytes(b"")
+    assert verify(copied) == ["shards/codes.000001.tar.idx: not part of the dataset; remove it"]
+
+
+def resign(out, shard, **changes):
+    """Make dataset.json vouch for the shard's files as they are now, so that only their content can be at fault."""
+    description = json.loads((out / "dataset.json").read_text())
+    entry = description["shards"][shard]
+    for name, recorded in entry["files"].items():
+        content = (out / name).read_bytes()
+        recorded.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    entry.update(changes)
+    description["checksum"] = description_checksum(description)
+    (out / "dataset.json").write_text(json.dumps(description))
+
+
+def rewrite_tar(path, change):
+    with tarfile.open(path) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member, data in change(members):
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def with_codes(members, row, codes):
+    stream = io.BytesIO()
+    np.save(stream, codes)
+    members[2 * row] = (members[2 * row][0], stream.getvalue())
+    return members
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda members: with_codes(members, 2, np.full(50, 256, np.uint16)), "outside the codebook of 256"),
+        (lambda members: with_codes(members, 2, np.full(500, 3, np.uint16)), "500 tokens, but"),
+        (lambda members: with_codes(members, 2, np.full(50, 3, np.int32)), "int32 of shape"),
+        (lambda members: members[2:4] + members[:2] + members[4:], "its turn in the tar has"),
+        (lambda members: members[:-2], "dataset.json says"),
+        (lambda members: members[:-1], "cannot be read"),
+        (lambda members: [members[1], members[0], *members[2:]], "not a pair"),
+    ],
+)
+def test_wrong_content_with_right_checksums(copied, change, words):
+    rewrite_tar(copied / "shards/codes.000000.tar", change)
+    resign(copied, 0)
+    problems = verify(copied)
+    assert any(words in problem for problem in problems)
+    assert all("000000" in problem for problem in problems)
+
+
+def test_a_placeholder_that_differs_from_the_tar(copied):
+    path = copied / "shards/cuts.000002.jsonl.gz"
+    lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    lines[1]["custom"]["codes"]["array"]["shape"] = [1]
+    lines[2]["custom"]["cut_id"] = "somebody else"
+    path.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    resign(copied, 2)
+    problems = verify(copied)
+    assert [problem.rpartition(": ")[2].split(",")[0] for problem in problems] == [
+        "its codes placeholder differs from the JSON in the tar",
+        f"stands for {lines[2]['recording']['id']}",
+    ]
+
+
+def test_totals_that_do_not_balance(copied):
+    description = json.loads((copied / "dataset.json").read_text())
+    description["totals"]["planned"] += 1
+    description["totals"]["tokens"] += 7
+    description["checksum"] = description_checksum(description)
+    (copied / "dataset.json").write_text(json.dumps(description))
+    problems = verify(copied)
+    assert len(problems) == 2 and all(problem.startswith("dataset.json: ") for problem in problems)
+    assert "25 cuts planned, but 24 tokenized and 0 quarantined" in problems[1]
+
+
+def test_command_lists_problems(copied, capsys):
+    (copied / "shards/codes.000001.tar").unlink()
+    assert main(["verify", str(copied), "--json"]) == 1
+    assert "shards/codes.000001.tar: missing" in json.loads(capsys.readouterr().out)["problems"]
+    assert main(["verify", str(copied)]) == 1
+    assert capsys.readouterr().out.rstrip().endswith("problems")
+
+
+def test_no_dataset(tmp_path, capsys):
+    with pytest.raises(InputError, match=r"holds no dataset\.json"):
+        verify(tmp_path)
+    assert main(["verify", str(tmp_path)]) == 2
