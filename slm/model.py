@@ -29,7 +29,6 @@ class ModelConfig:
         InputError: a size that is not positive, or two sizes that do not fit each other.
     """
 
-    vocabulary_size: int
     width: int
     layers: int
     heads: int
@@ -42,7 +41,7 @@ class ModelConfig:
     dropout: float = 0.0  # on embeddings and on each residual branch, while training
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary_size", "width", "layers", "heads", "kv_heads", "ffn_width", "context"):
+        for name in ("width", "layers", "heads", "kv_heads", "ffn_width", "context"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; expected at least 1")
         if self.width % self.heads:
@@ -170,13 +169,13 @@ class Layer(nn.Module):
 class LanguageModel(nn.Module):
     """Token ids to the logits of the next token."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocabulary_size, config.width)
+        self.embed_tokens = nn.Embedding(vocabulary_size, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.lm_head = nn.Linear(config.width, config.vocabulary_size, bias=False)
+        self.lm_head = nn.Linear(config.width, vocabulary_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         if config.tied_embeddings:
             self.lm_head.weight = self.embed_tokens.weight

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenizer.checkpoint import write_atomically
 from tokenizer.errors import InputError
 
 PAD, BOS, EOS = 0, 1, 2
@@ -77,8 +78,8 @@ class Vocabulary:
         )
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        """Write as JSON; the file appears by rename."""
+        write_atomically(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:

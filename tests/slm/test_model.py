@@ -11,13 +11,14 @@ from torch import Tensor
 from slm.model import LanguageModel, ModelConfig, decode_one_token, make_cache, prefill
 from tokenizer.errors import InputError
 
-CONFIG = ModelConfig(vocabulary_size=50, width=24, layers=3, heads=4, kv_heads=2, ffn_width=40, context=16, dropout=0.3)
+VOCABULARY_SIZE = 50
+CONFIG = ModelConfig(width=24, layers=3, heads=4, kv_heads=2, ffn_width=40, context=16, dropout=0.3)
 
 
 def model_of(config: ModelConfig = CONFIG, seed: int = 0) -> LanguageModel:
     """Double precision, with weights large enough for every part of the network to matter."""
     torch.manual_seed(seed)
-    model = LanguageModel(config).double().eval()
+    model = LanguageModel(config, VOCABULARY_SIZE).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -25,7 +26,7 @@ def model_of(config: ModelConfig = CONFIG, seed: int = 0) -> LanguageModel:
 
 
 def tokens_of(shape: tuple[int, ...], seed: int = 1) -> Tensor:
-    return torch.randint(0, CONFIG.vocabulary_size, shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(0, VOCABULARY_SIZE, shape, generator=torch.Generator().manual_seed(seed))
 
 
 # Equal in exact arithmetic; what is left is the order of float64 sums.
@@ -66,7 +67,7 @@ def test_the_window_is_the_context():
     base = model(tokens)
     for back in (CONFIG.context - 1, CONFIG.context):
         changed = tokens.clone()
-        changed[0, 39 - back] = (changed[0, 39 - back] + 1) % CONFIG.vocabulary_size
+        changed[0, 39 - back] = (changed[0, 39 - back] + 1) % VOCABULARY_SIZE
         seen = not torch.equal(model(changed)[0, 39], base[0, 39])
         assert seen == (back < CONFIG.context)
 
@@ -111,7 +112,7 @@ def test_dropout_acts_in_training_only():
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameter_names_are_those_of_llama(tied):
-    model = LanguageModel(dataclasses.replace(CONFIG, layers=1, tied_embeddings=tied))
+    model = LanguageModel(dataclasses.replace(CONFIG, layers=1, tied_embeddings=tied), VOCABULARY_SIZE)
     assert (model.lm_head.weight is model.embed_tokens.weight) == tied
     layer = ["input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
     layer += [f"self_attn.{name}_proj" for name in "qkvo"]
@@ -120,7 +121,7 @@ def test_parameter_names_are_those_of_llama(tied):
 
 
 def test_weight_decay_takes_each_matrix_once():
-    model = LanguageModel(CONFIG)
+    model = LanguageModel(CONFIG, VOCABULARY_SIZE)
     decayed, other = model.decayed_parameters()
     assert all(p.dim() == 2 for p in decayed) and all(p.dim() == 1 for p in other)
     assert len({id(p) for p in (*decayed, *other)}) == len(decayed) + len(other) == len(list(model.parameters()))

@@ -1,0 +1,148 @@
+"""A trained language model on disk: config.json, vocabulary.json, model.safetensors.
+
+Weights may be stored in half precision; in memory they are float32. To make a small file of a training run's best
+model:  model, vocabulary = load_lm("runs/lm"); save_lm(model, vocabulary, Path("exported"), torch.float16)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from slm.model import LanguageModel, ModelConfig
+from slm.vocabulary import Vocabulary
+from tokenizer.checkpoint import read_weights, write_atomically
+from tokenizer.config import dataclass_from_dict
+from tokenizer.errors import InputError
+
+SHIPPED = Path(__file__).parent / "weights"
+FORMAT = "focalstream language model"
+BEST = "best.json"  # in the folder of a training run: names its best checkpoint
+
+
+def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, Vocabulary]:
+    """Load a trained model for generation.
+
+    Args:
+        name_or_path: the name of shipped weights ("small"), a checkpoint folder, or the folder of a training run, which
+            stands for its best checkpoint.
+        device: where the weights go.
+
+    Returns:
+        The model, in evaluation mode and float32, and its vocabulary.
+
+    Raises:
+        InputError: nothing is there, or what is there is damaged or does not fit together.
+    """
+    folder = locate(str(name_or_path))
+    config = read_config(folder / "config.json")
+    vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    if not (folder / "model.safetensors").is_file():
+        raise InputError(f"{folder}: has a config.json but no model.safetensors; copy the folder again")
+    weights = read_weights(folder / "model.safetensors")
+    if f"layers.{config.layers - 1}.input_layernorm.weight" not in weights:  # before building what a hostile file says
+        raise InputError(
+            f"{folder}: config.json says {config.layers} layers, model.safetensors has fewer; copy it again"
+        )
+    with torch.device("meta"):  # no memory is taken before names and shapes are known to fit
+        model = LanguageModel(config, vocabulary.size)
+    check_fit(model, weights, folder / "model.safetensors")
+    model.to_empty(device=device)
+    if config.tied_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+    copy_weights(model, weights)
+    return model.eval().requires_grad_(False), vocabulary
+
+
+def locate(name: str) -> Path:
+    """The folder that holds a model's files. Raises InputError."""
+    for folder in (SHIPPED / name if re.fullmatch(r"[\w.-]+", name) else Path(name), Path(name)):
+        if (folder / "config.json").is_file():
+            return folder
+        if (folder / BEST).is_file():
+            return folder / read_best(folder)["checkpoint"]
+    shipped = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())) if SHIPPED.is_dir() else ""
+    raise InputError(
+        f"language model '{name}': no such model; expected a folder with config.json, vocabulary.json and "
+        f"model.safetensors, the folder of a training run, or a shipped name ({shipped or 'none in this installation'})"
+    )
+
+
+def read_best(run: Path) -> dict:
+    """What a training run says of its best checkpoint: `checkpoint` (a folder in the run), `step`, `bits_per_token`."""
+    try:
+        best = json.loads((run / BEST).read_text(encoding="utf-8"))
+        if re.fullmatch(r"step-\d+", best["checkpoint"]) and (run / best["checkpoint"] / "config.json").is_file():
+            return best
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"{run / BEST}: does not name a checkpoint of this run; name one of its step-* folders instead")
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read a model's config.json. Raises InputError."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not a JSON file ({error}); expected a language model's config.json") from None
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT or set(raw) != {"format", "model"}:
+        raise InputError(f"{path}: is not a language model's config.json (expected format: '{FORMAT}', and model)")
+    try:
+        return dataclass_from_dict(ModelConfig, raw["model"], "model")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def check_fit(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> None:
+    """Raise InputError unless weights read from `path` have exactly the names and shapes of a model, and are finite."""
+    expected = named_weights(model)
+    if set(weights) != set(expected):
+        odd = sorted(set(weights) ^ set(expected))[0]
+        state = "lacks" if odd in expected else "has an unknown"
+        raise InputError(f"{path}: {state} {odd}; weights and config.json do not belong together")
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, but config.json and vocabulary.json make it "
+                f"{tuple(expected[name].shape)}; they do not belong together"
+            )
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {name} holds values that are not finite numbers; the file is damaged")
+
+
+def copy_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
+    """Copy weights that fit into the model's own tensors, which an optimizer may hold."""
+    with torch.no_grad():
+        for name, tensor in named_weights(model).items():
+            tensor.copy_(weights[name])
+
+
+def named_weights(model: LanguageModel) -> dict[str, Tensor]:
+    """The weights that a file holds: a tied head is left out, as it is the embedding."""
+    weights = dict(model.state_dict())
+    if model.config.tied_embeddings:
+        del weights["lm_head.weight"]
+    return weights
+
+
+def save_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a model that `load_lm` reads; each file appears by rename.
+
+    Args:
+        model: on any device.
+        vocabulary: its vocabulary.
+        folder: made when missing.
+        dtype: of the stored weights; float16 halves the file.
+    """
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in named_weights(model).items()}
+    write_atomically(folder / "model.safetensors", save(weights))
+    vocabulary.save(folder / "vocabulary.json")
+    config = json.dumps({"format": FORMAT, "model": model.config.to_dict()}, indent=2) + "\n"
+    write_atomically(folder / "config.json", config.encode())

@@ -1,0 +1,117 @@
+"""What a training run is told: the model's shape and the run's settings, from a YAML file with two sections."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slm.model import ModelConfig
+from tokenizer.config import dataclass_from_dict
+from tokenizer.errors import InputError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "lm"
+
+
+def setting(help: str) -> Any:
+    """A field without default whose meaning and unit also serve `train-lm --help`."""
+    return field(metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a run trains. Every setting stands in the YAML file; the command line can override each.
+
+    Raises:
+        InputError: values out of range, or that do not fit each other.
+    """
+
+    steps: int = setting("optimizer steps of the whole run; the learning rate falls until then")
+    rows: int = setting("rows of a step")
+    rows_at_once: int = setting("rows of one forward pass: more need more memory and change only rounding")
+    row_tokens: int = setting("tokens of a row")
+    learning_rate: float = setting("highest learning rate, reached after the warm-up")
+    final_learning_rate: float = setting("learning rate at the last step, approached by a half cosine")
+    warmup_steps: int = setting("steps over which the learning rate rises linearly")
+    beta1: float = setting("AdamW: decay of the gradient's mean")
+    beta2: float = setting("AdamW: decay of the gradient's square")
+    weight_decay: float = setting("AdamW: decay of matrices (norm gains are spared)")
+    clip_norm: float = setting("gradients are scaled down to this norm")
+    bfloat16: bool = setting("compute in bfloat16 where it is safe; weights stay in float32")
+    validate_every: int = setting("steps between validations on held-out speech")
+    validation_rows: int = setting("rows of a validation, at most: always the same ones")
+    patience: int = setting("validations in a row without a new best that end the run; 0: never")
+    held_out_fraction: float = setting("share of the cuts kept for validation when no held-out dataset is given")
+    save_every: int = setting("steps between checkpoints")
+    keep_checkpoints: int = setting("latest checkpoints kept, beside the best")
+    seed: int = setting("of the weights, the order of the cuts, and dropout")
+
+    def __post_init__(self) -> None:
+        positive = (
+            "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
+            "keep_checkpoints"
+        )
+        for name in positive.split():
+            if not getattr(self, name) > 0:
+                raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0")
+        for name in ("warmup_steps", "final_learning_rate", "weight_decay", "patience", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"train.{name} is {getattr(self, name)}; expected at least 0")
+        if self.seed >= 2**31:
+            raise InputError(f"train.seed is {self.seed}; expected less than 2^31")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"train.{name} is {getattr(self, name)}; expected 0 <= {name} < 1")
+        if not 0 < self.held_out_fraction < 1:
+            raise InputError(f"train.held_out_fraction is {self.held_out_fraction}; expected more than 0, less than 1")
+        if self.warmup_steps >= self.steps:
+            raise InputError(f"train.warmup_steps {self.warmup_steps} must be less than train.steps {self.steps}")
+        if self.final_learning_rate > self.learning_rate:
+            raise InputError(
+                f"train.final_learning_rate {self.final_learning_rate} is above train.learning_rate "
+                f"{self.learning_rate}; it must not be"
+            )
+        if self.rows % self.rows_at_once:
+            raise InputError(f"train.rows {self.rows} must be a multiple of train.rows_at_once {self.rows_at_once}")
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step (counted from 0)."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        fall = 0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0))
+        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * fall
+
+
+def read_settings(name_or_path: str, overrides: dict[str, Any]) -> tuple[ModelConfig, TrainSettings]:
+    """Read a training config.
+
+    Args:
+        name_or_path: a YAML file, or the name of one that comes with the package ("tiny", "small").
+        overrides: values of `TrainSettings` that replace those of the file.
+
+    Raises:
+        InputError: no such file, no YAML, unknown or missing keys, or values that do not fit.
+    """
+    import yaml
+
+    path = Path(name_or_path)
+    if not path.exists() and (CONFIGS / f"{name_or_path}.yaml").is_file():
+        path = CONFIGS / f"{name_or_path}.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise InputError(f"config '{name_or_path}': no such file; expected a YAML file, or one of: {known}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    if not isinstance(raw, dict) or set(raw) != {"model", "train"}:
+        raise InputError(f"{path}: expected exactly the sections 'model' and 'train'")
+    if not isinstance(raw["train"], dict):
+        raise InputError(f"{path}: train: expected settings, found {type(raw['train']).__name__}")
+    try:
+        model = dataclass_from_dict(ModelConfig, raw["model"], "model")
+        return model, dataclass_from_dict(TrainSettings, {**raw["train"], **overrides}, "train")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -1,0 +1,245 @@
+"""Training the language model: a flat loop over packed batches, with validation and exact resume.
+
+A step depends on the weights, the optimizer's state and the step's number alone: the batch is arithmetic
+(`pipelines.batches`) and dropout is seeded by the step. So a stopped run that goes on has, on CPU with the same number
+of threads, the losses of an undisturbed one to the last bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from pipelines.batches import Batch, Framing, PackedBatches, split_held_out
+from pipelines.dataset import TokenDataset
+from slm.model import LanguageModel, ModelConfig
+from slm.objective import IGNORED, NO_DOCUMENT, summed_loss, targets_of
+from slm.run_folder import Progress, RunFolder
+from slm.settings import TrainSettings
+from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
+from tokenizer.errors import InputError
+
+FRAMING = Framing(begin=BOS, end=EOS, first_code=FIRST_CODE)
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How a run ended. Bits are averages over the codes and end tokens of held-out rows; None before a validation."""
+
+    step: int
+    best_step: int | None
+    best_bits_per_token: float | None
+    best_bits_per_second: float | None  # of speech
+    parameters: int
+    training_tokens: int  # tokens of one epoch
+    epochs: float
+    stopped_by: str  # "end", "patience", or the signal's name
+
+
+def train(
+    model_config: ModelConfig,
+    settings: TrainSettings,
+    data: Sequence[Path],
+    out: Path,
+    held_out: Sequence[Path] = (),
+    resume: bool = False,
+    device: str = "cpu",
+    show_progress: bool = True,
+) -> TrainReport:
+    """Train a model on tokenized datasets.
+
+    Args:
+        model_config: the model's shape.
+        settings: the run's settings.
+        data: folders written by `focalstream tokenize`, all with the same codec.
+        out: the run's folder; see `slm.run_folder`.
+        held_out: datasets for validation; none: a share of the cuts of `data`.
+        resume: go on from the latest checkpoint in `out`.
+        device: a torch device.
+        show_progress: draw a bar when stderr is a terminal.
+
+    Raises:
+        InputError: datasets of different codecs, `out` taken or not resumable, or a loss that is no longer finite.
+    """
+    dataset = TokenDataset(list(data))
+    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, dataset.codec["name"], dataset.fingerprint)
+    training, validation = loaders(settings, dataset, vocabulary, held_out)
+    torch.manual_seed(settings.seed)
+    model = LanguageModel(model_config, vocabulary.size).to(device).train()
+    decayed, other = model.decayed_parameters()
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": other, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        fused=True,
+    )
+    folder = RunFolder(out, settings.keep_checkpoints)
+    identity = {"codec_fingerprint": dataset.fingerprint, "cuts": len(dataset)}
+    progress = folder.begin(model, optimizer, settings, identity, resume)
+    with (
+        stop_signals() as signals,
+        open(out / "log.jsonl", "a", encoding="utf-8") as log,
+        tqdm(total=settings.steps, initial=progress.step, unit="step", disable=None if show_progress else True) as bar,
+    ):
+        stopped_by = reason_to_stop(progress, settings, signals)
+        while not stopped_by:
+            began = time.perf_counter()
+            rate = settings.rate_at(progress.step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss, norm = train_step(model, optimizer, training.batch(progress.step), settings, progress.step)
+            seconds = time.perf_counter() - began
+            progress = dataclasses.replace(progress, step=progress.step + 1)
+            record = {
+                "step": progress.step,
+                "bits_per_token": loss / math.log(2),
+                "bits_per_second": loss / math.log(2) * vocabulary.token_rate,
+                "gradient_norm": norm,
+                "learning_rate": rate,
+                "tokens_per_second": round(settings.rows * settings.row_tokens / seconds, 1),
+            }
+            if progress.step % settings.validate_every == 0 or progress.step == settings.steps:
+                bits = validate(model, validation, settings)
+                record["held_out_bits_per_token"] = bits
+                record["held_out_bits_per_second"] = bits * vocabulary.token_rate
+                progress = judged(progress, bits)
+                if show_progress:
+                    bar.write(validation_line(record), file=sys.stderr)
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            bar.set_postfix_str(
+                f"{record['bits_per_token']:.3f} bits/token, {record['tokens_per_second']:.0f} tokens/s", refresh=False
+            )
+            bar.update()
+            stopped_by = reason_to_stop(progress, settings, signals)
+            if stopped_by or progress.step % settings.save_every == 0 or progress.best_step == progress.step:
+                folder.save(model, vocabulary, optimizer, progress)
+    best_bits = progress.best_bits_per_token if progress.best_step >= 0 else None
+    return TrainReport(
+        step=progress.step,
+        best_step=progress.best_step if best_bits is not None else None,
+        best_bits_per_token=best_bits,
+        best_bits_per_second=best_bits * vocabulary.token_rate if best_bits is not None else None,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        training_tokens=training.tokens_per_epoch,
+        epochs=progress.step * settings.rows * settings.row_tokens / training.tokens_per_epoch,
+        stopped_by=stopped_by,
+    )
+
+
+def train_step(
+    model: LanguageModel, optimizer: torch.optim.Optimizer, batch: Batch, settings: TrainSettings, step: int
+) -> tuple[float, float]:
+    """One optimizer step. Returns the loss in nats per target and the gradient's norm before clipping."""
+    torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout
+    targets = int((targets_of(batch) != IGNORED).sum())
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for first in range(0, settings.rows, settings.rows_at_once):
+        part = Batch(*(field[first : first + settings.rows_at_once] for field in batch))
+        loss = summed_loss(model, part, settings.bfloat16) / targets
+        loss.backward()
+        total += float(loss.detach())
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm))
+    if not math.isfinite(norm):
+        raise InputError(
+            f"step {step + 1}: the gradient is no longer finite (loss {total:.3f}); train with a train.learning_rate "
+            f"below {settings.learning_rate} or a longer train.warmup_steps"
+        )
+    optimizer.step()
+    return total, norm
+
+
+@torch.no_grad()
+def validate(model: LanguageModel, batches: PackedBatches, settings: TrainSettings) -> float:
+    """Bits per target over the held-out rows, each document once."""
+    model.eval()
+    rows = min(settings.validation_rows, batches.rows_per_epoch)
+    nats, count = 0.0, 0
+    for first in range(0, rows, settings.rows_at_once):
+        batch = batches.rows(first, min(first + settings.rows_at_once, rows))
+        # The last row runs on into the next epoch: there the documents begin again.
+        batch.documents[batch.documents >= batches.documents_per_epoch] = NO_DOCUMENT
+        nats += float(summed_loss(model, batch, settings.bfloat16))
+        count += int((targets_of(batch) != IGNORED).sum())
+    model.train()
+    return nats / count / math.log(2)
+
+
+def loaders(
+    settings: TrainSettings, dataset: TokenDataset, vocabulary: Vocabulary, held_out: Sequence[Path]
+) -> tuple[PackedBatches, PackedBatches]:
+    """Batches for training and for validation. Raises InputError."""
+    if held_out:
+        validation = TokenDataset(list(held_out))
+        vocabulary.check(str(held_out[0]), validation.fingerprint, validation.codebook_size)
+        cuts, validation_cuts = None, None
+    else:
+        validation = dataset
+        cuts, validation_cuts = split_held_out(len(dataset), settings.held_out_fraction, settings.seed)
+    rows, row_tokens, seed = settings.rows, settings.row_tokens, settings.seed
+    return (
+        PackedBatches(dataset, FRAMING, rows, row_tokens, seed, cuts),
+        PackedBatches(validation, FRAMING, rows, row_tokens, seed, validation_cuts),
+    )
+
+
+def judged(progress: Progress, bits: float) -> Progress:
+    """Progress after a validation."""
+    if bits < progress.best_bits_per_token:
+        return dataclasses.replace(
+            progress, best_step=progress.step, best_bits_per_token=bits, validations_since_best=0
+        )
+    return dataclasses.replace(progress, validations_since_best=progress.validations_since_best + 1)
+
+
+def reason_to_stop(progress: Progress, settings: TrainSettings, signals: list[str]) -> str:
+    """ "end", "patience", a signal's name, or nothing."""
+    if progress.step >= settings.steps:
+        return "end"
+    if settings.patience and progress.validations_since_best >= settings.patience:
+        return "patience"
+    return signals[0] if signals else ""
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[str]]:
+    """Collect the names of SIGTERM and SIGINT instead of dying, so that a run saves first; the second one kills."""
+    received: list[str] = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def receive(number: int, _frame: object) -> None:
+        received.append(signal.Signals(number).name)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def validation_line(record: dict[str, float]) -> str:
+    """A step's record for people."""
+    return (
+        f"step {record['step']}: training {record['bits_per_token']:.3f}, held-out "
+        f"{record['held_out_bits_per_token']:.3f} bits/token = {record['held_out_bits_per_second']:.1f} bits per "
+        "second of speech"
+    )

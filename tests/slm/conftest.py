@@ -1,0 +1,81 @@
+"""A small token dataset made by the real pipeline, and a language model briefly trained on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.plan import Sharding
+from pipelines.tokenize import Job, tokenize
+from slm.model import ModelConfig
+from slm.settings import TrainSettings
+from slm.train import train
+from tokenizer.audio import write_wav
+
+MODEL = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=48, dropout=0.1)
+SETTINGS = TrainSettings(
+    steps=24,
+    rows=4,
+    rows_at_once=2,
+    row_tokens=64,
+    learning_rate=1e-2,
+    final_learning_rate=1e-3,
+    warmup_steps=3,
+    beta1=0.9,
+    beta2=0.95,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    bfloat16=False,
+    validate_every=8,
+    validation_rows=4,
+    patience=0,
+    held_out_fraction=0.2,
+    save_every=6,
+    keep_checkpoints=2,
+    seed=3,
+)
+
+
+def chirps(seed: int, seconds: float) -> np.ndarray:
+    """float32 [S] at 16 kHz: harmonics of a wandering pitch under a wandering loudness."""
+    random = np.random.default_rng(seed)
+    count = int(seconds * 16000)
+    knots = max(2, int(seconds * 8))
+    at = np.linspace(0, knots - 1, count)
+    pitch = np.interp(at, np.arange(knots), random.uniform(80, 400, knots))
+    loudness = np.interp(at, np.arange(knots), random.uniform(0, 0.3, knots))
+    phase = 2 * np.pi * np.cumsum(pitch) / 16000
+    wave = sum(np.sin(n * phase) / n for n in range(1, 8)) * loudness
+    return (wave + random.normal(0, 0.003, count)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def lm_config() -> ModelConfig:
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def lm_settings() -> TrainSettings:
+    """Float32, 24 steps, a validation every 8, a checkpoint every 6."""
+    return SETTINGS
+
+
+@pytest.fixture(scope="session")
+def token_dataset(tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder written by `tokenize` with the tiny codec: 20 cuts of 0.3 to 3 s."""
+    folder = tmp_path_factory.mktemp("speech")
+    for i, seconds in enumerate(np.random.default_rng(0).uniform(0.3, 3.0, 20)):
+        write_wav(folder / f"{i:02d}.wav", chirps(i, seconds), 16000)
+    out = tmp_path_factory.mktemp("tokens") / "out"
+    tokenize(Job(str(folder), out, str(tiny_codec_dir), Sharding(hours=0.003), engine="inline"))
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_lm_dir(token_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training run on `token_dataset`."""
+    out = tmp_path_factory.mktemp("lm") / "run"
+    train(MODEL, SETTINGS, [token_dataset], out, show_progress=False)
+    return out

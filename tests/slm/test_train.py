@@ -1,0 +1,289 @@
+"""Training: exact resume, checkpoints that are whole or absent, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.nn import functional as F
+
+import slm.train
+from pipelines.batches import Batch
+from pipelines.cli import main
+from pipelines.dataset import TokenDataset
+from slm.checkpoint import load_lm, read_best
+from slm.model import LanguageModel
+from slm.objective import IGNORED, summed_loss, targets_of
+from slm.run_folder import RunFolder
+from slm.settings import read_settings
+from slm.train import loaders, train, validate
+from slm.vocabulary import Vocabulary
+from tokenizer.errors import InputError
+
+TIMES = {"tokens_per_second"}  # the only thing in the log that two equal runs may differ in
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def weights_of(run: Path, step: int) -> bytes:
+    return (run / f"step-{step:06d}" / "model.safetensors").read_bytes()
+
+
+def test_training_learns(tiny_lm_dir):
+    log = log_of(tiny_lm_dir)
+    assert [line["step"] for line in log] == list(range(1, 25))
+    assert log[-1]["bits_per_token"] < log[0]["bits_per_token"] - 1
+    assert log[-1]["held_out_bits_per_second"] == log[-1]["held_out_bits_per_token"] * 50
+
+
+def test_a_stopped_and_resumed_run_has_the_losses_of_an_undisturbed_one(
+    lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path, monkeypatch
+):
+    """SIGTERM between two checkpoints, then again, then to the end: equal to the last bit, weights included."""
+    real_step = slm.train.train_step
+    for stop_at in (9, 17, None):
+
+        def step_and_signal(*args, stop_at=stop_at):
+            result = real_step(*args)
+            if args[-1] + 1 == stop_at:
+                signal.raise_signal(signal.SIGTERM)
+            return result
+
+        monkeypatch.setattr(slm.train, "train_step", step_and_signal)
+        before = signal.getsignal(signal.SIGTERM)
+        report = train(
+            lm_config, lm_settings, [token_dataset], tmp_path / "run", resume=stop_at != 9, show_progress=False
+        )
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert (report.stopped_by, report.step) == (("SIGTERM", stop_at) if stop_at else ("end", 24))
+    assert log_of(tmp_path / "run") == log_of(tiny_lm_dir)
+    assert weights_of(tmp_path / "run", 24) == weights_of(tiny_lm_dir, 24)
+    assert (tmp_path / "run" / "best.json").read_text() == (tiny_lm_dir / "best.json").read_text()
+
+
+def test_a_run_that_died_without_saving_repeats_the_lost_steps(
+    lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path, monkeypatch
+):
+    real_step = slm.train.train_step
+
+    def step_and_die(*args):
+        if args[-1] + 1 == 15:
+            raise RuntimeError("power cut")
+        return real_step(*args)
+
+    monkeypatch.setattr(slm.train, "train_step", step_and_die)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(lm_config, lm_settings, [token_dataset], tmp_path / "run", show_progress=False)
+    (tmp_path / "run" / ".step-000014.123").mkdir()  # what a kill while saving leaves
+    with open(tmp_path / "run" / "log.jsonl", "a") as log:
+        log.write('{"step": 15, "bits_per')  # and a kill while logging
+    monkeypatch.setattr(slm.train, "train_step", real_step)
+    train(lm_config, lm_settings, [token_dataset], tmp_path / "run", resume=True, show_progress=False)
+    assert log_of(tmp_path / "run") == log_of(tiny_lm_dir)
+    assert not list((tmp_path / "run").glob(".step-*"))
+
+
+def test_the_latest_checkpoints_and_the_best_are_kept(
+    lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path, monkeypatch
+):
+    bits = iter([3.0, 2.0, 2.5])
+    monkeypatch.setattr(slm.train, "validate", lambda *_: next(bits))
+    settings = dataclasses.replace(lm_settings, save_every=2)
+    report = train(lm_config, settings, [token_dataset], tmp_path / "run", show_progress=False)
+    folder = RunFolder(tmp_path / "run", keep=2)
+    assert [path.name for path in folder.checkpoints()] == ["step-000016", "step-000022", "step-000024"]
+    assert (report.best_step, report.best_bits_per_token, report.best_bits_per_second) == (16, 2.0, 100.0)
+    best, _ = load_lm(tmp_path / "run")
+    named, _ = load_lm(tmp_path / "run" / "step-000016")
+    assert read_best(tmp_path / "run")["checkpoint"] == "step-000016"
+    torch.testing.assert_close(best.state_dict(), named.state_dict(), rtol=0, atol=0)
+
+
+def test_patience_ends_a_run(lm_config, lm_settings, token_dataset, tmp_path, monkeypatch):
+    bits = iter([3.0, 2.0, 2.5, 2.1, 1.0])
+    monkeypatch.setattr(slm.train, "validate", lambda *_: next(bits))
+    settings = dataclasses.replace(lm_settings, validate_every=4, patience=2)
+    report = train(lm_config, settings, [token_dataset], tmp_path / "run", show_progress=False)
+    assert (report.stopped_by, report.step, report.best_step) == ("patience", 16, 8)
+
+
+def test_smaller_forward_passes_give_the_same_gradient(lm_config, lm_settings, token_dataset):
+    """In float64: the sum over passes is the loss of the whole step."""
+    dataset = TokenDataset(token_dataset)
+    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
+    training, _ = loaders(lm_settings, dataset, vocabulary, ())
+    norms = []
+    for rows_at_once in (1, 2, 4):
+        torch.manual_seed(0)
+        model = LanguageModel(dataclasses.replace(lm_config, dropout=0.0), vocabulary.size).double()
+        settings = dataclasses.replace(lm_settings, rows_at_once=rows_at_once)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        norms.append(slm.train.train_step(model, optimizer, training.batch(5), settings, 5))
+    # The loss is summed in float32, hence seven digits.
+    np.testing.assert_allclose(norms[1:], [norms[0]] * 2, rtol=1e-6)
+
+
+def test_nothing_is_learnt_across_documents():
+    tokens = np.random.default_rng(0).integers(3, 40, (2, 9))
+    documents = np.array([[4, 4, 4, 5, 5, 5, 5, 6, 6], [-1, -1, -1, 0, 0, 0, 0, 0, 1]])
+    targets = targets_of(Batch(tokens, documents, np.zeros_like(tokens)))
+    x = IGNORED
+    expected = [
+        [tokens[0, 1], tokens[0, 2], x, *tokens[0, 4:7], x, tokens[0, 8]],
+        [x, x, x, *tokens[1, 4:8], x],
+    ]
+    assert targets.tolist() == [[int(value) for value in row] for row in expected]
+
+
+def test_validation_counts_each_held_out_document_once(lm_config, lm_settings, token_dataset):
+    """Against the documents one by one."""
+    dataset = TokenDataset(token_dataset)
+    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
+    settings = dataclasses.replace(lm_settings, validation_rows=1000)
+    _, validation = loaders(settings, dataset, vocabulary, [token_dataset])
+    torch.manual_seed(1)
+    # One layer and rows in which no document is cut, so that packing changes nothing at all.
+    longest = int(dataset.lengths.sum() + 2 * len(dataset))
+    model = LanguageModel(dataclasses.replace(lm_config, context=longest), vocabulary.size).double().eval()
+    validation.row_tokens = longest
+    nats, count = 0.0, 0
+    for i in range(len(dataset)):
+        ids = torch.tensor([1, *(dataset.codes(i).astype(int) + 16), 2])
+        nats += F.cross_entropy(model(ids[None, :-1])[0], ids[1:], reduction="sum").item()
+        count += len(ids) - 1
+    assert validate(model, validation, settings) == pytest.approx(nats / count / math.log(2), rel=1e-5)
+
+
+def test_bfloat16_loss_is_near_the_exact_one(lm_config, lm_settings, token_dataset):
+    dataset = TokenDataset(token_dataset)
+    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
+    training, _ = loaders(lm_settings, dataset, vocabulary, ())
+    torch.manual_seed(1)
+    model = LanguageModel(lm_config, vocabulary.size).eval()
+    exact, rough = (summed_loss(model, training.batch(0), bfloat16).item() for bfloat16 in (False, True))
+    assert exact != rough
+    assert rough == pytest.approx(exact, rel=1e-3)  # bfloat16 has 8 bits; errors of 256 targets mostly cancel
+
+
+def test_what_cannot_be_resumed_is_refused(lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path):
+    def again(out: Path, **changes: Any) -> None:
+        train(
+            lm_config,
+            dataclasses.replace(lm_settings, **changes),
+            [token_dataset],
+            out,
+            resume=True,
+            show_progress=False,
+        )
+
+    with pytest.raises(InputError, match="holds a training run; pass --resume"):
+        train(lm_config, lm_settings, [token_dataset], tiny_lm_dir, show_progress=False)
+    with pytest.raises(InputError, match=r"began with another train\.rows, train\.seed"):
+        again(tiny_lm_dir, rows=8, seed=9)
+    with pytest.raises(InputError, match="holds no training run"):
+        again(tmp_path / "new")
+
+
+def test_a_damaged_checkpoint_is_refused_on_resuming(lm_config, lm_settings, token_dataset, tmp_path):
+    settings = dataclasses.replace(lm_settings, steps=8)
+    train(lm_config, settings, [token_dataset], tmp_path, show_progress=False)
+    state = tmp_path / "step-000008" / "training.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(InputError, match="step-000008: cannot be resumed from"):
+        train(lm_config, lm_settings, [token_dataset], tmp_path, resume=True, show_progress=False)
+
+
+def test_other_codecs_are_refused(lm_settings, lm_config, token_dataset, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for part in ("shards", "index"):
+        (other / part).symlink_to(token_dataset / part)
+    description = json.loads((token_dataset / "dataset.json").read_text())
+    description["codec"]["fingerprint"] = "0" * 64
+    (other / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match="codes of another codec"):
+        train(lm_config, lm_settings, [token_dataset], tmp_path / "run", held_out=[other], show_progress=False)
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_shipped_configs_load_and_fit_their_purpose(name):
+    config, settings = read_settings(name, {})
+    parameters = sum(p.numel() for p in LanguageModel(config, 4096 + 16).parameters())
+    assert parameters < {"tiny": 1e6, "small": 12e6}[name]
+    assert settings.row_tokens >= config.context
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": {"learning_rat": 1.0}}, r"c\.yaml: train: unknown key 'learning_rat'"),
+        ({"model": {"depth": 3}}, r"c\.yaml: model: unknown key 'depth'"),
+        ({"extra": {}}, "exactly the sections 'model' and 'train'"),
+        ({"train": {"steps": "many"}}, r"c\.yaml: train: steps is 'many', expected int"),
+        ({"train": {"warmup_steps": 5000}}, r"c\.yaml: train\.warmup_steps 5000 must be less than train\.steps"),
+        ({"train": {"rows_at_once": 3}}, r"train\.rows 8 must be a multiple of train\.rows_at_once 3"),
+        ({"model": {"heads": 7}}, r"c\.yaml: model\.width 96 is not a multiple of model\.heads 7"),
+    ],
+)
+def test_bad_configs_are_refused_by_key_and_file(change, message, tmp_path):
+    raw = yaml.safe_load((Path(slm.train.__file__).parents[1] / "configs" / "lm" / "tiny.yaml").read_text())
+    for section, values in change.items():
+        raw.setdefault(section, {}).update(values)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(InputError, match=message):
+        read_settings(str(tmp_path / "c.yaml"), {})
+
+
+def test_the_command_trains_overrides_and_reports(token_dataset, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["train-lm", "--config", "tiny", "--data", str(token_dataset), "--out", str(out), "--json"]
+    short = ["--steps", "4", "--warmup-steps", "1", "--rows", "2", "--rows-at-once", "2", "--no-bfloat16"]
+    assert main([*command, *short]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["step"], report["stopped_by"], report["best_step"]) == (4, "end", 4)
+    assert json.loads((out / "run.json").read_text())["train"]["bfloat16"] is False
+    assert main([*command, *short]) == 2
+    assert "pass --resume" in capsys.readouterr().err
+    assert main(["train-lm", "--config", "nosuch", "--data", "x", "--out", str(tmp_path / "y")]) == 2
+    assert "config 'nosuch': no such file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_kill_9_anywhere_then_resume_equals_an_undisturbed_run(token_dataset, tmp_path):
+    short = "--steps 60 --warmup-steps 5 --save-every 4 --validate-every 7 --rows 2 --rows-at-once 1"
+
+    def start(out: Path, *more: str) -> subprocess.Popen:
+        command = f"-m pipelines.cli train-lm --config tiny --data {token_dataset} --out {out} {short}".split()
+        return subprocess.Popen([sys.executable, *command, *more], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    assert start(tmp_path / "steady").wait() == 0
+    delays = random.Random(0)
+    run = tmp_path / "killed"
+    running = start(run)
+    for _ in range(4):
+        seen = len(list(run.glob("step-*")))
+        while running.poll() is None and len(list(run.glob("step-*"))) <= seen + (seen < 2):
+            time.sleep(0.01)
+        time.sleep(delays.uniform(0, 0.2))
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+        running = start(run, "--resume")
+    assert running.wait() == 0
+    assert log_of(run) == log_of(tmp_path / "steady")
+    assert weights_of(run, 60) == weights_of(tmp_path / "steady", 60)
