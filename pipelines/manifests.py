@@ -14,7 +14,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,16 @@ class PathRule:
     decides for the whole manifest, so that a manifest of millions of lines does not cost millions of file look-ups.
     """
 
-    manifest_folder: Path
-    base: Path | None = field(default=None)
+    manifest_folder: str
+    base: str | None = None
 
     def resolve(self, path: str) -> str:
         if os.path.isabs(path):
             return path
         if self.base is None:
-            self.base = next((base for base in (Path.cwd(), self.manifest_folder) if (base / path).exists()), None)
-        return os.path.normpath((self.base or self.manifest_folder) / path)
+            bases = (os.getcwd(), self.manifest_folder)
+            self.base = next((base for base in bases if os.path.exists(os.path.join(base, path))), None)
+        return os.path.normpath(os.path.join(self.base or self.manifest_folder, path))
 
 
 def find_inputs(pattern: str) -> list[Path]:
@@ -91,7 +92,7 @@ def read_cuts(inputs: list[Path]) -> Iterator[SourceCut]:
         if path.is_dir():
             yield from _read_shar(path) if is_shar(path) else _read_audio_folder(path)
         elif path.name.endswith(MANIFEST_SUFFIXES):
-            rule = PathRule(path.parent)
+            rule = PathRule(str(path.parent))
             for where, line in read_json_lines(path):
                 yield SourceCut(_as_cut(line, where, rule))
         elif path.suffix.lower() in AUDIO_SUFFIXES:
@@ -251,7 +252,7 @@ def _shar_field(folder: Path, name: str) -> list[Path]:
 
 def _read_shar(folder: Path) -> Iterator[SourceCut]:
     """Cuts of a Shar folder; where it has `recording.*.tar`, each with the place of its audio in there."""
-    rule = PathRule(folder)
+    rule = PathRule(str(folder))
     manifests = _shar_field(folder, "cuts")
     tars = sorted(path for path in folder.iterdir() if path.name.split(".")[0] == "recording" and ".tar" in path.name)
     if tars and len(tars) != len(manifests):

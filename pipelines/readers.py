@@ -7,6 +7,7 @@ with what this project reads.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -38,7 +39,8 @@ def webdataset_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, 
 def datasets_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, np.ndarray]]:
     from datasets import load_dataset
 
-    tars = [str(layout.codes_tar(shard)) for shard in shards]
+    # It takes names for glob patterns, and knows no way to escape brackets in them.
+    tars = [re.sub(r"[*\[\]]", "?", str(layout.codes_tar(shard).absolute())) for shard in shards]
     # Streaming: loading would copy the corpus into a cache.
     for sample in load_dataset("webdataset", data_files=tars, split="train", streaming=True):
         yield sample["__key__"], np.asarray(sample["npy"], np.uint16)

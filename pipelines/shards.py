@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -103,15 +104,17 @@ def shar_cut(planned: PlannedCut, tokens: int, token_rate: float) -> dict[str, A
 def codes_manifest(planned: PlannedCut, tokens: int, token_rate: float) -> dict[str, Any]:
     """Lhotse's TemporalArray placeholder for the codes of a cut; the JSON member of the tar.
 
-    `start` is the cut's, because `load_codes` slices from there. `frame_shift` is 1 / token_rate, or the nearest
-    smaller step with which Lhotse's rounding of duration / frame_shift keeps the last token, which covers the audio
-    that does not fill it. Both are always floats: `datasets` takes the schema from the first samples.
+    `start` is the cut's, because `load_codes` slices from there. `frame_shift` is 1 / token_rate, or where the audio
+    fills less than half of the last token the nearest smaller step with which Lhotse, which rounds duration /
+    frame_shift, does not leave that token out. Both are always floats: `datasets` takes the schema from the first
+    samples.
     """
+    lhotse_tokens = math.floor(round(planned.seconds * token_rate, 8) + 0.5)
     start = 0.0 if planned.cut["type"] == "MixedCut" else float(planned.cut.get("start", 0.0))
     return {
         "array": {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": [tokens]},
         "temporal_dim": 0,
-        "frame_shift": min(1 / token_rate, planned.seconds / (tokens - 0.5)),
+        "frame_shift": 1 / token_rate if lhotse_tokens >= tokens else planned.seconds / (tokens - 0.5),
         "start": start,
     }
 

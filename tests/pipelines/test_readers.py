@@ -92,3 +92,12 @@ def test_members_have_no_owner_and_no_time(finished):
     with tarfile.open(Layout(finished).codes_tar(0)) as tar:
         for member in tar:
             assert (member.mtime, member.uid, member.gid, member.uname, member.mode) == (0, 0, 0, "", 0o644)
+
+
+@pytest.mark.parametrize("reader", [lhotse_reader, webdataset_reader, datasets_reader])
+def test_folders_with_odd_names(write_manifest, speech, run, tmp_path, reader):
+    if reader is datasets_reader:
+        pytest.importorskip("datasets")
+    out = tmp_path / "a [b] {c,d} *e"
+    run(write_manifest({"cut": speech(0, 1.0)}), out)
+    assert [(member, len(codes)) for member, codes in reader(Layout(out), [0])] == [("cut", 50)]
