@@ -15,7 +15,8 @@ from torch import Tensor
 
 from slm.model import LanguageModel, ModelConfig
 from slm.vocabulary import Vocabulary
-from tokenizer.checkpoint import read_weights, write_atomically
+from tokenizer.atomic import write_atomically
+from tokenizer.checkpoint import read_weights
 from tokenizer.config import dataclass_from_dict
 from tokenizer.errors import InputError
 

@@ -23,7 +23,8 @@ from slm.checkpoint import BEST, check_fit, copy_weights, save_lm
 from slm.model import LanguageModel
 from slm.settings import TrainSettings
 from slm.vocabulary import Vocabulary
-from tokenizer.checkpoint import read_weights, write_atomically
+from tokenizer.atomic import write_atomically
+from tokenizer.checkpoint import read_weights
 from tokenizer.errors import InputError
 
 # Settings that a resumed run may have otherwise: none of them changes a batch.

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenizer.checkpoint import write_atomically
+from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
 
 PAD, BOS, EOS = 0, 1, 2

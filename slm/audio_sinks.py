@@ -1,0 +1,78 @@
+"""Where audio goes as it is generated: a WAV file that appears whole, or raw PCM on a pipe."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import wave
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from tokenizer.errors import InputError
+from tokenizer.pipes import to_pcm
+
+
+class AudioSink(Protocol):
+    """Takes float32 [S] pieces of one mono stream, in order."""
+
+    def write(self, audio: np.ndarray) -> None: ...
+
+
+class PipeSink:
+    """Raw 16-bit little-endian PCM, flushed after each piece."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+
+    def write(self, audio: np.ndarray) -> None:
+        self._pipe.write(to_pcm(audio))
+        self._pipe.flush()
+
+
+class WavSink:
+    """A 16-bit WAV file, written piece by piece under a hidden name in the same folder.
+
+    Used as a context manager: on a clean exit the header gets its lengths and the file its name; after an error nothing
+    is left. Ctrl-C counts as a clean exit, because an endless session has no other.
+
+    Raises:
+        InputError: when the folder does not exist, or the path is one.
+    """
+
+    def __init__(self, path: Path, sample_rate: int) -> None:
+        self.check(path)
+        self._path = path
+        descriptor, self._temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        self._file = os.fdopen(descriptor, "w+b")
+        self._wav = wave.open(self._file, "wb")  # noqa: SIM115 - closed in __exit__
+        self._wav.setparams((1, 2, sample_rate, 0, "NONE", "not compressed"))
+
+    @staticmethod
+    def check(path: Path) -> None:
+        """Raise InputError where no file of this name can be made."""
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name a .wav file")
+
+    def write(self, audio: np.ndarray) -> None:
+        self._wav.writeframesraw(to_pcm(audio))
+
+    def __enter__(self) -> WavSink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if kind is None or issubclass(kind, KeyboardInterrupt):
+                self._wav.writeframes(b"")  # writes the header's lengths
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                os.chmod(self._temporary, 0o644)
+                os.replace(self._temporary, self._path)
+        finally:
+            self._wav.close()
+            self._file.close()
+            Path(self._temporary).unlink(missing_ok=True)

@@ -1,0 +1,152 @@
+"""`focalstream continue PROMPT.wav OUT.wav`: hear how a language model would go on."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slm.audio_sinks import AudioSink
+    from slm.continuation import Continuation, Timing
+    from tokenizer import Codec
+
+HELP = "continue a spoken prompt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT.wav", help="sound file of any rate and number of channels")
+    parser.add_argument(
+        "output",
+        metavar="OUT.wav",
+        help='16-bit WAV with the prompt as the codec renders it, then the continuation; "-": raw 16-bit mono PCM at '
+        "the codec's output rate on standard output, as it is generated (the report goes to standard error)",
+    )
+    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
+    parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="longest continuation; with --stream, inf goes on until Ctrl-C"
+    )
+    parser.add_argument(
+        "--min-seconds", type=float, default=2.0, help="shortest continuation: earlier the model may not end it"
+    )
+    parser.add_argument("--prompt-seconds", type=float, default=3.0, help="how much of PROMPT, from its start, is used")
+    parser.add_argument("--only-continuation", action="store_true", help="leave the prompt out of OUT")
+    parser.add_argument("--stream", action="store_true", help="write audio as it is generated, a chunk at a time")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws: the same seed, the same continuation")
+    parser.add_argument("--temperature", type=float, default=0.8, help="of the draws; 0: always the likeliest code")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest codes; 0: off")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest codes that reach P; 1: off"
+    )
+    parser.add_argument(
+        "--min-p", type=float, default=0.0, metavar="P", help="leave out codes below P of the likeliest; 0: off"
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="on log-probabilities of recent codes; 1: off"
+    )
+    parser.add_argument("--repetition-window", type=int, default=50, metavar="CODES", help="codes that count as recent")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+    parser.add_argument("--json", action="store_true", help="report one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Continue the prompt and report how fast."""
+    import torch
+
+    from slm.checkpoint import load_lm
+    from slm.continuation import Continuation, warm_up
+    from slm.generate import Sampling
+    from tokenizer import Codec
+    from tokenizer.audio import read_audio
+
+    check_request(args)
+    sampling = Sampling(
+        repetition_penalty=args.repetition_penalty,
+        repetition_window=args.repetition_window,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+    )
+    torch.set_num_threads(args.threads)
+    codec = Codec.from_pretrained(args.codec, args.device)
+    model, vocabulary = load_lm(args.lm, args.device)
+    prompt = read_audio(args.prompt, codec.sample_rate_in)[: round(args.prompt_seconds * codec.sample_rate_in)]
+    vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
+    warm_up(codec, model, vocabulary)
+    continuation = Continuation(
+        codec,
+        model,
+        vocabulary,
+        prompt,
+        sampling,
+        args.seed,
+        min(args.min_seconds, args.seconds),
+        None if math.isinf(args.seconds) else args.seconds,
+    )
+    write(args, codec, continuation)
+    report(args, codec, continuation.timing())
+    return 0
+
+
+def check_request(args: argparse.Namespace) -> None:
+    """Raise InputError for what would only be found out after the work: bad durations, an output that cannot be."""
+    from slm.audio_sinks import WavSink
+    from tokenizer.errors import InputError
+
+    if not args.seconds > 0 or not args.min_seconds >= 0 or not 0 < args.prompt_seconds < math.inf:
+        raise InputError(
+            f"--seconds {args.seconds}, --min-seconds {args.min_seconds}, --prompt-seconds {args.prompt_seconds}: "
+            "expected more than 0, at least 0, and more than 0"
+        )
+    if math.isinf(args.seconds) and not args.stream and args.output != "-":
+        raise InputError("--seconds inf: an endless continuation is never written; add --stream")
+    if args.threads < 1:
+        raise InputError(f"--threads {args.threads}: expected at least 1")
+    if args.output != "-":
+        WavSink.check(Path(args.output))
+
+
+def write(args: argparse.Namespace, codec: Codec, continuation: Continuation) -> None:
+    """Write the audio: as it comes, or when all of it is there."""
+    from slm.audio_sinks import PipeSink, WavSink
+
+    piped = args.output == "-"
+    chunks = continuation.chunks() if piped or args.stream else list(continuation.chunks())
+    target: AbstractContextManager[AudioSink] = (
+        nullcontext(PipeSink(sys.stdout.buffer)) if piped else WavSink(Path(args.output), codec.sample_rate_out)
+    )
+    with target as sink:
+        if not args.only_continuation:
+            sink.write(continuation.prompt_audio)
+        for chunk in chunks:
+            sink.write(chunk.audio)
+
+
+def report(args: argparse.Namespace, codec: Codec, timing: Timing) -> None:
+    """Say what was made and how fast, on standard error where standard output is the audio."""
+    out = sys.stderr if args.output == "-" else sys.stdout
+    if args.json:
+        print(json.dumps({"output": args.output, **dataclasses.asdict(timing)}, indent=2), file=out)
+        return
+    ended = " (the model ended it)" if timing.new_seconds < args.seconds else ""
+    print(
+        f"{args.output}: {timing.prompt_seconds:.2f} s of prompt, {timing.new_seconds:.2f} s of continuation{ended}",
+        file=out,
+    )
+    if timing.real_time_factor is None:
+        return
+    print(
+        f"first audio {timing.first_audio_ms:.0f} ms after the prompt's end (encode {timing.encode_ms:.0f}, prime "
+        f"decoder {timing.prime_ms:.0f}, prefill {timing.prefill_ms:.0f})\n"
+        f"chunks of {codec.latency_ms:g} ms in {timing.chunk_ms_p50:.1f} ms (median; p95 {timing.chunk_ms_p95:.1f}, "
+        f"p99 {timing.chunk_ms_p99:.1f}): real-time factor {timing.real_time_factor:.3f}",
+        file=out,
+    )
