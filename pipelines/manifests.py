@@ -179,6 +179,8 @@ def _as_cut(item: dict[str, Any], where: str, rule: PathRule) -> dict[str, Any]:
         )
     if not isinstance(item.get("id"), str) or not item["id"]:
         raise InputError(f"{where}: its id is {item.get('id')!r}, expected text that is not empty")
+    if not isinstance(item.get("custom") or {}, dict):
+        raise InputError(f"{where}: its custom field is {item['custom']!r}, expected a JSON object; mend this line")
     try:
         for recording in recordings(item):
             for source in recording["sources"]:

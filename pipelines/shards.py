@@ -110,7 +110,7 @@ def codes_manifest(planned: PlannedCut, tokens: int, token_rate: float) -> dict[
     samples.
     """
     lhotse_tokens = math.floor(round(planned.seconds * token_rate, 8) + 0.5)
-    start = 0.0 if planned.cut["type"] == "MixedCut" else float(planned.cut.get("start", 0.0))
+    start = 0.0 if planned.cut["type"] == "MixedCut" else float(planned.cut.get("start") or 0.0)
     return {
         "array": {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": [tokens]},
         "temporal_dim": 0,

@@ -84,6 +84,7 @@ def tokenize(job: Job) -> Result:
 
     begun = time.monotonic()
     layout = Layout(job.out.absolute())
+    _check_device(job.encoding.device)
     codec = Codec.from_pretrained(job.codec, device=job.encoding.device)
     if codec.codebook_size > 1 << 16:
         raise InputError(f"codec {job.codec} has {codec.codebook_size} codes; shards hold at most {1 << 16} (uint16)")
@@ -101,9 +102,25 @@ def tokenize(job: Job) -> Result:
     return Result(layout.out, description["totals"], False, time.monotonic() - begun, speed)
 
 
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter: a torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f'device {device!r} cannot be used ({reason}); expected "cpu" or a GPU of this machine'
+        ) from None
+
+
 def _do_shards(job: Job, layout: Layout, plan: Plan, codec: Codec) -> float:
-    """Do the shards that have no receipt. Returns how many times faster than real time."""
-    receipts = [read_receipt(layout, shard) for shard in range(len(plan.shards))]
+    """Do the shards that have no receipt, or that failed so much that something must have been wrong (a file server
+    away) and may now be mended. Returns how many times faster than real time."""
+    receipts = [
+        receipt if receipt is not None and not _failed_too_much(receipt, job.max_quarantine_rate) else None
+        for receipt in (read_receipt(layout, shard) for shard in range(len(plan.shards)))
+    ]
     todo = [shard for shard, receipt in enumerate(receipts) if receipt is None]
     done_seconds = plan.seconds - sum(plan.shards[shard].seconds for shard in todo)
     failed_before = sum(len(receipt.quarantined) for receipt in receipts if receipt is not None)
@@ -126,14 +143,19 @@ def _do_shards(job: Job, layout: Layout, plan: Plan, codec: Codec) -> float:
         return bar.times_real_time
 
 
+def _failed_too_much(receipt: Receipt, max_rate: float) -> bool:
+    failed = len(receipt.quarantined)
+    return failed > max_rate * (failed + receipt.cuts)
+
+
 def _stop_when_too_many_fail(job: Job, plan: Plan, quarantined: int, latest: Receipt) -> None:
     if quarantined <= job.max_quarantine_rate * plan.cuts or not latest.quarantined:
         return
     last = latest.quarantined[-1]
     raise InputError(
         f"{quarantined} of {plan.cuts} cuts failed, more than the rate {job.max_quarantine_rate:g} allows; the last is "
-        f"{last.id} ({last.source}): {last.reason}, {last.detail}. Mend the input and give another OUT, or raise "
-        "--max-quarantine-rate to continue"
+        f"{last.id} ({last.source}): {last.reason}, {last.detail}. Mend what is wrong, or raise --max-quarantine-rate, "
+        "and give the same command again"
     )
 
 

@@ -29,16 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--codec", default="small", help="shipped name, directory, or Hugging Face Hub id")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--shard-cuts", type=int, metavar="N", help="cuts in a shard")
-    size.add_argument(
-        "--shard-hours", type=float, metavar="H", help="hours of audio in a shard (1 when neither is given)"
-    )
+    size.add_argument("--shard-cuts", type=int, metavar="N", help="cuts in a shard, instead of hours")
+    size.add_argument("--shard-hours", type=float, default=1.0, metavar="H", help="hours of audio in a shard")
     parser.add_argument(
         "--engine",
         choices=("inline", "local"),
-        help="in this process, or by worker processes of this machine (chosen when it brings parallel work)",
+        help="in this process, or by worker processes of this machine; when not given, local where there are "
+        "several workers and shards",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="worker processes (one a CPU core; one on a GPU)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="worker processes; when not given, one a CPU core, or one with another --device",
+    )
     parser.add_argument("--device", default="cpu", help='where the codec runs: "cpu", "cuda", "cuda:1"')
     parser.add_argument(
         "--batch-seconds",
@@ -58,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    sharding = Sharding(cuts=args.shard_cuts) if args.shard_cuts is not None else Sharding(hours=_hours(args))
+    sharding = Sharding(cuts=args.shard_cuts) if args.shard_cuts is not None else Sharding(hours=args.shard_hours)
     result = tokenize(
         Job(
             source=args.source,
@@ -86,10 +90,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_sentence(result))
     return 0
-
-
-def _hours(args: argparse.Namespace) -> float:
-    return 1.0 if args.shard_hours is None else args.shard_hours
 
 
 def _sentence(result: Result) -> str:

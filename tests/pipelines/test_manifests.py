@@ -90,6 +90,7 @@ def test_relative_paths_are_found_beside_the_manifest_or_from_here(write_manifes
         ('{"type": "MonoCut", "id": 7, "duration": 1}', "its id is 7"),
         ('{"type": "MonoCut", "id": "a", "recording": {"id": "a"}}', "sources"),
         ('{"type": "MixedCut", "id": "a"}', "tracks"),
+        ('{"type": "MonoCut", "id": "a", "custom": [1]}', "its custom field is [1]"),
         ('{"type": "MonoCut", "id": "a", "recording": {"sources": [{"type": "file", "source": 3}]}}', "line 2"),
     ],
 )

@@ -119,14 +119,27 @@ def test_shar_input_has_the_tokens_of_its_audio(write_manifest, speech, run, tmp
         np.testing.assert_array_equal(files.codes(i), shar.codes(i))
 
 
-def test_too_many_failures_stop_the_run_and_a_higher_rate_goes_on(write_manifest, speech, run, tmp_path):
-    waves = {f"cut-{i}": speech(i, 0.4) for i in range(10)}
-    manifest = write_manifest(waves)
+@pytest.mark.parametrize("mended", [True, False])
+def test_too_many_failures_stop_the_run(write_manifest, speech, run, tmp_path, mended):
+    manifest = write_manifest({f"cut-{i}": speech(i, 0.4) for i in range(10)})
     for i in (0, 1, 2):
-        (tmp_path / f"audio/{i}.wav").unlink()
+        (tmp_path / f"audio/{i}.wav").rename(tmp_path / f"{i}.wav")
     with pytest.raises(InputError, match=r"3 of 10 cuts failed.*missing file.*--max-quarantine-rate"):
         run(manifest, tmp_path / "out", max_quarantine_rate=0.2)
-    assert run(manifest, tmp_path / "out", max_quarantine_rate=0.3)["quarantined"] == 3
+    if mended:
+        for i in (0, 1, 2):
+            (tmp_path / f"{i}.wav").rename(tmp_path / f"audio/{i}.wav")
+        assert run(manifest, tmp_path / "out", max_quarantine_rate=0.2)["quarantined"] == 0
+    else:
+        assert run(manifest, tmp_path / "out", max_quarantine_rate=0.6)["quarantined"] == 3
+
+
+def test_nothing_could_be_tokenized(write_manifest, speech, run, tmp_path):
+    manifest = write_manifest({"a": speech(0, 0.4)})
+    (tmp_path / "audio/0.wav").unlink()
+    assert run(manifest, tmp_path / "out", max_quarantine_rate=1.0)["cuts"] == 0
+    assert verify(tmp_path / "out") == []
+    assert len(TokenDataset(tmp_path / "out")) == 0
 
 
 def test_a_finished_run_is_left_alone(finished, audio_folder, run, tmp_path, file_bytes):
@@ -156,6 +169,7 @@ def test_refused_input_leaves_nothing_behind(run, tmp_path, capsys, tiny_codec_d
         (["--max-quarantine-rate", "1.5"], "max_quarantine_rate is 1.5"),
         (["--batch-seconds", "-1"], "batch_seconds is -1"),
         (["--codec", "no/such/codec"], "no/such/codec"),
+        (["--device", "gramophone"], "device 'gramophone' cannot be used"),
     ],
 )
 def test_bad_options_are_one_line(audio_folder, tmp_path, capsys, tiny_codec_dir, options, words):
