@@ -6,6 +6,7 @@ Each stream draws from its own generator, so what it says depends on its prompt 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,9 +35,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, fits, expected in (
-            ("repetition_penalty", self.repetition_penalty >= 1, "at least 1"),
+            ("repetition_penalty", 1 <= self.repetition_penalty < math.inf, "at least 1, and finite"),
             ("repetition_window", self.repetition_window >= 1, "at least 1"),
-            ("temperature", self.temperature >= 0, "at least 0"),
+            ("temperature", 0 <= self.temperature < math.inf, "at least 0, and finite"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "more than 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
@@ -142,7 +143,8 @@ def filtered(logits: Tensor, sampling: Sampling, recent: Tensor) -> Tensor:
         scores = torch.where(repeated, scores * sampling.repetition_penalty, scores)
     if sampling.temperature == 0:
         return torch.zeros_like(scores).scatter_(1, scores.argmax(-1, keepdim=True), 1.0)
-    probabilities = (scores / sampling.temperature).softmax(-1)
+    # From the likeliest, so that a temperature next to 0 does not divide all scores to minus infinity.
+    probabilities = ((scores - scores.amax(-1, keepdim=True)) / sampling.temperature).softmax(-1)
     if 0 < sampling.top_k < probabilities.shape[1]:
         least = probabilities.topk(sampling.top_k).values[:, -1:]
         probabilities = probabilities.masked_fill(probabilities < least, 0.0)

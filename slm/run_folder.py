@@ -50,9 +50,14 @@ class RunFolder:
     Args:
         path: made when missing.
         keep: how many of the latest checkpoints stay.
+
+    Raises:
+        InputError: the path is a file.
     """
 
     def __init__(self, path: Path, keep: int) -> None:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file; name a folder for the run")
         self.path = path
         self._keep = keep
         path.mkdir(parents=True, exist_ok=True)
@@ -77,7 +82,7 @@ class RunFolder:
         Args:
             model, optimizer: filled from the checkpoint when resuming.
             settings: the run's settings; only those in `MAY_CHANGE` may differ from the beginning of the run.
-            identity: what else must be as it was.
+            identity: of the data, which must be as it was.
             resume: which of the two.
 
         Raises:

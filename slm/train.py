@@ -8,6 +8,7 @@ of threads, the losses of an undisturbed one to the last bit.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import signal
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -86,8 +88,7 @@ def train(
         fused=True,
     )
     folder = RunFolder(out, settings.keep_checkpoints)
-    identity = {"codec_fingerprint": dataset.fingerprint, "cuts": len(dataset)}
-    progress = folder.begin(model, optimizer, settings, identity, resume)
+    progress = folder.begin(model, optimizer, settings, data_identity(dataset, held_out), resume)
     with (
         stop_signals() as signals,
         open(out / "log.jsonl", "a", encoding="utf-8") as log,
@@ -194,6 +195,16 @@ def loaders(
         PackedBatches(dataset, FRAMING, rows, row_tokens, seed, cuts),
         PackedBatches(validation, FRAMING, rows, row_tokens, seed, validation_cuts),
     )
+
+
+def data_identity(dataset: TokenDataset, held_out: Sequence[Path]) -> dict[str, str]:
+    """What decides the batches beside the settings: with other held-out data, the cuts for training are others too."""
+    validation = TokenDataset(list(held_out)).lengths if held_out else np.zeros(0, np.int64)
+    return {
+        "codec_fingerprint": dataset.fingerprint,
+        "cut_lengths": hashlib.sha256(dataset.lengths.tobytes()).hexdigest(),
+        "held_out_cut_lengths": hashlib.sha256(validation.tobytes()).hexdigest(),
+    }
 
 
 def judged(progress: Progress, bits: float) -> Progress:

@@ -110,6 +110,8 @@ def check_request(args: argparse.Namespace) -> None:
         raise InputError("--seconds inf: an endless continuation is never written; add --stream")
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
+    if not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
     if args.output != "-":
         WavSink.check(Path(args.output))
 

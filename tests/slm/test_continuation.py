@@ -162,6 +162,7 @@ def test_the_command_writes_the_same_audio_in_every_way(command, tmp_path, capsy
         (["--lm", "nosuch"], "language model 'nosuch': no such model"),
         (["--codec", "nosuch"], "codec 'nosuch'"),
         (["--threads", "0"], "--threads 0"),
+        (["--seed", "-1"], "--seed -1"),
     ],
 )
 def test_bad_requests_exit_with_2_and_one_line(command, change, message, tmp_path, capsys):

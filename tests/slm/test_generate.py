@@ -67,6 +67,7 @@ def test_temperature_sharpens_and_zero_is_the_likeliest():
     cold = filtered(logits, Sampling(temperature=0.5), NOTHING_RECENT)
     torch.testing.assert_close(cold, (logits / 0.5).softmax(-1))
     greedy = filtered(logits, Sampling(temperature=0), NOTHING_RECENT)
+    torch.testing.assert_close(filtered(logits, Sampling(temperature=1e-300), NOTHING_RECENT), greedy)
     assert torch.equal(greedy.argmax(-1), logits.argmax(-1)) and (greedy.sum(-1) == 1).all()
 
 
@@ -157,7 +158,16 @@ def test_prompts_are_framed_and_checked():
 
 @pytest.mark.parametrize(
     "change",
-    [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"min_p": 2.0}, {"repetition_penalty": 0.5}],
+    [
+        {"temperature": -1.0},
+        {"temperature": float("inf")},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"min_p": 2.0},
+        {"repetition_penalty": 0.5},
+    ],
 )
 def test_sampling_out_of_range_is_refused(change):
     (name,) = change

@@ -198,6 +198,11 @@ def test_what_cannot_be_resumed_is_refused(lm_config, lm_settings, token_dataset
         again(tiny_lm_dir, rows=8, seed=9)
     with pytest.raises(InputError, match="holds no training run"):
         again(tmp_path / "new")
+    with pytest.raises(InputError, match=r"began with another data\.held_out_cut_lengths"):
+        train(lm_config, lm_settings, [token_dataset], tiny_lm_dir, held_out=[token_dataset], resume=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        again(tmp_path / "file")
 
 
 def test_a_damaged_checkpoint_is_refused_on_resuming(lm_config, lm_settings, token_dataset, tmp_path):
