@@ -1,6 +1,8 @@
 """Compare this codec with the published implementation's outputs, stage by stage, offline and streaming.
 
-    python benchmarks/parity.py DIR      # DIR holds one folder a case: config.json, model.safetensors, expected.safetensors
+    python benchmarks/parity.py DIR
+
+DIR holds one folder a case, with config.json, model.safetensors and expected.safetensors.
 
 Prints the worst error of each stage relative to the largest expected value, and the tokens that differ: in all, and
 where every |latent| of the frame is above 1e-5 (there a float32 sign is no matter of rounding, so it must be 0).
@@ -63,7 +65,10 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     for case in sorted(Path(sys.argv[1]).glob("causal_*")):
-        print(case.name, " ".join(f"{k}={v:.1e}" if isinstance(v, float) else f"{k}={v}" for k, v in compare(case).items()))
+        print(
+            case.name,
+            " ".join(f"{k}={v:.1e}" if isinstance(v, float) else f"{k}={v}" for k, v in compare(case).items()),
+        )
     return 0
 
 

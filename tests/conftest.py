@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,15 +47,38 @@ TINY = {
         "focal_window": 3,
         "window_size": 6,
     },
-    "decoder_config": {"causal": True, "input_dim": 16, "num_layers": 1, "dim": 16, "ffn_dim": 32, "hop_length": 320},
+    "decoder_config": {
+        "causal": True,
+        "input_dim": 16,
+        "num_layers": 1,
+        "dim": 16,
+        "ffn_dim": 32,
+        "hop_length": 320,
+        "head": "istft",
+    },
 }
+
+
+def random_codec(raw: dict[str, Any], seed: int) -> Codec:
+    """A codec with random weights whose tokens vary: its latents are shifted so that each has either sign."""
+    torch.manual_seed(seed)
+    codec = Codec.from_config(CodecConfig.from_dict(raw)).requires_grad_(False)
+    features = codec.features(torch.randn(64_000) * torch.linspace(0, 0.5, 64_000))
+    latents, _ = codec.compressor.step(features, codec.compressor.init_state(1))
+    codec.compressor.out_proj.bias -= latents[0].median(0).values
+    return codec
+
+
+@pytest.fixture(scope="session")
+def make_codec() -> Callable[..., Codec]:
+    """`random_codec`, for tests that bring their own configuration."""
+    return random_codec
 
 
 @pytest.fixture(scope="session")
 def tiny_codec() -> Codec:
     """8 bits at 50 Hz, 16 kHz in and out, random weights of a fixed seed; do not change it in place."""
-    torch.manual_seed(0)
-    return Codec.from_config(CodecConfig.from_dict(TINY)).requires_grad_(False)
+    return random_codec(TINY, seed=0)
 
 
 @pytest.fixture(scope="session")

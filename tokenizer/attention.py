@@ -63,7 +63,8 @@ class GatedAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, keys, values, attn_mask=scores_bias, dropout_p=dropout)
         kept = keys.shape[2] - self.past
-        return self.out_proj(y.transpose(1, 2).reshape(batch, frames, -1)), KVState(keys[:, :, kept:], values[:, :, kept:])
+        next_state = KVState(keys[:, :, kept:], values[:, :, kept:])
+        return self.out_proj(y.transpose(1, 2).reshape(batch, frames, -1)), next_state
 
     def _gate(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, H, T, 1]."""
@@ -83,7 +84,7 @@ class RelativeBias(nn.Embedding):
         super().__init__(num_buckets, num_heads)
         self.max_distance = max_distance
 
-    def forward(self, frames: int, past: int) -> Tensor:
+    def forward(self, frames: int, past: int) -> Tensor:  # type: ignore[override]
         """The bias [H, frames, past + frames] of `frames` queries over `past` earlier keys and their own."""
         reach = past + frames - 1
         distance = torch.arange(-reach, frames, device=self.weight.device)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from tokenizer.atomic import write_atomically
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
 
@@ -141,25 +140,11 @@ def save(codec: Codec, directory: Path, dtype: torch.dtype | None) -> None:
     write_atomically(directory / "config.json", text.encode())
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write, flush to disk, rename."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
 def fingerprint(config: CodecConfig, weights: dict[str, Tensor]) -> str:
     """sha256 in hex over the canonical JSON of `config` and every weight's name, shape and float32 bytes."""
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.numpy()).cast("B"))
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()

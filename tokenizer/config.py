@@ -1,8 +1,9 @@
 """The configuration of a codec: one frozen dataclass a stage, in the published JSON layout.
 
-A published `config.json` holds, for each of the five stages, `<stage>_name` and `<stage>_config`. Keys left out take the
-published defaults given here; unknown keys raise. `encoder_config.stem = "logmel"` is this project's one addition: a
-causal log-mel front end in place of the convolutional one, for small models trained on few hours.
+A published `config.json` holds, for each of the five stages, `<stage>_name` and `<stage>_config`. Keys left out take
+the published defaults given here; unknown keys raise. Two keys are this project's additions, for small models:
+`encoder_config.stem = "logmel"`, a causal log-mel front end in place of the convolutional one, and
+`decoder_config.head = "istft"`, a causal inverse Fourier transform in place of the linear head.
 """
 
 from __future__ import annotations
@@ -165,6 +166,16 @@ class DecoderConfig:
     layerscale_init: float | None = None  # None: 1 / num_layers
     hop_length: int = 480
     causal: bool = False
+    head: str = "linear"  # "linear" as published, or "istft"
+    n_fft: int = 640  # samples of the "istft" head's window
+
+    def __post_init__(self) -> None:
+        if self.head not in ("linear", "istft"):
+            raise InputError(f'decoder_config: head {self.head!r} is unknown; use "linear" (published) or "istft"')
+        if self.head == "istft" and self.n_fft % 2 + self.n_fft % self.hop_length:
+            raise InputError(
+                f"decoder_config: n_fft {self.n_fft} must be even and a multiple of hop_length {self.hop_length}"
+            )
 
 
 @dataclass(frozen=True)

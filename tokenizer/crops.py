@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tokenizer.checkpoint import write_atomically
+from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
 
 

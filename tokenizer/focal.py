@@ -88,7 +88,7 @@ class FocalBlock(nn.Module):
             self.modulation_gamma = nn.Parameter(torch.full((dim,), config.layerscale_init))
             self.feed_forward_gamma = nn.Parameter(torch.full((dim,), config.layerscale_init))
         else:
-            self.modulation_gamma = self.feed_forward_gamma = 1.0
+            self.modulation_gamma = self.feed_forward_gamma = 1.0  # type: ignore[assignment]
 
     def init_state(self, batch: int) -> FocalModulation.State:
         return self.modulation.init_state(batch)

@@ -77,16 +77,17 @@ class PointwiseConv(nn.Conv1d):
 
 
 class FrameUpscale(nn.ConvTranspose1d):
-    """A transposed convolution with kernel = stride on [B, T, C]: each frame becomes `factor` frames, without memory."""
+    """A transposed convolution with kernel = stride on [B, T, C]: a frame becomes `factor` frames, without memory."""
 
     def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=factor, stride=factor)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """[B, T, C_in] -> [B, T * factor, C_out]."""
-        batch, frames, _ = x.shape
+        batch = x.shape[0]
         weight = self.weight.permute(2, 1, 0).reshape(-1, self.in_channels)  # [factor * C_out, C_in]
-        return F.linear(x, weight).reshape(batch, -1, self.out_channels) + self.bias
+        y = F.linear(x, weight).reshape(batch, -1, self.out_channels)
+        return y if self.bias is None else y + self.bias
 
 
 class FeedForward(nn.Module):

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tokenizer.checkpoint import write_atomically
+from tokenizer.atomic import write_atomically
 from tokenizer.codec import Codec
 from tokenizer.config import CodecConfig, dataclass_from_dict
 from tokenizer.crops import Crops
 from tokenizer.errors import InputError
 from tokenizer.losses import SpectralLoss, entropy_term
-
 
 VALIDATION_SEED = 1  # the held-out crops are the same in every run
 
@@ -96,9 +95,7 @@ def reconstruct(codec: Codec, wave: Tensor) -> tuple[Tensor, Tensor]:
     return out.float(), latents
 
 
-def losses(
-    codec: Codec, spectral: SpectralLoss, wave: Tensor, config: TrainConfig
-) -> tuple[Tensor, dict[str, float]]:
+def losses(codec: Codec, spectral: SpectralLoss, wave: Tensor, config: TrainConfig) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch [B, S], and its parts for the log (entropies in bits)."""
     with torch.autocast(wave.device.type, torch.bfloat16, enabled=config.bfloat16):
         out, latents = reconstruct(codec, wave)
@@ -198,16 +195,16 @@ def _save(out: Path, step: int, codec: Codec, optimizer: torch.optim.Optimizer) 
     codec.save_pretrained(out / "codec")
 
 
-def _resume(
-    out: Path, model: CodecConfig, config: TrainConfig, codec: Codec, optimizer: torch.optim.Optimizer
-) -> int:
+def _resume(out: Path, model: CodecConfig, config: TrainConfig, codec: Codec, optimizer: torch.optim.Optimizer) -> int:
     """Load the last checkpoint of a run with the same settings; the step to go on from."""
     out.mkdir(parents=True, exist_ok=True)
     settings = json.loads(json.dumps({"model": model.to_dict(), "train": dataclasses.asdict(config)}))
     record = out / "run.json"
     if record.exists() and (stored := json.loads(record.read_text())) != settings:
         changed = [
-            f"{section}.{key}" for section in settings for key in settings[section]
+            f"{section}.{key}"
+            for section in settings
+            for key in settings[section]
             if stored[section].get(key) != settings[section][key]
         ]
         raise InputError(f"{out}: holds a run with other settings ({', '.join(changed)}); use another --out")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokenizer.errors import InputError
+
+if TYPE_CHECKING:
+    from pipelines.plan import PlannedCut
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,14 +59,19 @@ def corpus(source: str, directory: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def waves(inputs: list[Path]) -> Iterator[np.ndarray]:
     """float32 [S] of every cut. Raises InputError naming the first cut that cannot be read."""
-    from pipelines.audio import CutError, expected_samples, read_resampled
     from pipelines.manifests import read_cuts
     from pipelines.plan import PlannedCut
 
     for source in read_cuts(inputs):
-        cut = PlannedCut(source.cut, "", source.audio)
-        try:
-            samples = expected_samples(cut.cut, cut.seconds, SAMPLE_RATE)
-            yield np.concatenate(list(read_resampled(cut, samples, SAMPLE_RATE)))
-        except CutError as error:
-            raise InputError(f"cut {cut.id}: {error.reason} ({error}); remove it from the manifest") from None
+        yield read_wave(PlannedCut(source.cut, "", source.audio), SAMPLE_RATE)
+
+
+def read_wave(cut: PlannedCut, sample_rate: int) -> np.ndarray:
+    """float32 [S] of one cut at `sample_rate` Hz. Raises InputError where a bulk run would quarantine it."""
+    from pipelines.audio import CutError, expected_samples, read_resampled
+
+    try:
+        samples = expected_samples(cut.cut, cut.seconds, sample_rate)
+        return np.concatenate(list(read_resampled(cut, samples, sample_rate)))
+    except CutError as error:
+        raise InputError(f"cut {cut.id}: {error.reason} ({error}); remove it from the manifest") from None

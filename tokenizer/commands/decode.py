@@ -1,0 +1,58 @@
+"""`focalstream decode IN OUT`: a token file to an audio file, or a live pipe to a live pipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "input", metavar="IN.npy", help='NumPy file of integers [T]; "-": raw little-endian uint16 on standard input'
+    )
+    parser.add_argument("output", metavar="OUT.wav", help='16-bit WAV; "-": raw 16-bit mono PCM on standard output')
+    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id; the one that encoded")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+
+
+def run(args: argparse.Namespace) -> int:
+    import io
+
+    import numpy as np
+    import torch
+
+    from tokenizer import Codec
+    from tokenizer.audio import write_wav
+    from tokenizer.pipes import decode_pipe, to_pcm
+
+    codec = Codec.from_pretrained(args.codec, args.device)
+    if args.input == "-":
+        collected = io.BytesIO()
+        decode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer if args.output == "-" else collected)
+        if args.output == "-":
+            return 0
+        wave = np.frombuffer(collected.getvalue(), dtype="<i2").astype(np.float32) / 32767
+    else:
+        wave = codec.decode(torch.from_numpy(read_tokens(args.input)))[0].cpu().numpy()
+        if args.output == "-":
+            sys.stdout.buffer.write(to_pcm(wave))
+            return 0
+    write_wav(args.output, wave, codec.sample_rate_out)
+    print(f"{args.output}: {len(wave) / codec.sample_rate_out:.2f} s at {codec.sample_rate_out} Hz")
+    return 0
+
+
+def read_tokens(path: str):
+    """int64 [T] from a `.npy` file. Raises InputError unless it holds integers in one dimension."""
+    import numpy as np
+
+    from tokenizer.errors import InputError
+
+    try:
+        tokens = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a NumPy file of numbers ({error}); make one with `focalstream encode`") from None
+    if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        found = f"{tokens.dtype} {tokens.shape}" if isinstance(tokens, np.ndarray) else "an archive"
+        raise InputError(f"{path}: holds {found}; expected integers [T], as written by `focalstream encode`")
+    return tokens.astype(np.int64)

@@ -1,0 +1,46 @@
+"""`focalstream encode IN OUT`: an audio file to a token file, or a live pipe to a live pipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN.wav", help='audio file; "-": raw 16-bit mono PCM on standard input')
+    parser.add_argument(
+        "output", metavar="OUT.npy", help='NumPy file, uint16 [T]; "-": raw little-endian uint16 on standard output'
+    )
+    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+
+
+def run(args: argparse.Namespace) -> int:
+    import io
+
+    import numpy as np
+    import torch
+
+    from tokenizer import Codec
+    from tokenizer.atomic import write_atomically
+    from tokenizer.audio import read_audio
+    from tokenizer.pipes import encode_pipe
+
+    codec = Codec.from_pretrained(args.codec, args.device)
+    if args.input == "-":
+        collected = io.BytesIO()
+        encode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer if args.output == "-" else collected)
+        if args.output == "-":
+            return 0
+        tokens = np.frombuffer(collected.getvalue(), dtype="<u2")
+    else:
+        wave = read_audio(args.input, codec.sample_rate_in)
+        tokens = codec.encode(torch.from_numpy(wave))[0].cpu().numpy().astype("<u2")
+        if args.output == "-":
+            sys.stdout.buffer.write(tokens.tobytes())
+            return 0
+    file = io.BytesIO()
+    np.save(file, tokens)
+    write_atomically(args.output, file.getvalue())
+    print(f"{args.output}: {len(tokens)} tokens, {len(tokens) / codec.token_rate:.2f} s at {codec.bitrate:g} bit/s")
+    return 0

@@ -1,0 +1,82 @@
+"""`focalstream roundtrip IN.wav OUT.wav`: what a codec makes of a recording, with bitrate, speed and quality."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN.wav", help="audio file of any rate and number of channels")
+    parser.add_argument("output", metavar="OUT.wav", help="16-bit WAV at the codec's output rate")
+    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
+    parser.add_argument("--stream", action="store_true", help="go chunk by chunk, as a live stream does")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    import soxr
+    import torch
+
+    from tokenizer import Codec
+    from tokenizer.audio import read_audio, write_wav
+    from tokenizer.metrics import METRICS_RATE, speech_quality
+
+    torch.set_num_threads(args.threads)
+    codec = Codec.from_pretrained(args.codec, args.device)
+    wave = read_audio(args.input, codec.sample_rate_in)
+    samples = torch.from_numpy(wave)[None].to(args.device)
+    codec.decode(codec.encode(samples[:, : codec.chunk_samples]))  # the first call pays for set-up
+    began = time.perf_counter()
+    if args.stream:
+        tokens, decoded = stream(codec, samples)
+    else:
+        tokens = codec.encode(samples)
+        decoded = codec.decode(tokens)
+    elapsed = time.perf_counter() - began
+    out = decoded[0].cpu().numpy()
+    write_wav(args.output, out, codec.sample_rate_out)
+    seconds = len(wave) / codec.sample_rate_in
+    result = {
+        "codec": codec.name,
+        "seconds": seconds,
+        "tokens": tokens.shape[1],
+        "bitrate": codec.bitrate,
+        "latency_ms": codec.latency_ms,
+        "real_time_factor": seconds / elapsed,
+        "streamed": args.stream,
+        "threads": args.threads,
+        **speech_quality(
+            soxr.resample(wave, codec.sample_rate_in, METRICS_RATE),
+            soxr.resample(out, codec.sample_rate_out, METRICS_RATE),
+        ),
+    }
+    if args.json:
+        print(json.dumps(result))
+        return 0
+    print(f"{args.output}: {seconds:.2f} s, {tokens.shape[1]} tokens, {codec.bitrate:g} bit/s, {codec.latency_ms:g} ms")
+    print(f"{result['real_time_factor']:.1f} x real time on {args.threads} thread(s)")
+    for name, measure in (("PESQ-WB", "pesq_wb"), ("STOI", "stoi"), ("ESTOI", "estoi")):
+        value = result[measure]
+        print(f"{name} {value:.3f}" if value is not None else f"{name} not measured (pip install focalstream[metrics])")
+    return 0
+
+
+def stream(codec, samples):
+    """Encode and decode [1, S] chunk by chunk: (tokens [1, T], wave [1, T * samples_per_token])."""
+    import torch
+
+    state = codec.init_state(1)
+    tokens, waves = [], []
+    for chunk in torch.nn.functional.pad(samples, (0, -samples.shape[1] % codec.chunk_samples)).split(
+        codec.chunk_samples, dim=1
+    ):
+        codes, state = codec.encode_step(chunk, state)
+        wave, state = codec.decode_step(codes, state)
+        tokens.append(codes)
+        waves.append(wave)
+    kept = -(-samples.shape[1] // codec.hop_samples)
+    return torch.cat(tokens, 1)[:, :kept], torch.cat(waves, 1)[:, : kept * codec.samples_per_token]

@@ -1,0 +1,73 @@
+"""How close resynthesised speech is to the original: PESQ, STOI, ESTOI, mel distance, and how a codebook is used."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+METRICS_RATE = 16000  # Hz; PESQ-WB and the published STOI figures are defined at or quoted for this rate
+
+
+def speech_quality(reference: np.ndarray, degraded: np.ndarray) -> dict[str, float | None]:
+    """Intrusive quality of one clip.
+
+    Args:
+        reference, degraded: float32 [S] at 16 kHz, aligned; the longer is cut to the shorter.
+
+    Returns:
+        "pesq_wb" (ITU-T P.862.2, 1 to 4.64), "stoi" and "estoi" (0 to 1). None where the package is not installed
+        (`pip install focalstream[metrics]`) or the clip holds too little speech for the measure.
+    """
+    samples = min(len(reference), len(degraded))
+    reference, degraded = reference[:samples], degraded[:samples]
+    return {
+        "pesq_wb": _pesq(reference, degraded),
+        "stoi": _stoi(reference, degraded, extended=False),
+        "estoi": _stoi(reference, degraded, extended=True),
+    }
+
+
+def _pesq(reference: np.ndarray, degraded: np.ndarray) -> float | None:
+    try:
+        from pesq import NoUtterancesError, PesqError, pesq
+    except ImportError:
+        return None
+    try:
+        return float(pesq(METRICS_RATE, reference, degraded, "wb"))
+    except (NoUtterancesError, PesqError):
+        return None
+
+
+def _stoi(reference: np.ndarray, degraded: np.ndarray, extended: bool) -> float | None:
+    try:
+        from pystoi import stoi
+    except ImportError:
+        return None
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:  # pystoi warns and returns 1e-5 when a clip is too short
+        warnings.simplefilter("always")
+        value = float(stoi(reference, degraded, METRICS_RATE, extended=extended))
+    return None if caught else value
+
+
+def code_usage(tokens: np.ndarray, codebook_size: int) -> dict[str, float]:
+    """How evenly a codebook is used.
+
+    Args:
+        tokens: int [N], many utterances' tokens.
+        codebook_size: number of codes there are.
+
+    Returns:
+        "used": fraction of codes that occur; "entropy_bits": entropy of their distribution, plug-in estimate, in bits;
+        "normalised_entropy": that over log2(codebook_size).
+    """
+    counts = np.bincount(tokens, minlength=codebook_size)
+    p = counts[counts > 0] / counts.sum()
+    entropy = float(-(p * np.log2(p)).sum())
+    return {
+        "used": float((counts > 0).mean()),
+        "entropy_bits": entropy,
+        "normalised_entropy": entropy / math.log2(codebook_size),
+    }
