@@ -17,7 +17,6 @@ from pipelines.dataset import TokenDataset, read_description
 from pipelines.encoding import CPU_THREADS, fixed_cpu_threads
 from pipelines.layout import Layout
 from pipelines.manifests import SourceCut
-from pipelines.plan import Sharding, duration
 from pipelines.tokenize import Job, Result, tokenize
 from pipelines.verify import verify
 from slm.continuation import Continuation, warm_up
@@ -33,7 +32,6 @@ from tokenizer import Codec
 from tokenizer.errors import InputError
 from tokenizer.metrics import METRICS_RATE, speech_quality
 
-SHARDS = 4  # a data set has at least so many, for all cores to have work on a few minutes of speech
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 
 
@@ -58,9 +56,7 @@ def tokenize_part(cuts: Sequence[SourceCut], name: str, out: Path, codec: str) -
     manifest = out / "lists" / f"{name}.jsonl.gz"
     write_manifest(manifest, cuts)
     folder = out / "tokens" / name
-    hours = min(1.0, sum(duration(source.cut) for source in cuts) / 3600 / SHARDS)
-    sharding = Sharding(hours=hours) if hours > 0 else Sharding(cuts=len(cuts))
-    result = tokenize(Job(str(manifest), folder, codec, sharding, max_quarantine_rate=1.0))
+    result = tokenize(Job(str(manifest), folder, codec, max_quarantine_rate=1.0))
     if not result.totals["cuts"]:
         raise InputError(
             f"{manifest}: none of its {len(cuts)} cuts could be tokenized; the reasons are in "

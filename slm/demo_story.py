@@ -224,7 +224,7 @@ def tokenize_line(dataset: DatasetFigures) -> str:
 
 
 def verify_line(dataset: DatasetFigures) -> str:
-    return f"{dataset.shards} shards read again and found sound in {in_words(dataset.verify_seconds)}"
+    return f"{dataset.shards:,} shards read again and found sound in {in_words(dataset.verify_seconds)}"
 
 
 def resynthesis_line(codec: CodecFigures) -> str:

@@ -19,6 +19,7 @@ from slm import plots
 
 ASSETS = Path(__file__).resolve().parent / "demo_page"
 TOP_HZ = 8000.0  # upper edge of every spectrogram
+LABEL_BITS = 0.3  # free height above the loss curve's highest line, for its name
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def loss_html(curve: LossCurve) -> str:
     everything = [*curve.train, *curve.heldout]
     values = [bits for _, bits in everything] + [bits for _, bits in curve.levels]
     x = plots.span_axis(max(step for step, _ in everything), 4)
-    y = plots.value_axis(min(values), max(values))
+    y = plots.value_axis(min(values), max(values) + LABEL_BITS)
     width, height = 600.0, 240.0
     lines = "".join(
         f'<line x1="0" x2="{width}" y1="{(1 - y.part(tick)) * height:.2f}" y2="{(1 - y.part(tick)) * height:.2f}"/>'
@@ -226,6 +227,7 @@ def loss_html(curve: LossCurve) -> str:
         names += f'<span class="level-name {side}" style="top:{top:.2%}">{escape(name)} {level:.2f}</span>'
     train = plots.curve_path(curve.train, x, y, width, height)
     heldout = plots.curve_path(curve.heldout, x, y, width, height)
+    points = "".join(plots.curve_path([point], x, y, width, height) + "h0" for point in curve.heldout)
     first, last = curve.heldout[0][1], curve.heldout[-1][1]
     return (
         '<figure class="loss"><figcaption>Loss, bits per token</figcaption>'
@@ -234,7 +236,8 @@ def loss_html(curve: LossCurve) -> str:
         f'<div class="plot">{y_axis_html(y, "bits")}<div class="area">'
         f'<svg viewBox="0 0 {width:g} {height:g}" preserveAspectRatio="none" role="img" '
         f'aria-label="Loss in bits per token: held-out from {first:.2f} to {last:.2f}">{lines}'
-        f'<path class="train" d="{train}"/><path class="heldout" d="{heldout}"/></svg>{names}</div>'
+        f'<path class="train" d="{train}"/><path class="heldout" d="{heldout}"/>'
+        f'<path class="heldout points" d="{points}"/></svg>{names}</div>'
         f"{x_axis_html(x, 'steps')}</div></figure>"
     )
 
