@@ -44,11 +44,12 @@ class Encoding:
     """What besides the audio and the codec decides the tokens.
 
     Attributes:
-        batch_seconds: padded audio in one batch, in seconds; bounds memory.
+        batch_seconds: padded audio in one batch, in seconds; bounds memory. Small enough for a CPU's caches by default
+            (480 s ran at half the speed of 30 s); a GPU wants many times as much.
         device: where the codec runs, such as "cpu" or "cuda:1".
     """
 
-    batch_seconds: float = 120.0
+    batch_seconds: float = 30.0
     device: str = "cpu"
 
     def __post_init__(self) -> None:

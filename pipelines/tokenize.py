@@ -160,7 +160,9 @@ def _stop_when_too_many_fail(job: Job, plan: Plan, quarantined: int, latest: Rec
 
 
 def _default_workers(device: str) -> int:
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS: no former
 
 
 @contextlib.contextmanager

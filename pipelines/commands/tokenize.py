@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=Encoding.batch_seconds,
         metavar="S",
-        help="seconds of audio encoded at once, padding included; bounds memory",
+        help="seconds of audio encoded at once, padding included; bounds memory. A GPU wants many times as much",
     )
     parser.add_argument(
         "--max-quarantine-rate",

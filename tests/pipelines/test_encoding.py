@@ -116,6 +116,15 @@ def test_a_cut_in_the_middle_of_a_recording(write_manifest, speech):
     np.testing.assert_array_equal(found, wave[11200 : 11200 + 20800])
 
 
+def test_the_rate_of_the_file_counts_where_the_manifest_says_another(write_manifest, speech):
+    """As for Opus, which decodes at rates of its own."""
+    wave = speech(11, 1.5, 24000)
+    (cut,) = planned(write_manifest({"a": wave}, 24000))
+    recording = {**cut.cut["recording"], "sampling_rate": 16000, "num_samples": 24000}
+    found = np.concatenate(list(read_resampled(PlannedCut({**cut.cut, "recording": recording}, "m"), 24000, 16000)))
+    np.testing.assert_array_equal(found, soxr.resample(wave, 24000, 16000))
+
+
 def test_transforms_and_mixes_are_lhotses(write_manifest, speech, tmp_path):
     from lhotse import CutSet
 
