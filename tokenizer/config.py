@@ -244,7 +244,8 @@ class CodecConfig:
                     f"{source}: {stage}_name {name!r} is not supported here; this version has {STAGE_NAMES[stage]!r}"
                 )
             section = f"{source}: {stage}_config"
-            stages[stage] = dataclass_from_dict(STAGE_CLASSES[stage], raw.get(f"{stage}_config") or {}, section)
+            values = raw.get(f"{stage}_config")
+            stages[stage] = dataclass_from_dict(STAGE_CLASSES[stage], {} if values is None else values, section)
         try:
             return cls(**stages)
         except InputError as error:

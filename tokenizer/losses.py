@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokenizer.mel import mel_filterbank
 
-RESOLUTIONS = ((2048, 100), (1024, 80), (512, 64), (256, 40), (128, 20))  # samples of the window, mel bands
+RESOLUTIONS = ((2048, 100), (1024, 80), (512, 64), (256, 40))  # samples of the window, mel bands
 
 
 class SpectralLoss(nn.Module):

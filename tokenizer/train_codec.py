@@ -216,6 +216,8 @@ def _resume(out: Path, model: CodecConfig, config: TrainConfig, codec: Codec, op
     codec.load_state_dict(saved["codec"])
     optimizer.load_state_dict(saved["optimizer"])
     # Lines past the checkpoint are steps that will be done again.
-    kept = [line for line in (out / "log.jsonl").read_text().splitlines() if json.loads(line)["step"] <= saved["step"]]
-    write_atomically(out / "log.jsonl", "".join(f"{line}\n" for line in kept).encode())
+    log = out / "log.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= saved["step"]]
+    write_atomically(log, "".join(f"{line}\n" for line in kept).encode())
     return int(saved["step"])

@@ -1,0 +1,81 @@
+"""Configurations: published files load, mistakes are named."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tokenizer import CodecConfig, InputError
+from tokenizer.train_codec import read_config
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "codec").glob("*.yaml"))
+
+
+def changed(raw: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    raw = copy.deepcopy(raw)
+    *sections, key = dotted.split(".")
+    target = raw
+    for section in sections:
+        target = target[section]
+    target[key] = value
+    return raw
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_load(path: Path) -> None:
+    model, _ = read_config(path)
+    assert CodecConfig.from_dict(model.to_dict()) == model
+
+
+def test_published_layout_survives_json(tiny_codec) -> None:
+    raw = json.loads(json.dumps(tiny_codec.config.to_dict()))
+    assert CodecConfig.from_dict(raw) == tiny_codec.config
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "message"),
+    [
+        ("encoder_config.dimension", 3, "encoder_config: unknown key 'dimension'"),
+        ("encoder_confg", {}, "unknown key 'encoder_confg'"),
+        ("encoder_name", "Whisper", "encoder_name 'Whisper'"),
+        ("encoder_config.dim", "16", "dim is '16', expected int"),
+        ("encoder_config.dim", True, "dim is True, expected int"),
+        ("encoder_config.strides", [5, 2.5], "strides"),
+        ("encoder_config.strides", [5, 2], r"hidden_dims \(7\).*strides \(2\)"),
+        ("encoder_config.dim", 18, "encoder.dim 18 must equal compressor.input_dim 16"),
+        ("encoder_config.num_heads", 3, "multiple of num_heads 3"),
+        ("encoder_config.window_size", 9, "window_size 9"),
+        ("encoder_config.causal", False, "use a \\*_causal model"),
+        ("encoder_config.stem", "fft", "stem 'fft'"),
+        ("quantizer_config.codebook_size", 1000, "1000 must be a power of two"),
+        ("quantizer_config.codebook_size", 512, "compressor.output_dim 8 must equal quantizer.bits 9"),
+        ("decompressor_config.lookahead_size", 1, "lookahead_size"),
+        ("decompressor_config.upscale_factors", [2], "downscale_factors 1 must equal"),
+        ("decoder_config.head", "gan", "head 'gan'"),
+        ("decoder_config.n_fft", 700, "n_fft 700"),
+        ("decoder_config", [], "expected a mapping, found list"),
+    ],
+)
+def test_mistakes_are_named(tiny_codec, dotted: str, value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CodecConfig.from_dict(changed(tiny_codec.config.to_dict(), dotted, value), "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {}\n", "exactly the sections"),
+        ("a: [b", "not a YAML file"),
+        (yaml.safe_dump({"model": {}, "train": {"step": 3}}), "causal|unknown key"),
+    ],
+)
+def test_broken_training_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "codec.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_config(path)
