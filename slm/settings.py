@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slm.model import ModelConfig
 from tokenizer.config import dataclass_from_dict
 from tokenizer.errors import InputError
+
+if TYPE_CHECKING:
+    from slm.model import ModelConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "lm"
 
@@ -95,6 +97,8 @@ def read_settings(name_or_path: str, overrides: dict[str, Any]) -> tuple[ModelCo
         InputError: no such file, no YAML, unknown or missing keys, or values that do not fit.
     """
     import yaml
+
+    from slm.model import ModelConfig  # here, because it loads PyTorch, which `train-lm --help` need not wait for
 
     path = Path(name_or_path)
     if not path.exists() and (CONFIGS / f"{name_or_path}.yaml").is_file():

@@ -11,6 +11,7 @@ from pathlib import Path
 from slm.settings import TrainSettings, read_settings
 
 HELP = "train a language model on token shards"
+SIGNALS = ("SIGTERM", "SIGINT")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
                 f"best at step {report.best_step}: {report.best_bits_per_token:.3f} bits per held-out token, "
                 f"{report.best_bits_per_second:.1f} bits per second of speech"
             )
+        if report.stopped_by in SIGNALS:
+            print("go on with the same command and --resume")
         print(f"use it with `focalstream continue PROMPT.wav OUT.wav --lm {args.out}`")
-    if report.stopped_by in ("SIGTERM", "SIGINT"):
-        return 128 + signal.Signals[report.stopped_by]
-    return 0
+    return 128 + signal.Signals[report.stopped_by] if report.stopped_by in SIGNALS else 0
