@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -110,7 +111,13 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.link, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs, work), daemon=True)
-        self.process.start()
+        # Ctrl-C reaches the whole process group, but only the parent decides: children are born with SIGINT blocked.
+        resource_tracker.ensure_running()  # else `start` starts it, and in doing so unblocks SIGINT
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
         self.shard: int | None = None
         self.reported = 0.0
@@ -142,7 +149,6 @@ class _Worker:
 
 def _serve(link: Connection, work: ShardWork) -> None:
     """A worker's life: load the codec, then shards until the parent stops it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         from tokenizer import Codec
