@@ -2,8 +2,9 @@
 
 What the codec is given is a pure function of the shard's cut list: batches are laid out from the manifest's durations
 before a file is opened, and a cut that cannot be read leaves a row of silence in its batch. So the tokens of the other
-cuts are the same bits whatever failed, whoever did the work and how often (in float32 another batch shape may flip
-a code bit whose latent is within rounding of zero).
+cuts are the same bits whatever could not be read, whoever did the work and how often. (In float32 another batch shape
+may flip a code bit whose latent is within rounding of zero. Only where the codec itself fails at a batch, for want of
+memory say, are its cuts encoded one by one, and the log says so.)
 
 Reading and resampling run ahead in threads while the codec works; recordings longer than `LONG_SECONDS` pass through
 the codec's streaming state in windows, so memory stays bounded at any length.
@@ -12,6 +13,7 @@ the codec's streaming state in windows, so memory stays bounded at any length.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +29,8 @@ from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizer.codec import Codec
+
+log = logging.getLogger(__name__)
 
 LONG_SECONDS = 60.0  # longer cuts are encoded alone, in windows
 WINDOW_SECONDS = 10.0
@@ -187,7 +191,8 @@ def _encode_batch(
     rows: Sequence[np.ndarray | CutError]
     try:
         rows = _encode_rows(padded, lengths, codec, device)
-    except Exception:
+    except Exception as error:
+        log.warning("a batch of %d cuts failed (%s: %s); trying each alone", len(batch), type(error).__name__, error)
         rows = _encode_alone(padded, lengths, codec, device)
     for i, codes in zip(batch, rows, strict=True):
         if i not in outcomes:

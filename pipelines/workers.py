@@ -133,7 +133,7 @@ class _Worker:
         """What it sent, or None when it died. An error that it met is raised here."""
         try:
             event = self.link.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter when it was killed in the middle of a message
             return None
         if isinstance(event, Exception):
             raise event

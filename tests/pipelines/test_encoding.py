@@ -171,7 +171,7 @@ class spy:
         return self.codec.encode(wave, lengths)
 
 
-def test_a_cut_the_codec_fails_at_is_quarantined_alone(write_manifest, speech, tiny_codec):
+def test_a_cut_the_codec_fails_at_is_quarantined_alone(write_manifest, speech, tiny_codec, caplog):
     waves = {f"cut-{i}": speech(30 + i, 0.5 + i / 7) for i in range(4)}
     waves["cut-2"][100] = 0.987
     cuts = planned(write_manifest(waves))
@@ -179,6 +179,7 @@ def test_a_cut_the_codec_fails_at_is_quarantined_alone(write_manifest, speech, t
     outcomes = encode_cuts(cuts, codec, Encoding())
     assert [isinstance(outcome, Quarantined) for outcome in outcomes] == [False, False, True, False]
     assert outcomes[2].reason == "encoder failed" and "no memory for this" in outcomes[2].detail
+    assert "a batch of 4 cuts failed (RuntimeError: no memory for this" in caplog.text
 
 
 def test_a_codec_that_fails_at_silence_stops_the_run(write_manifest, speech, tiny_codec):
