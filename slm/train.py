@@ -31,6 +31,7 @@ from slm.objective import IGNORED, NO_DOCUMENT, summed_loss, targets_of
 from slm.run_folder import Progress, RunFolder
 from slm.settings import TrainSettings
 from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
+from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 
 FRAMING = Framing(begin=BOS, end=EOS, first_code=FIRST_CODE)
@@ -73,8 +74,10 @@ def train(
         show_progress: draw a bar when stderr is a terminal.
 
     Raises:
-        InputError: datasets of different codecs, `out` taken or not resumable, or a loss that is no longer finite.
+        InputError: no such device, datasets of different codecs, `out` taken or not resumable, or a gradient that is
+            no longer finite.
     """
+    check_device(device)
     dataset = TokenDataset(list(data))
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, dataset.codec["name"], dataset.fingerprint)
     training, validation = loaders(settings, dataset, vocabulary, held_out)

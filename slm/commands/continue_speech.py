@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
 def check_request(args: argparse.Namespace) -> None:
     """Raise InputError for what would only be found out after the work: bad durations, an output that cannot be."""
     from slm.audio_sinks import WavSink
+    from tokenizer.devices import check_device
     from tokenizer.errors import InputError
 
     if not args.seconds > 0 or not args.min_seconds >= 0 or not 0 < args.prompt_seconds < math.inf:
@@ -114,6 +115,7 @@ def check_request(args: argparse.Namespace) -> None:
         raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
     if args.output != "-":
         WavSink.check(Path(args.output))
+    check_device(args.device)
 
 
 def write(args: argparse.Namespace, codec: Codec, continuation: Continuation) -> None:

@@ -163,6 +163,7 @@ def test_the_command_writes_the_same_audio_in_every_way(command, tmp_path, capsy
         (["--codec", "nosuch"], "codec 'nosuch'"),
         (["--threads", "0"], "--threads 0"),
         (["--seed", "-1"], "--seed -1"),
+        (["--device", "gramophone"], "device 'gramophone' cannot be used"),
     ],
 )
 def test_bad_requests_exit_with_2_and_one_line(command, change, message, tmp_path, capsys):

@@ -265,6 +265,8 @@ def test_the_command_trains_overrides_and_reports(token_dataset, tmp_path, capsy
     assert json.loads((out / "run.json").read_text())["train"]["bfloat16"] is False
     assert main([*command, *short]) == 2
     assert "pass --resume" in capsys.readouterr().err
+    assert main([*command, *short, "--device", "gramophone"]) == 2
+    assert "device 'gramophone' cannot be used" in capsys.readouterr().err
     assert main(["train-lm", "--config", "nosuch", "--data", "x", "--out", str(tmp_path / "y")]) == 2
     assert "config 'nosuch': no such file" in capsys.readouterr().err
 
