@@ -27,6 +27,7 @@ from pipelines.plan import Plan, Sharding, has_plan, identify, load_or_make_plan
 from pipelines.progress import ProgressBar
 from pipelines.shards import Receipt, read_receipt
 from pipelines.workers import Event, ShardWork, run_inline, run_processes
+from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def tokenize(job: Job) -> Result:
 
     begun = time.monotonic()
     layout = Layout(job.out.absolute())
-    _check_device(job.encoding.device)
+    check_device(job.encoding.device)
     codec = Codec.from_pretrained(job.codec, device=job.encoding.device)
     if codec.codebook_size > 1 << 16:
         raise InputError(f"codec {job.codec} has {codec.codebook_size} codes; shards hold at most {1 << 16} (uint16)")
@@ -100,18 +101,6 @@ def tokenize(job: Job) -> Result:
         speed = _do_shards(job, layout, plan, codec)
         description = finalize(layout, plan, entry)
     return Result(layout.out, description["totals"], False, time.monotonic() - begun, speed)
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter: a torch without CUDA
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f'device {device!r} cannot be used ({reason}); expected "cpu" or a GPU of this machine'
-        ) from None
 
 
 def _do_shards(job: Job, layout: Layout, plan: Plan, codec: Codec) -> float:
