@@ -18,15 +18,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipelines.manifests import SourceCut
 from slm import demo_stages, demo_story
 from slm.checkpoint import load_lm
 from slm.demo_figures import DemoFigures
 from slm.demo_split import load_wave, pick_clips, pick_prompt, split_data
+from slm.model import ModelConfig
 from slm.page import Clip, Continuation, render
-from slm.settings import read_settings
+from slm.settings import TrainSettings, read_settings
 from tokenizer import Codec
 from tokenizer.atomic import write_atomically
 from tokenizer.audio import write_wav
@@ -35,6 +35,7 @@ from tokenizer.errors import InputError
 BUNDLED = Path(__file__).resolve().parent / "demo_speech" / "cuts.jsonl.gz"
 CONFIG = "tiny"  # of the model that is trained
 CLIPS = 3
+VALIDATIONS = 12  # points of the held-out curve
 LONGEST_SECONDS = 60.0  # of a prompt or a continuation: the page holds them
 MADE_BY = "focalstream demo"  # in demo.json: the mark of a folder that the next run may empty
 FOLDERS = ("lists", "tokens", "lm")
@@ -86,10 +87,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
     codec = Codec.from_pretrained(settings.codec)
     shipped, vocabulary = load_lm(settings.lm)
     vocabulary.check(f"codec '{settings.codec}'", codec.fingerprint, codec.codebook_size)
-    overrides: dict[str, Any] = {"seed": settings.seed}
-    if settings.steps is not None:
-        overrides |= {"steps": settings.steps, "warmup_steps": settings.steps // 10}
-    config, train_settings = read_settings(CONFIG, overrides)
+    config, train_settings = training_settings(settings)
     split = split_data(settings.data or str(BUNDLED))
     claim(out)  # only now: bad input leaves an earlier demo as it was
     say("speech", demo_story.speech_line(split, settings.data))
@@ -136,6 +134,21 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
     )
     write_results(out, everything, shown, clips)
     return everything
+
+
+def training_settings(settings: DemoSettings) -> tuple[ModelConfig, TrainSettings]:
+    """Those of the config, but validated often enough for a curve, and warmed up in proportion."""
+    _, training = read_settings(CONFIG, {})
+    steps = training.steps if settings.steps is None else settings.steps
+    return read_settings(
+        CONFIG,
+        {
+            "steps": steps,
+            "warmup_steps": steps // 10,
+            "validate_every": max(1, steps // VALIDATIONS),
+            "seed": settings.seed,
+        },
+    )
 
 
 def claim(out: Path) -> None:

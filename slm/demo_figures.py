@@ -68,6 +68,7 @@ class TrainingFigures:
     epochs: float
     train_curve: list[tuple[int, float]]
     heldout_curve: list[tuple[int, float]]
+    best_step: int  # lowest on held-out speech: the model that is used
     unigram_bits_per_token: float  # held-out, of the training tokens' own frequencies with one added to each code
     uniform_bits_per_token: float
 

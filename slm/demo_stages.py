@@ -186,14 +186,17 @@ def train_fresh(
     if report.stopped_by.startswith("SIG"):
         raise KeyboardInterrupt
     log = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    held_out = [record for record in log if "held_out_bits_per_token" in record]
+    held_out = [
+        (record["step"], record["held_out_bits_per_token"]) for record in log if "held_out_bits_per_token" in record
+    ]
     return TrainingFigures(
         steps=report.step,
         seconds=seconds,
         tokens_per_second=float(np.median([record["tokens_per_second"] for record in log])),
         epochs=report.epochs,
         train_curve=[(record["step"], record["bits_per_token"]) for record in log],
-        heldout_curve=[(record["step"], record["held_out_bits_per_token"]) for record in held_out],
+        heldout_curve=held_out,
+        best_step=min(held_out, key=lambda point: point[1])[0],
         unigram_bits_per_token=unigram_bits(training.dataset, heldout.dataset),
         uniform_bits_per_token=float(np.log2(training.dataset.codebook_size)),
     )

@@ -53,7 +53,8 @@ def tell(figures: DemoFigures, continuations: Sequence[Continuation], clips: Seq
         dataset=dataset_table(dataset, codec),
         training_text=f"A model of {millions(figures.fresh.parameters)} parameters started from nothing and took "
         f"{training.steps:,} steps in {in_words(training.seconds)}. Lower is better: {codec.bits_per_token} bits is "
-        "knowing nothing; “unigram” knows how often each token occurs, but not what came before it.",
+        "knowing nothing; “unigram” knows how often each token occurs, but not what came before it. The model "
+        f"that is used is that of step {training.best_step}, the best on held-out speech.",
         loss=LossCurve(
             train=training.train_curve,
             heldout=training.heldout_curve,
@@ -241,9 +242,10 @@ def training_begins_line(steps: int) -> str:
 def training_line(training: TrainingFigures, models: Sequence[ModelFigures]) -> str:
     losses = ", ".join(f"{rate(model)} for “{model.name}”" for model in models)
     return (
-        f"{in_words(training.seconds)}, {training.tokens_per_second:,.0f} tokens a second; held-out bits per token "
-        f"from {training.heldout_curve[0][1]:.2f} to {training.heldout_curve[-1][1]:.2f} "
-        f"(unigram {training.unigram_bits_per_token:.2f}); a second of held-out speech takes {losses}"
+        f"{in_words(training.seconds)}, {training.tokens_per_second:,.0f} tokens a second; training loss from "
+        f"{training.train_curve[0][1]:.2f} to {training.train_curve[-1][1]:.2f} bits per token; held-out "
+        f"{min(bits for _, bits in training.heldout_curve):.2f} at best, in step {training.best_step} (unigram "
+        f"{training.unigram_bits_per_token:.2f}); a second of held-out speech takes {losses}"
     )
 
 
