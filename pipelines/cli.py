@@ -1,11 +1,11 @@
 """The `focalstream` command: finds the module of a subcommand, parses, runs, and turns bad input into one line.
 
-A subcommand is a module with three names:
+A subcommand is a module with two functions:
 
-    HELP                      one line for `focalstream --help`; it stands in the table below, so that listing the
-                              commands imports none of them
     add_arguments(parser)     declares every option with its unit and default
     run(args) -> int          does the work, returns the exit status
+
+Its one line of help stands in the table below, so that listing the commands imports none of them.
 """
 
 from __future__ import annotations

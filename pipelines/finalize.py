@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.atomic import json_bytes, json_lines, write_atomically
+from pipelines.content import json_bytes, json_lines
 from pipelines.layout import FORMAT, FORMAT_VERSION, Layout
 from pipelines.plan import Plan
 from pipelines.shards import Receipt, read_receipt
@@ -55,7 +55,7 @@ def finalize(layout: Layout, plan: Plan, codec: dict[str, Any]) -> dict[str, Any
         raise RuntimeError(f"{layout.out}: the totals do not balance: {totals}")
     ledgers = {layout.quarantine: json_lines(quarantined), layout.wids: _wids(layout, with_files)}
     for path, data in ledgers.items():
-        write_atomically(path, data, layout.temporary)
+        layout.write(path, data)
     description = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -70,7 +70,7 @@ def finalize(layout: Layout, plan: Plan, codec: dict[str, Any]) -> dict[str, Any
         "shards": [_shard_entry(receipt) for receipt in with_files],
     }
     description["checksum"] = description_checksum(description)
-    write_atomically(layout.dataset, json_bytes(description), layout.temporary)
+    layout.write(layout.dataset, json_bytes(description))
     return description
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenizer.atomic import write_atomically
+
 FORMAT = "focalstream-tokens"
 FORMAT_VERSION = 1
 
@@ -73,6 +75,13 @@ class Layout:
 
     def lhotse_index(self, shard: int) -> Path:
         return self.index / f"codes.{shard:06d}.tar.idx"
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Make or replace a file of this dataset. It appears whole or not at all, and the name it has before lies in
+        `temporary`, because readers of a shard folder take every file in it for data."""
+        self.temporary.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data, self.temporary)
 
     def shard_files(self, shard: int) -> tuple[Path, ...]:
         """Every file that belongs to one shard."""

@@ -20,11 +20,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipelines.atomic import json_bytes, sync_folder, write_atomically
+from pipelines.content import json_bytes
 from pipelines.layout import Layout
 from pipelines.manifests import TarSlice, content_digest, find_inputs, read_cuts
 from pipelines.member_ids import member_id
 from pipelines.seen_ids import SeenIds
+from tokenizer.atomic import sync_folder
 from tokenizer.errors import InputError
 
 
@@ -170,7 +171,7 @@ def _make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
         raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it; expected at least one")
     sync_folder(folder)
     plan = Plan(identity, tuple(shards), seen.duplicates)
-    write_atomically(_plan_file(layout), json_bytes(asdict(plan)), layout.temporary)
+    layout.write(_plan_file(layout), json_bytes(asdict(plan)))
     return plan
 
 

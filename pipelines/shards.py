@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.atomic import gzip_bytes, json_bytes, json_lines, write_atomically
+from pipelines.content import gzip_bytes, json_bytes, json_lines
 from pipelines.encoding import Outcome
 from pipelines.layout import INDEX_DTYPE, Layout
 from pipelines.plan import PlannedCut
@@ -53,7 +53,7 @@ def write_shard(
     for stale in set(layout.shard_files(shard)) - set(files):  # of an earlier attempt that could read a cut
         stale.unlink(missing_ok=True)
     for path, data in files.items():
-        write_atomically(path, data, layout.temporary)
+        layout.write(path, data)
     receipt = Receipt(
         shard=shard,
         files={path.relative_to(layout.out).as_posix(): _checksum(data) for path, data in files.items()},
@@ -62,7 +62,7 @@ def write_shard(
         seconds=round(sum(planned.seconds for planned, _ in good), 6),
         quarantined=tuple(outcome for outcome in outcomes if isinstance(outcome, Quarantined)),
     )
-    write_atomically(_receipt_path(layout, shard), json_bytes(asdict(receipt)), layout.temporary)
+    layout.write(_receipt_path(layout, shard), json_bytes(asdict(receipt)))
     return receipt
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.atomic import sha256_file
 from pipelines.audio import expected_samples
+from pipelines.content import sha256_file
 from pipelines.dataset import read_description
 from pipelines.finalize import description_checksum
 from pipelines.layout import INDEX_DTYPE, Layout

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, even when the machine loses power."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -9,16 +10,21 @@ from pathlib import Path
 from tokenizer.errors import InputError
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write under a hidden name in the same folder, flush to disk, rename.
+def write_atomically(path: str | Path, data: bytes, temporary: Path | None = None) -> None:
+    """Write under another name, sync to disk, rename to `path`, sync the folder.
+
+    Args:
+        path: the file to make or replace.
+        data: its content.
+        temporary: folder of the other name, on the same file system; None: the file's own, under a hidden name.
 
     Raises:
-        InputError: when the folder does not exist.
+        InputError: when the file's folder does not exist.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=temporary or path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             file.write(data)
             file.flush()
@@ -28,3 +34,14 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         except BaseException:
             os.unlink(file.name)
             raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames and deletions in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -11,8 +11,6 @@ from pipelines.encoding import Encoding
 from pipelines.plan import Sharding
 from pipelines.tokenize import Job, Result, tokenize
 
-HELP = "a manifest or a directory of audio to token shards"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

@@ -12,8 +12,6 @@ from pipelines.layout import Layout
 from pipelines.readers import installed_readers
 from pipelines.verify import verify
 
-HELP = "re-read a tokenized dataset and list everything wrong with it"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="folder written by `focalstream tokenize`")

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from slm.audio_sinks import AudioSink
     from slm.continuation import Continuation, Timing
     from tokenizer import Codec
-
-HELP = "continue a spoken prompt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         min(args.min_seconds, args.seconds),
         None if math.isinf(args.seconds) else args.seconds,
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a streamed file is finished, none left over
     write(args, codec, continuation)
     report(args, codec, continuation.timing())
     return 0
@@ -102,10 +102,10 @@ def check_request(args: argparse.Namespace) -> None:
     from tokenizer.devices import check_device
     from tokenizer.errors import InputError
 
-    if not args.seconds > 0 or not args.min_seconds >= 0 or not 0 < args.prompt_seconds < math.inf:
+    if not args.seconds > 0 or not 0 <= args.min_seconds < math.inf or not 0 < args.prompt_seconds < math.inf:
         raise InputError(
             f"--seconds {args.seconds}, --min-seconds {args.min_seconds}, --prompt-seconds {args.prompt_seconds}: "
-            "expected more than 0, at least 0, and more than 0"
+            "expected more than 0, at least 0, and more than 0; only --seconds may be inf"
         )
     if math.isinf(args.seconds) and not args.stream and args.output != "-":
         raise InputError("--seconds inf: an endless continuation is never written; add --stream")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from slm.settings import TrainSettings, read_settings
 
-HELP = "train a language model on token shards"
 SIGNALS = ("SIGTERM", "SIGINT")
 
 
