@@ -158,6 +158,7 @@ def test_the_command_writes_the_same_audio_in_every_way(command, tmp_path, capsy
         (["--seconds", "0"], "--seconds 0.0"),
         (["--seconds", "inf"], "add --stream"),
         (["--seconds", "nan"], "--seconds nan"),
+        (["--min-seconds", "inf"], "only --seconds may be inf"),
         (["--prompt-seconds", "0.01"], "the prompt has 160 samples"),
         (["--lm", "nosuch"], "language model 'nosuch': no such model"),
         (["--codec", "nosuch"], "codec 'nosuch'"),
