@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tokenizer import checkpoint
 from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
 from tokenizer.decoder import Decoder
+from tokenizer.devices import check_device
 from tokenizer.encoder import Encoder
 from tokenizer.errors import InputError
 from tokenizer.focal import Compressor, Decompressor
@@ -72,8 +73,10 @@ class Codec(nn.Module):
             device: where the weights go.
 
         Raises:
-            InputError: when nothing is found there, or what is found is not a codec of this family.
+            InputError: when nothing is found there, what is found is not a codec of this family, or there is no such
+                device.
         """
+        check_device(str(device))
         config, weights = checkpoint.load(str(name_or_path))
         codec = cls(config, name=str(name_or_path))
         checkpoint.assign(codec, weights, source=str(name_or_path))

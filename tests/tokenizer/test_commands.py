@@ -137,6 +137,8 @@ def test_other_bad_arguments(tiny_codec_dir: Path, wav: Path, tmp_path: Path, ca
     assert "does not exist" in capsys.readouterr().err
     assert main(["encode", str(wav), str(tmp_path / "out.npy"), "--codec", "nonesuch"]) == 2
     assert "'nonesuch': not found" in capsys.readouterr().err
+    assert main(["encode", str(wav), str(tmp_path / "out.npy"), *codec, "--device", "abacus"]) == 2
+    assert "device 'abacus' cannot be used" in capsys.readouterr().err
     (tmp_path / "junk.npy").write_bytes(b"junk")
     assert main(["decode", str(tmp_path / "junk.npy"), str(tmp_path / "out.wav"), *codec]) == 2
     assert "not a NumPy file" in capsys.readouterr().err
