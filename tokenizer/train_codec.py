@@ -135,10 +135,16 @@ def train(
     losses are those of an undisturbed run, to the last bit. SIGTERM and Ctrl-C save first.
 
     Raises:
-        InputError: when `out` holds a run of another configuration.
+        InputError: when `out` holds a run of another configuration, or crops are no whole number of chunks.
     """
     torch.manual_seed(config.seed)
     codec = Codec(model).to(device).train()
+    for crops in (training, held_out):
+        if crops is not None and crops.crop % codec.chunk_samples:
+            raise InputError(
+                f"train: crop_seconds {config.crop_seconds} is {crops.crop} samples; expected a whole number of chunks "
+                f"of {codec.chunk_samples} samples ({codec.latency_ms:g} ms)"
+            )
     decayed = [p for p in codec.parameters() if p.ndim > 1]
     plain = [p for p in codec.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]

@@ -136,6 +136,11 @@ def test_losses_fall(tiny_codec: Codec, tmp_path: Path) -> None:
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
+def test_crops_must_be_whole_chunks(tiny_codec: Codec, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"crop_seconds 0.48 is 7000 samples.*1280"):
+        train(tiny_codec.config, QUICK, Crops(*corpus(), 7000, 0), None, tmp_path)
+
+
 def test_other_settings_in_the_same_folder_are_refused(tiny_codec: Codec, tmp_path: Path) -> None:
     train(tiny_codec.config, QUICK, crops(), None, tmp_path)
     with pytest.raises(InputError, match=r"other settings \(train.learning_rate\)"):
