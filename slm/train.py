@@ -11,12 +11,9 @@ import dataclasses
 import hashlib
 import json
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +30,7 @@ from slm.settings import TrainSettings
 from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
+from tokenizer.stop_signals import stop_signals
 
 FRAMING = Framing(begin=BOS, end=EOS, first_code=FIRST_CODE)
 
@@ -226,28 +224,6 @@ def reason_to_stop(progress: Progress, settings: TrainSettings, signals: list[st
     if settings.patience and progress.validations_since_best >= settings.patience:
         return "patience"
     return signals[0] if signals else ""
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[str]]:
-    """Collect the names of SIGTERM and SIGINT instead of dying, so that a run saves first; the second one kills."""
-    received: list[str] = []
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield received
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def receive(number: int, _frame: object) -> None:
-        received.append(signal.Signals(number).name)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def validation_line(record: dict[str, float]) -> str:

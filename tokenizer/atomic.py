@@ -19,21 +19,27 @@ def write_atomically(path: str | Path, data: bytes, temporary: Path | None = Non
         temporary: folder of the other name, on the same file system; None: the file's own, under a hidden name.
 
     Raises:
-        InputError: when the file's folder does not exist.
+        InputError: when `path` cannot be a file there: its folder does not exist, it is a folder or a device, the disk
+            is full, and so on.
     """
-    path = Path(path)
+    given, path = path, Path(path).resolve()  # a link stays a link: what it points to is replaced
     if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    with tempfile.NamedTemporaryFile(dir=temporary or path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        raise InputError(f"{given}: the folder {path.parent} does not exist; make it first")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{given}: is there and is no regular file; give another name (or - for a pipe)")
+    try:
+        with tempfile.NamedTemporaryFile(dir=temporary or path.parent, prefix=".unfinished.", delete=False) as file:
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise InputError(f"{given}: cannot be written ({error.strerror})") from None
     sync_folder(path.parent)
 
 

@@ -30,9 +30,11 @@ def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(2, "no such file", str(path))
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; expected a sound file (`focalstream tokenize` takes folders)")
     try:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, TypeError) as error:  # the latter: a .raw file, which says no rate
         reason = str(error).split(": ", 1)[-1]
         raise InputError(f"{path}: not a readable sound file ({reason}) Convert it to WAV or FLAC first.") from None
     return to_mono(wave.T, rate, sample_rate, str(path))
@@ -45,7 +47,10 @@ def to_mono(channels: np.ndarray, rate: int, sample_rate: int, source: str) -> n
     if not np.isfinite(channels).all():
         raise InputError(f"{source}: holds NaN or infinite samples; repair or drop this recording")
     wave = channels.mean(axis=0, dtype=np.float32)
-    return wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
+    wave = wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
+    if not len(wave):
+        raise InputError(f"{source}: too short; nothing is left of it at {sample_rate} Hz")
+    return wave
 
 
 def write_wav(path: str | Path, wave: np.ndarray, sample_rate: int) -> None:

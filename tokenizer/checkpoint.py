@@ -48,8 +48,8 @@ def locate(name: str) -> tuple[Path, Path]:
     for base in (SHIPPED / name if re.fullmatch(r"[\w.-]+", name) else Path(name), Path(name)):
         if base.is_dir() and (base / "config.json").is_file():
             return base / "config.json", _weights_beside(base / "model", name)
-        config_path = base if base.suffix == ".json" else base.with_name(f"{base.name}.json")
-        if base.name and config_path.is_file():
+        config_path = base if base.suffix == ".json" or not base.name else base.with_name(f"{base.name}.json")
+        if config_path.is_file():
             return config_path, _weights_beside(config_path.with_suffix(""), name)
     if Path(name).exists() or Path(name).is_absolute() or name.startswith("."):
         raise InputError(f"codec {name}: no config.json there; expected config.json beside model.safetensors")

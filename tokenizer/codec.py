@@ -22,6 +22,7 @@ from tokenizer.focal import Compressor, Decompressor
 from tokenizer.quantizer import BinarySphericalQuantizer
 
 NO_TOKEN = -1  # fills a row after its last token; decodes to silence
+LOUDEST = 1e4  # a peak above this is no audio: the spectrum would overflow, and its tokens mean nothing
 OFFLINE_FRAMES = 512  # frames of one `step` when a whole utterance is processed: bounds memory, 10 s at 50 Hz
 
 
@@ -240,14 +241,18 @@ class Codec(nn.Module):
             int64 [B, n * tokens_per_chunk] and the next state.
 
         Raises:
-            InputError: when the chunk is not whole.
+            InputError: when the chunk is not whole, not finite floats, or of another batch than the state.
         """
         if chunk.ndim != 2 or chunk.shape[1] == 0 or chunk.shape[1] % self.chunk_samples:
             raise InputError(
                 f"encode_step: chunk has shape {tuple(chunk.shape)}; expected [B, n * {self.chunk_samples}] samples "
                 f"({self.latency_ms:g} ms each). Buffer until a chunk is whole, and pad the last one with zeros."
             )
-        features, encoder_state = self.encoder.step(chunk.to(self._dtype), state.encoder)
+        if not chunk.is_floating_point():
+            raise InputError(f"encode_step: chunk has type {chunk.dtype}; scale integers to floats in [-1, 1] first")
+        self._check_samples(chunk, "encode_step: chunk")
+        self._check_streams(len(chunk), state)
+        features, encoder_state = self.encoder.step(chunk.to(self._device, self._dtype), state.encoder)
         latents, compressor_state = self.compressor.step(features, state.compressor)
         return self.quantizer.tokens(latents), state._replace(encoder=encoder_state, compressor=compressor_state)
 
@@ -263,7 +268,8 @@ class Codec(nn.Module):
             [B, n * tokens_per_chunk * samples_per_token] and the next state.
 
         Raises:
-            InputError: when the chunk is not whole, or a token lies outside the codebook.
+            InputError: when the chunk is not whole, a token lies outside the codebook, or the state is of another
+                batch.
         """
         tokens = self._check_tokens(tokens)
         if tokens.shape[1] % self.tokens_per_chunk:
@@ -271,6 +277,7 @@ class Codec(nn.Module):
                 f"decode_step: {tokens.shape[1]} tokens are no whole number of chunks of {self.tokens_per_chunk}. "
                 "Buffer until a chunk is whole, and fill the last one with -1."
             )
+        self._check_streams(len(tokens), state)
         return self._decode_step(tokens, state)
 
     # ---- inside ---------------------------------------------------------------------------------------------------
@@ -319,8 +326,7 @@ class Codec(nn.Module):
             )
         if wave.numel() == 0:
             raise InputError(f"encode: wave has shape {tuple(wave.shape)}; expected at least one sample")
-        if not torch.isfinite(wave).all():
-            raise InputError("encode: wave holds NaN or infinite samples; repair or drop this recording")
+        self._check_samples(wave, "encode: wave")
         if lengths is None:
             return wave, torch.full((wave.shape[0],), wave.shape[1], dtype=torch.int64, device=wave.device)
         lengths = torch.as_tensor(lengths, dtype=torch.int64, device=wave.device)
@@ -330,6 +336,23 @@ class Codec(nn.Module):
                 f"each from 1 to {wave.shape[1]}"
             )
         return wave, lengths
+
+    @staticmethod
+    def _check_samples(wave: Tensor, name: str) -> None:
+        peak = float(wave.abs().max())  # NaN where any sample is
+        if not peak <= LOUDEST:
+            raise InputError(
+                f"{name} has a peak of {peak:g}; expected samples in about [-1, 1]. Scale it, or drop this recording "
+                "where it holds NaN or infinite samples"
+            )
+
+    @staticmethod
+    def _check_streams(batch: int, state: CodecState) -> None:
+        if batch != len(state.encoder.encoder.position):
+            raise InputError(
+                f"step: {batch} streams, but the state is of {len(state.encoder.encoder.position)}; give each batch "
+                "the state that init_state or its own last step returned"
+            )
 
     def _check_tokens(self, tokens: Tensor) -> Tensor:
         tokens = torch.as_tensor(tokens, device=self._device)

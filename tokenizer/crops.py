@@ -6,6 +6,7 @@ Which crops make batch `step` is a pure function of (seed, step), so a run resum
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -70,6 +71,8 @@ def decode_corpus(waves: Iterable[np.ndarray], identity: str, directory: Path) -
                 file.write(samples.tobytes())
                 total += len(samples)
                 ends.append(total)
+            file.flush()
+            os.fsync(file.fileno())  # before the record that vouches for it
         if not total:
             raise InputError("the training manifest holds no audio")
         write_atomically(record, json.dumps({"identity": identity, "ends": ends}).encode())

@@ -10,9 +10,11 @@ def check_device(device: str) -> None:
     import torch
 
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no data")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0][:200]
+        reason = str(error).split("\n")[0].split(":")[0][:100]
         raise InputError(
             f"device '{device}' cannot be used ({reason}); expected \"cpu\" or a GPU of this machine"
         ) from None

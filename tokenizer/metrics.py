@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+SHORTEST = 8000  # samples, half a second: less holds too little speech for either measure
 METRICS_RATE = 16000  # Hz; PESQ-WB and the published STOI figures are defined at or quoted for this rate
 
 
@@ -20,6 +21,8 @@ def speech_quality(reference: np.ndarray, degraded: np.ndarray) -> dict[str, flo
         (`pip install focalstream[metrics]`) or the clip holds too little speech for the measure.
     """
     samples = min(len(reference), len(degraded))
+    if samples < SHORTEST:
+        return {"pesq_wb": None, "stoi": None, "estoi": None}
     reference, degraded = reference[:samples], degraded[:samples]
     return {
         "pesq_wb": _pesq(reference, degraded),

@@ -29,7 +29,7 @@ def encode_pipe(codec: Codec, pcm: BinaryIO, tokens: BinaryIO) -> int:
         chunk[0, : len(samples)] = torch.from_numpy(samples)
         codes, state = codec.encode_step(chunk, state)
         kept = -(-len(samples) // codec.hop_samples)
-        tokens.write(codes[0, :kept].numpy().astype("<u2").tobytes())
+        tokens.write(codes[0, :kept].cpu().numpy().astype("<u2").tobytes())
         tokens.flush()
     if not total:
         raise InputError("standard input: no audio; expected raw 16-bit little-endian mono PCM")
@@ -48,7 +48,7 @@ def decode_pipe(codec: Codec, tokens: BinaryIO, pcm: BinaryIO) -> int:
         chunk = torch.full((1, codec.tokens_per_chunk), NO_TOKEN)
         chunk[0, : len(block)] = torch.from_numpy(block.view("<u2").astype(np.int64))
         wave, state = codec.decode_step(chunk, state)
-        pcm.write(to_pcm(wave[0, : len(block) * codec.samples_per_token].numpy()))
+        pcm.write(to_pcm(wave[0, : len(block) * codec.samples_per_token].cpu().numpy()))
         pcm.flush()
     if not total:
         raise InputError("standard input: no tokens; expected raw little-endian uint16")

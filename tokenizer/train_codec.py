@@ -10,7 +10,6 @@ import dataclasses
 import io
 import json
 import math
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from tokenizer.config import CodecConfig, dataclass_from_dict
 from tokenizer.crops import Crops
 from tokenizer.errors import InputError
 from tokenizer.losses import SpectralLoss, entropy_term
+from tokenizer.stop_signals import stop_signals
 
 VALIDATION_SEED = 1  # the held-out crops are the same in every run
 
@@ -58,6 +58,10 @@ class TrainConfig:
             raise InputError(f"train: warmup_steps {self.warmup_steps} must be less than steps {self.steps}")
         if min(self.batch_size, self.crop_seconds, self.save_every, self.validate_every) <= 0:
             raise InputError("train: batch_size, crop_seconds, save_every and validate_every must be positive")
+        if min(self.learning_rate, self.final_learning_rate, self.clip_norm, self.seed + 1) <= 0:
+            raise InputError("train: learning rates and clip_norm must be positive, seed at least 0")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise InputError(f"train: beta1 {self.beta1} and beta2 {self.beta2} must be at least 0 and less than 1")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then a half cosine to `final_learning_rate`."""
@@ -74,8 +78,8 @@ def read_config(path: Path) -> tuple[CodecConfig, TrainConfig]:
 
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not a YAML file ({error})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
     if not isinstance(raw, dict) or set(raw) != {"model", "train"}:
         raise InputError(f"{path}: expected exactly the sections 'model' and 'train'")
     model = CodecConfig.from_dict(raw["model"], f"{path}: model")
@@ -128,17 +132,25 @@ def train(
     held_out: Crops | None,
     out: Path,
     device: str = "cpu",
-) -> Codec:
+) -> tuple[Codec, str | None]:
     """Train, or go on training, in the run directory `out`.
 
     A run that was stopped anywhere goes on from its last checkpoint; on CPU with the same number of threads its
     losses are those of an undisturbed run, to the last bit. SIGTERM and Ctrl-C save first.
+
+    Returns:
+        The codec, and the name of the signal that stopped the run before its last step, or None.
 
     Raises:
         InputError: when `out` holds a run of another configuration, or crops are no whole number of chunks.
     """
     torch.manual_seed(config.seed)
     codec = Codec(model).to(device).train()
+    if codec.sample_rate_out != codec.sample_rate_in:
+        raise InputError(
+            f"model: hop_length {model.decoder.hop_length} makes {codec.sample_rate_out} Hz of "
+            f"{codec.sample_rate_in} Hz; this training compares input and output, so expects the same rate"
+        )
     for crops in (training, held_out):
         if crops is not None and crops.crop % codec.chunk_samples:
             raise InputError(
@@ -151,9 +163,12 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
     step = _resume(out, model, config, codec, optimizer)
     spectral = SpectralLoss(codec.sample_rate_out).to(device)
-    stopping = _StopSignal()
-    with open(out / "log.jsonl", "a") as log, tqdm(total=config.steps, initial=step, unit="step", disable=None) as bar:
-        while step < config.steps and not stopping.asked:
+    with (
+        stop_signals() as signals,
+        open(out / "log.jsonl", "a") as log,
+        tqdm(total=config.steps, initial=step, unit="step", disable=None) as bar,
+    ):
+        while step < config.steps and not signals:
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = config.rate_at(step)
@@ -162,7 +177,9 @@ def train(
             total.backward()
             norm = torch.nn.utils.clip_grad_norm_(codec.parameters(), config.clip_norm)
             if not torch.isfinite(norm):
-                raise FloatingPointError(f"step {step}: the gradient is not finite; losses {parts}")
+                raise InputError(
+                    f"{out}: step {step}: the gradient is not finite (losses {parts}); lower train.learning_rate"
+                )
             optimizer.step()
             step += 1
             record: dict[str, Any] = {"step": step, **parts, "norm": round(float(norm), 4)}
@@ -173,25 +190,10 @@ def train(
             log.flush()
             bar.set_postfix(loss=f"{parts['loss']:.3f}", bits=f"{parts['code_bits']:.1f}")
             bar.update()
-            if step % config.save_every == 0 or step == config.steps or stopping.asked:
+            if step % config.save_every == 0 and step < config.steps:
                 _save(out, step, codec, optimizer)
-    stopping.restore()
-    return codec.eval()
-
-
-class _StopSignal:
-    """Turns SIGTERM and SIGINT into a flag, so that a run stops between steps, with its checkpoint written."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def _ask(self, *_: Any) -> None:
-        self.asked = True
-
-    def restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _save(out, step, codec, optimizer)
+        return codec.eval(), signals[0] if signals and step < config.steps else None
 
 
 def _save(out: Path, step: int, codec: Codec, optimizer: torch.optim.Optimizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
     held_out = None
     if args.held_out:
         held_out = Crops(*corpus(args.held_out, args.out / "corpus" / "held_out"), crop, VALIDATION_SEED)
-    codec = train(model, config, training, held_out, args.out, args.device)
+    codec, stopped_by = train(model, config, training, held_out, args.out, args.device)
+    if stopped_by:
+        print(f"stopped by {stopped_by}; the same command goes on")
+        return 128 + signal.Signals[stopped_by]
     print(f"codec {codec.fingerprint[:12]} in {args.out / 'codec'}")
     return 0
 

@@ -104,7 +104,7 @@ def test_bad_files_are_refused_by_name(
     assert "hostile code ran" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["no_such_codec", "./nowhere", "/nowhere/at/all"])
+@pytest.mark.parametrize("name", ["no_such_codec", "./nowhere", "/nowhere/at/all", ".", ""])
 def test_unknown_names_say_what_was_expected(name: str) -> None:
     with pytest.raises(InputError, match="expected"):
         Codec.from_pretrained(name)

@@ -121,7 +121,9 @@ def test_bad_audio_is_one_line_and_status_2(tiny_codec_dir: Path, tmp_path: Path
         (np.zeros((2, 2), int), "expected integers [T]"),
         (np.zeros(4, float), "expected integers [T]"),
         (np.array([5, 300]), "another codec"),
-        (np.zeros(0, int), "(1, 0)"),
+        (np.zeros(0, int), "holds no tokens"),
+        (np.array([3, -1]), "from -1 to 3"),
+        (np.array([2**64 - 1], np.uint64), "another codec"),
     ],
 )
 def test_bad_tokens_are_one_line_and_status_2(tiny_codec_dir, tmp_path: Path, capsys, array, message: str) -> None:

@@ -92,7 +92,7 @@ def records(out: Path) -> list[dict]:
 
 def test_stopped_run_goes_on_to_the_last_bit(tiny_codec: Codec, tmp_path: Path, monkeypatch) -> None:
     model = tiny_codec.config
-    whole = train(model, QUICK, crops(), crops(1), tmp_path / "whole")
+    whole, _ = train(model, QUICK, crops(), crops(1), tmp_path / "whole")
     assert [row["step"] for row in records(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
 
     class Stopped(Exception):
@@ -108,7 +108,7 @@ def test_stopped_run_goes_on_to_the_last_bit(tiny_codec: Codec, tmp_path: Path, 
     with pytest.raises(Stopped):
         train(model, QUICK, interrupted, crops(1), tmp_path / "parts")
     assert len(records(tmp_path / "parts")) == 3
-    resumed = train(model, QUICK, crops(), crops(1), tmp_path / "parts")
+    resumed, _ = train(model, QUICK, crops(), crops(1), tmp_path / "parts")
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     assert resumed.fingerprint == whole.fingerprint
     assert Codec.from_pretrained(tmp_path / "parts" / "codec").fingerprint == whole.fingerprint
@@ -124,7 +124,8 @@ def test_sigterm_saves_before_it_stops(tiny_codec: Codec, tmp_path: Path, monkey
         return crops().batch(step, size)
 
     monkeypatch.setattr(source, "batch", batch)
-    train(tiny_codec.config, dataclasses.replace(QUICK, save_every=100), source, None, tmp_path)
+    _, stopped_by = train(tiny_codec.config, dataclasses.replace(QUICK, save_every=100), source, None, tmp_path)
+    assert stopped_by == "SIGTERM"
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 3
     assert len(records(tmp_path)) == 3
 

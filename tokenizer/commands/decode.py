@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
             return 0
         wave = np.frombuffer(collected.getvalue(), dtype="<i2").astype(np.float32) / 32767
     else:
-        wave = codec.decode(torch.from_numpy(read_tokens(args.input)))[0].cpu().numpy()
+        tokens = read_tokens(args.input, codec.codebook_size)
+        wave = codec.decode(torch.from_numpy(tokens))[0].cpu().numpy()
         if args.output == "-":
             sys.stdout.buffer.write(to_pcm(wave))
             return 0
@@ -42,17 +43,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_tokens(path: str):
-    """int64 [T] from a `.npy` file. Raises InputError unless it holds integers in one dimension."""
+def read_tokens(path: str, codebook_size: int):
+    """int64 [T] from a `.npy` file. Raises InputError unless it holds one dimension of codes below `codebook_size`."""
+    import zipfile
+
     import numpy as np
 
     from tokenizer.errors import InputError
 
     try:
         tokens = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a NumPy file of numbers ({error}); make one with `focalstream encode`") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        raise InputError(f"{path}: not a NumPy file of numbers; make one with `focalstream encode`") from None
     if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         found = f"{tokens.dtype} {tokens.shape}" if isinstance(tokens, np.ndarray) else "an archive"
         raise InputError(f"{path}: holds {found}; expected integers [T], as written by `focalstream encode`")
+    if not len(tokens):
+        raise InputError(f"{path}: holds no tokens")
+    if tokens.min() < 0 or tokens.max() >= codebook_size:
+        raise InputError(
+            f"{path}: tokens range from {tokens.min()} to {tokens.max()}; this codec knows 0 to {codebook_size - 1}. "
+            "Were they made by another codec? Give it as --codec"
+        )
     return tokens.astype(np.int64)

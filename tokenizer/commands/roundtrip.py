@@ -23,8 +23,11 @@ def run(args: argparse.Namespace) -> int:
 
     from tokenizer import Codec
     from tokenizer.audio import read_audio, write_wav
+    from tokenizer.errors import InputError
     from tokenizer.metrics import METRICS_RATE, speech_quality
 
+    if args.threads < 1:
+        raise InputError(f"--threads {args.threads}: expected at least 1")
     torch.set_num_threads(args.threads)
     codec = Codec.from_pretrained(args.codec, args.device)
     wave = read_audio(args.input, codec.sample_rate_in)
