@@ -68,7 +68,10 @@ class TrainSettings:
         if not 0 < self.held_out_fraction < 1:
             raise InputError(f"train.held_out_fraction is {self.held_out_fraction}; expected more than 0, less than 1")
         if self.warmup_steps >= self.steps:
-            raise InputError(f"train.warmup_steps {self.warmup_steps} must be less than train.steps {self.steps}")
+            raise InputError(
+                f"train.warmup_steps {self.warmup_steps} must be less than train.steps {self.steps}; give a lower "
+                "--warmup-steps or a higher --steps"
+            )
         if self.final_learning_rate > self.learning_rate:
             raise InputError(
                 f"train.final_learning_rate {self.final_learning_rate} is above train.learning_rate "

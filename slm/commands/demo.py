@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "the whole path on a small bundled speech set, with a page to listen to"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
