@@ -33,19 +33,19 @@ class PipeSink:
 
 
 class WavSink:
-    """A 16-bit WAV file, written piece by piece under a hidden name in the same folder.
+    """A 16-bit WAV file, written piece by piece under a hidden name in the same folder. Through a link, its target is.
 
     Used as a context manager: on a clean exit the header gets its lengths and the file its name; after an error nothing
     is left. Ctrl-C counts as a clean exit, because an endless session has no other.
 
     Raises:
-        InputError: when the folder does not exist, or the path is one.
+        InputError: when the folder does not exist, or the path is one, a device or a named pipe.
     """
 
     def __init__(self, path: Path, sample_rate: int) -> None:
         self.check(path)
-        self._path = path
-        descriptor, self._temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        self._path = Path(os.path.realpath(path))  # a link stays a link: what it points to is replaced
+        descriptor, self._temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".unfinished.")
         self._file = os.fdopen(descriptor, "w+b")
         self._wav = wave.open(self._file, "wb")  # noqa: SIM115 - closed in __exit__
         self._wav.setparams((1, 2, sample_rate, 0, "NONE", "not compressed"))
@@ -53,10 +53,13 @@ class WavSink:
     @staticmethod
     def check(path: Path) -> None:
         """Raise InputError where no file of this name can be made."""
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+        folder = Path(os.path.realpath(path)).parent
+        if not folder.is_dir() and not path.exists():
+            raise InputError(f"{path}: the folder {folder} does not exist; make it first")
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name a .wav file")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is there and is no regular file; name a .wav file, or - for standard output")
 
     def write(self, audio: np.ndarray) -> None:
         self._wav.writeframesraw(to_pcm(audio))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
+import signal
 import sys
 import wave as wave_module
 from pathlib import Path
@@ -178,6 +180,43 @@ def test_output_that_cannot_be_written_is_refused(command, tmp_path, capsys):
     for options in ([], ["--stream"]):
         assert main([*command, str(tmp_path / "no" / "out.wav"), "--seconds", "0.1", *options]) == 2
         assert "the folder" in capsys.readouterr().err
+
+
+def test_sigterm_finishes_a_streamed_file(command, tmp_path, monkeypatch, capsys):
+    written = []
+
+    def write_and_stop(sink, audio):
+        original(sink, audio)
+        written.append(len(audio))
+        if len(written) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    original = WavSink.write
+    monkeypatch.setattr(WavSink, "write", write_and_stop)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main([*command, str(tmp_path / "out.wav"), "--stream", "--seconds", "inf", "--min-seconds", "9"]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "interrupted" in capsys.readouterr().err
+    with wave_module.open(str(tmp_path / "out.wav")) as file:
+        assert len(written) == 4 and file.getnframes() == sum(written)
+
+
+def test_a_device_or_a_pipe_is_no_output_and_a_link_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(InputError, match="no regular file"):
+            WavSink(path, 16000)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (tmp_path / "link.wav").symlink_to(folder / "real.wav")
+    for _ in range(2):  # the target is new, then there
+        with WavSink(tmp_path / "link.wav", 16000) as sink:
+            sink.write(speech(0.5))
+    assert (tmp_path / "link.wav").is_symlink()
+    assert [path.name for path in folder.iterdir()] == ["real.wav"]
+    assert len(read_audio(folder / "real.wav", 16000)) == 8000
 
 
 def test_a_streamed_file_is_whole_or_absent(tmp_path):
