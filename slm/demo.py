@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.content import json_bytes
 from pipelines.manifests import SourceCut
 from slm import demo_stages, demo_story
 from slm.checkpoint import load_lm
@@ -129,11 +130,16 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
         prompt=source.cut["id"],
         continuations=continued,
         seconds=time.monotonic() - began,
-        cpu_cores=len(os.sched_getaffinity(0)),
+        cpu_cores=cpu_cores(),
         version=importlib.metadata.version("focalstream"),
     )
     write_results(out, everything, shown, clips)
     return everything
+
+
+def cpu_cores() -> int:
+    """CPU cores this process may use; where the system does not say (macOS), those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def training_settings(settings: DemoSettings) -> tuple[ModelConfig, TrainSettings]:
@@ -193,7 +199,3 @@ def write_results(
     page = render(demo_story.tell(figures, continuations, clips))
     write_atomically(out / "index.html", page.encode())
     write_atomically(out / "demo.json", json_bytes({"made_by": MADE_BY, "finished": True, **figures.to_dict()}))
-
-
-def json_bytes(content: object) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()

@@ -17,6 +17,7 @@ from pipelines.plan import PlannedCut, duration
 from tokenizer.errors import InputError
 
 HELD_OUT_EVERY = 10  # where the cuts do not say, every tenth is held out
+PROBE_RATE = 16_000  # Hz at which a cut is read to see whether it can be
 CLIP_SECONDS = (1.5, 12.0)  # cuts shorter or longer than this make poor examples
 
 
@@ -32,10 +33,13 @@ class Split:
 def split_data(data: str) -> Split:
     """Divide a manifest or a folder of audio.
 
-    Where every cut has `custom.subset`, that decides ("heldout" is held out); otherwise every tenth cut is held out.
+    Where every cut has `custom.subset`, that decides ("heldout" is held out); otherwise every tenth cut is held out
+    that can be read, or, where there is none, the last that can. Other unreadable cuts are left in, for the tokenizer
+    to report.
 
     Raises:
-        InputError: nothing is there, one of the two parts would be empty, or the audio lies inside a Shar folder.
+        InputError: nothing is there, nothing in one of the two parts could be read, or the audio lies inside a Shar
+            folder.
     """
     cuts = list(read_cuts(find_inputs(data)))
     if any(source.audio is not None for source in cuts):
@@ -48,20 +52,42 @@ def split_data(data: str) -> Split:
         chosen = [subset == "heldout" for subset in subsets]
         rule = "the manifest says which cuts are held out"
     else:
-        chosen = [index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for index in range(len(cuts))]
-        chosen[-1] = chosen[-1] or not any(chosen)
-        rule = f"every {HELD_OUT_EVERY}th cut is held out"
+        chosen, rule = choose_heldout(cuts)
     split = Split(
         train=[source for source, held in zip(cuts, chosen, strict=True) if not held],
         heldout=[source for source, held in zip(cuts, chosen, strict=True) if held],
         rule=rule,
     )
-    if not split.train or not split.heldout:
-        raise InputError(
-            f"{data}: {len(split.train)} cuts to train on and {len(split.heldout)} held out; expected at least one of "
-            "each: give at least two cuts"
-        )
+    for part, name in ((split.train, "to train on"), (split.heldout, "held out")):
+        if not any(readable(source) for source in part):
+            raise InputError(
+                f"{data}: of {len(cuts)} cuts, {len(part)} are {name}, and none of these can be read; expected one of "
+                "each part that can: give at least two cuts of sound audio"
+            )
     return split
+
+
+def choose_heldout(cuts: Sequence[SourceCut]) -> tuple[list[bool], str]:
+    """Which cuts to hold out where the manifest does not say, and the rule in words."""
+    tenths = range(HELD_OUT_EVERY - 1, len(cuts), HELD_OUT_EVERY)
+    heldout = [index for index in tenths if readable(cuts[index])]
+    if heldout:
+        rule = f"every {HELD_OUT_EVERY}th cut is held out"
+        rule += " where it can be read" if len(heldout) < len(tenths) else ""
+    else:
+        heldout = [next((index for index in reversed(range(len(cuts))) if readable(cuts[index])), len(cuts) - 1)]
+        rule = "the last cut is held out" if heldout == [len(cuts) - 1] else "the last cut that can be read is held out"
+    chosen = set(heldout)
+    return [index in chosen for index in range(len(cuts))], rule
+
+
+def readable(source: SourceCut) -> bool:
+    """Whether the tokenizer could read all of a cut's audio."""
+    try:
+        load_wave(source, PROBE_RATE)
+    except InputError:
+        return False
+    return True
 
 
 def write_manifest(path: Path, cuts: Sequence[SourceCut]) -> None:

@@ -30,6 +30,10 @@ def cut(name: str, seconds: float, speaker: str = "") -> SourceCut:
     return SourceCut({"id": name, "type": "MonoCut", "duration": seconds, "supervisions": supervisions})
 
 
+def corrupt(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(1).bytes(3000))
+
+
 def ids(cuts) -> list[str]:
     return [source.cut["id"] for source in cuts]
 
@@ -58,6 +62,31 @@ def test_every_tenth_cut_is_held_out_where_nothing_is_said(folder):
 def test_of_few_cuts_the_last_is_held_out(folder):
     split = demo_split.split_data(str(folder / "0[0-3].wav"))
     assert (len(split.train), ids(split.heldout)) == (3, ["03.wav"])
+    assert split.rule == "the last cut is held out"
+
+
+def test_a_cut_that_cannot_be_read_is_not_held_out(folder):
+    corrupt(folder / "09.wav")
+    split = demo_split.split_data(str(folder))
+    assert ids(split.heldout) == ["19.wav"]
+    assert split.rule == "every 10th cut is held out where it can be read"
+
+    corrupt(folder / "02.wav")
+    damaged = (folder / "03.wav").read_bytes()
+    (folder / "03.wav").write_bytes(damaged[:20])
+    split = demo_split.split_data(str(folder / "0[0-3].wav"))
+    assert (ids(split.train), ids(split.heldout)) == (["00.wav", "02.wav", "03.wav"], ["01.wav"])
+    assert split.rule == "the last cut that can be read is held out"
+
+
+def test_one_readable_cut_cannot_be_divided(folder):
+    for name in ("00.wav", "01.wav", "03.wav"):
+        corrupt(folder / name)
+    with pytest.raises(InputError, match="of 4 cuts, 3 are to train on, and none of these can be read"):
+        demo_split.split_data(str(folder / "0[0-3].wav"))
+    corrupt(folder / "02.wav")
+    with pytest.raises(InputError, match="none of these can be read"):
+        demo_split.split_data(str(folder / "0[0-3].wav"))
 
 
 def test_one_cut_cannot_be_divided(folder):
