@@ -23,6 +23,7 @@ from pipelines.dataset import read_description
 from pipelines.encoding import Encoding
 from pipelines.finalize import describe_codec, finalize
 from pipelines.layout import Layout
+from pipelines.ownership import refuse_strange_folder
 from pipelines.plan import Plan, Sharding, has_plan, identify, load_or_make_plan, refuse_difference
 from pipelines.progress import ProgressBar
 from pipelines.shards import Receipt, read_receipt
@@ -78,7 +79,8 @@ def tokenize(job: Job) -> Result:
     """Tokenize, or continue, or find that all is done.
 
     Raises:
-        InputError: nothing to tokenize, a folder of another run, a codec that is not to be found, too many failures.
+        InputError: nothing to tokenize, a folder of another run or of other files, a codec that is not to be found,
+            too many failures.
         KeyboardInterrupt: SIGINT or SIGTERM; finished shards are kept and no unfinished one leaves a trace.
     """
     from tokenizer import Codec
@@ -158,8 +160,9 @@ def _default_workers(device: str) -> int:
 def _only_run(layout: Layout) -> Iterator[None]:
     """Hold OUT's lock; the system lets go of it however the process ends. `work/` leaves with a run that came to its
     end or never had a plan."""
-    if layout.out.exists() and not layout.out.is_dir():
-        raise InputError(f"{layout.out} is a file; expected a folder to write the dataset to")
+    refuse_strange_folder(layout)
+    if layout.dataset.exists():
+        read_description(layout)  # somebody else's dataset.json is refused before anything is made
     layout.work.mkdir(parents=True, exist_ok=True)
     with open(layout.work / "lock", "w") as lock:
         try:
