@@ -21,9 +21,11 @@ import numpy as np
 
 from pipelines.manifests import TarSlice, recordings
 from pipelines.plan import PlannedCut
+from tokenizer.errors import InputError
 
 BLOCK_SECONDS = 10.0
 SHORTAGE_SECONDS = 0.025  # audio may end this much before the manifest says, as in Lhotse; zeros fill the gap
+LOUDEST = 1e4  # full scale is 1; the codec refuses louder samples, whose tokens would mean nothing
 
 
 class CutError(Exception):
@@ -62,7 +64,8 @@ def read_resampled(planned: PlannedCut, samples: int, sample_rate: int) -> Itera
     """Blocks of float32 [n] at `sample_rate` Hz, `samples` in total.
 
     Raises:
-        CutError: the audio is missing, unreadable, shorter than the cut, or holds NaN or infinity.
+        CutError: the audio is missing, unreadable, shorter than the cut, holds NaN or infinity, or is louder than
+            any audio.
     """
     if samples <= 0:
         raise CutError("zero length", _why_empty(planned))
@@ -70,6 +73,10 @@ def read_resampled(planned: PlannedCut, samples: int, sample_rate: int) -> Itera
     for block in _resample(_mono_blocks(planned), sample_rate):
         if not np.isfinite(block).all():
             raise CutError("not finite", "the audio holds NaN or infinite samples")
+        if block.size and (peak := float(np.abs(block).max())) > LOUDEST:
+            raise CutError(
+                "not audio", f"a sample is {peak:.3g}, full scale is 1; are its numbers floats from -1 to 1?"
+            )
         block = block[:remaining]
         remaining -= len(block)
         yield block
@@ -79,6 +86,24 @@ def read_resampled(planned: PlannedCut, samples: int, sample_rate: int) -> Itera
         found, wanted = (samples - remaining) / sample_rate, samples / sample_rate
         raise CutError("truncated", f"the cut lasts {wanted:.3f} s, but its audio ends after {found:.3f} s")
     yield np.zeros(remaining, np.float32)
+
+
+def read_wave(planned: PlannedCut, sample_rate: int) -> np.ndarray:
+    """The whole audio of one cut: float32 [S] at `sample_rate` Hz.
+
+    Raises:
+        InputError: wherever a bulk run would quarantine the cut; it names the cut, its source and what to do.
+    """
+    try:
+        samples = expected_samples(planned.cut, planned.seconds, sample_rate)
+        return np.concatenate(list(read_resampled(planned, samples, sample_rate)))
+    except MemoryError:
+        raise
+    except Exception as error:  # of libsndfile, Lhotse or the system: whatever is raised, the cut is at fault
+        reason = f"{error.reason}, {error}" if isinstance(error, CutError) else f"{type(error).__name__}, {error}"
+        raise InputError(
+            f"cut {planned.id} ({describe_source(planned)}): {reason}; mend its audio or remove it from the manifest"
+        ) from error
 
 
 def describe_source(planned: PlannedCut) -> str:

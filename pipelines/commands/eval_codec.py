@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenizer.errors import InputError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
@@ -27,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
     from tokenizer import Codec
 
+    if args.threads < 1:
+        raise InputError(f"--threads is {args.threads}, expected at least 1")
     torch.set_num_threads(args.threads)
     result = evaluate(Codec.from_pretrained(args.codec, args.device), args)
     print(json.dumps(result) if args.json else table(result))
@@ -38,7 +42,6 @@ def evaluate(codec: Any, args: argparse.Namespace) -> dict[str, Any]:
     import soxr
     import torch
 
-    from tokenizer.errors import InputError
     from tokenizer.metrics import METRICS_RATE, code_usage, speech_quality
 
     clips: dict[str, list[dict[str, float | None]]] = defaultdict(list)
@@ -81,7 +84,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 def held_out_clips(args: argparse.Namespace, sample_rate: int) -> Iterator[tuple[str, np.ndarray]]:
     """(source, float32 [S]) of each clip; a cut's source is `custom.source` of its supervision, else "all"."""
-    from pipelines.commands.train_codec import read_wave
+    from pipelines.audio import read_wave
     from pipelines.manifests import find_inputs, read_cuts
     from pipelines.plan import PlannedCut
 

@@ -6,14 +6,12 @@ import argparse
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokenizer.config import ENCODER_SAMPLE_RATE
+from tokenizer.devices import check_device
 from tokenizer.errors import InputError
-
-if TYPE_CHECKING:
-    from pipelines.plan import PlannedCut
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +29,15 @@ def run(args: argparse.Namespace) -> int:
     from tokenizer.crops import Crops
     from tokenizer.train_codec import VALIDATION_SEED, read_config, train
 
+    if args.threads < 0:
+        raise InputError(f"--threads is {args.threads}, expected a number of CPU threads, or 0 for all cores")
+    check_device(args.device)
     if not args.config.is_file():
         raise InputError(f"{args.config}: no such configuration; expected a file such as configs/codec/small.yaml")
     if args.threads:
         torch.set_num_threads(args.threads)
     model, config = read_config(args.config)
-    crop = round(config.crop_seconds * SAMPLE_RATE)
+    crop = round(config.crop_seconds * ENCODER_SAMPLE_RATE)
     training = Crops(*corpus(args.train, args.out / "corpus" / "train"), crop, config.seed)
     held_out = None
     if args.held_out:
@@ -49,33 +50,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-SAMPLE_RATE = 16000  # Hz; codecs are trained at the rate the encoder hears
-
-
 def corpus(source: str, directory: Path) -> tuple[np.ndarray, np.ndarray]:
     """The audio of a manifest or folder as one memory map; see `tokenizer.crops.decode_corpus`."""
     from pipelines.manifests import content_digest, find_inputs
     from tokenizer.crops import decode_corpus
 
     inputs = find_inputs(source)
-    return decode_corpus(waves(inputs), f"{content_digest(inputs)} {SAMPLE_RATE}", directory)
+    return decode_corpus(waves(inputs), f"{content_digest(inputs)} {ENCODER_SAMPLE_RATE}", directory)
 
 
 def waves(inputs: list[Path]) -> Iterator[np.ndarray]:
     """float32 [S] of every cut. Raises InputError naming the first cut that cannot be read."""
+    from pipelines.audio import read_wave
     from pipelines.manifests import read_cuts
     from pipelines.plan import PlannedCut
 
     for source in read_cuts(inputs):
-        yield read_wave(PlannedCut(source.cut, "", source.audio), SAMPLE_RATE)
-
-
-def read_wave(cut: PlannedCut, sample_rate: int) -> np.ndarray:
-    """float32 [S] of one cut at `sample_rate` Hz. Raises InputError where a bulk run would quarantine it."""
-    from pipelines.audio import CutError, expected_samples, read_resampled
-
-    try:
-        samples = expected_samples(cut.cut, cut.seconds, sample_rate)
-        return np.concatenate(list(read_resampled(cut, samples, sample_rate)))
-    except CutError as error:
-        raise InputError(f"cut {cut.id}: {error.reason} ({error}); remove it from the manifest") from None
+        yield read_wave(PlannedCut(source.cut, "", source.audio), ENCODER_SAMPLE_RATE)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import soundfile
 
 from pipelines import workers as workers_module
 from pipelines.cli import main
@@ -49,6 +51,7 @@ def test_same_bytes_by_worker_processes(finished, audio_folder, run, tmp_path, f
 
 def test_everything_that_was_planned_is_accounted_for(write_manifest, speech, run, tmp_path):
     waves = {f"cut-{i}": speech(i, 0.4 + i / 10) for i in range(12)}
+    waves["cut-12"] = speech(12, 0.5)
     waves["cut-1"] = np.zeros(0, np.float32)
     waves["cut-2"][77] = np.nan
     waves["cut-3"][-1] = np.inf
@@ -61,6 +64,7 @@ def test_everything_that_was_planned_is_accounted_for(write_manifest, speech, ru
     lines[8]["channel"] = 3
     lines[9]["duration"] = 1e9
     lines[10]["duration"] = 1e-6
+    soundfile.write(tmp_path / "audio/12.wav", speech(12, 0.5) * np.float32(1e30), 16000, subtype="FLOAT")
     lines.append(lines[0])  # the same id again
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     totals = run(manifest, tmp_path / "out", max_quarantine_rate=1.0)
@@ -76,10 +80,11 @@ def test_everything_that_was_planned_is_accounted_for(write_manifest, speech, ru
         "cut-8": "no such channel",
         "cut-9": "truncated",
         "cut-10": "zero length",
+        "cut-12": "not audio",
     }
     assert all(entry["source"] or entry["id"] == "cut-7" for entry in quarantined)
     assert all(entry["detail"] and entry["attempts"] == 2 for entry in quarantined)
-    assert (totals["planned"], totals["cuts"], totals["quarantined"], totals["duplicate_ids"]) == (13, 3, 10, 1)
+    assert (totals["planned"], totals["cuts"], totals["quarantined"], totals["duplicate_ids"]) == (14, 3, 11, 1)
     dataset = TokenDataset(tmp_path / "out")
     assert [dataset.cut_id(i) for i in range(3)] == ["cut-0", "cut-11", "cut-0"]
     np.testing.assert_array_equal(dataset.codes(0), dataset.codes(2))
@@ -160,6 +165,57 @@ def test_refused_input_leaves_nothing_behind(run, tmp_path, capsys, tiny_codec_d
     (tmp_path / "file").write_text("mine")
     assert main(command(tmp_path, tmp_path / "file", tiny_codec_dir)) == 2
     assert "is a file; expected a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "unfinished"),
+    [
+        ("holiday.jpg", False),
+        ("dataset.json", False),
+        ("shards/codes.000000.tar", False),
+        ("work/lock", False),
+        ("work/photo.jpg", False),
+        ("work/photo.jpg", True),
+        ("work/plan/notes.txt", True),
+        ("work/tmp/draft.txt", True),
+        ("work/receipts/2024/may.json", True),
+    ],
+)
+def test_files_of_others_are_never_touched(
+    write_manifest, speech, run, tmp_path, monkeypatch, file_bytes, name, unfinished
+):
+    manifest, out = write_manifest({"a": speech(0, 0.4), "b": speech(1, 0.4)}), tmp_path / "out"
+    if unfinished:
+        with monkeypatch.context() as patch:
+            patch.setattr("pipelines.tokenize.finalize", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(manifest, out)
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text('{"mine": true}')
+    before = file_bytes(out)
+    with pytest.raises(InputError, match=re.escape(name.partition("/")[0])):
+        run(manifest, out)
+    assert file_bytes(out) == before
+
+
+def test_a_folder_of_others_beside_a_finished_dataset_stays(finished, audio_folder, run, tmp_path, file_bytes):
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "work").mkdir()
+    (out / "work/photo.jpg").write_text("mine")
+    before = file_bytes(out)
+    with pytest.raises(InputError, match=r"work/photo\.jpg was not made by focalstream.*another OUT"):
+        run(audio_folder, out)
+    assert file_bytes(out) == before
+
+
+def test_an_empty_folder_and_the_trace_of_an_early_kill_are_free(write_manifest, speech, run, tmp_path):
+    manifest = write_manifest({"a": speech(0, 0.4)})
+    (tmp_path / "out/work").mkdir(parents=True)
+    assert run(manifest, tmp_path / "out")["cuts"] == 1
+
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
