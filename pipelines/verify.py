@@ -28,7 +28,7 @@ from pipelines.plan import duration
 from pipelines.readers import Reader, installed_readers
 from tokenizer.errors import InputError
 
-READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, tarfile.TarError)
+READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
 """What reading damaged files raises; each becomes a problem in the list."""
 
 
@@ -46,7 +46,11 @@ def verify(out: Path) -> list[str]:
         if not layout.dataset.exists():
             raise
         return [f"dataset.json: {error}"]
-    except (KeyError, TypeError) as error:  # JSON of the right format and version, but with damaged keys
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # JSON of the right format and version, but with damaged keys
         return [f"dataset.json: a key is missing or of the wrong type ({error!r})"]
 
 

@@ -134,6 +134,23 @@ def test_totals_that_do_not_balance(copied):
     assert "25 cuts planned, but 24 tokenized and 0 quarantined" in problems[1]
 
 
+@pytest.mark.parametrize(("key", "value"), [("files", []), ("shards", ["x"]), ("totals", [1])])
+def test_a_description_with_a_wrong_type(copied, key, value):
+    description = json.loads((copied / "dataset.json").read_text())
+    description[key] = value
+    description["checksum"] = description_checksum(description)
+    (copied / "dataset.json").write_text(json.dumps(description))
+    assert any("of the wrong type" in problem for problem in verify(copied))
+
+
+def test_a_cut_that_is_a_list(copied):
+    path = copied / "shards/cuts.000000.jsonl.gz"
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    path.write_bytes(gzip.compress(b"".join([b"[1, 2]\n", *lines[1:]])))
+    resign(copied, 0)
+    assert any(problem.startswith("shards/cuts.000000.jsonl.gz: cannot be read") for problem in verify(copied))
+
+
 def test_command_lists_problems(copied, capsys):
     (copied / "shards/codes.000001.tar").unlink()
     assert main(["verify", str(copied), "--json"]) == 1
