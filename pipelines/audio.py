@@ -21,11 +21,11 @@ import numpy as np
 
 from pipelines.manifests import TarSlice, recordings
 from pipelines.plan import PlannedCut
+from tokenizer.audio import LOUDEST
 from tokenizer.errors import InputError
 
 BLOCK_SECONDS = 10.0
 SHORTAGE_SECONDS = 0.025  # audio may end this much before the manifest says, as in Lhotse; zeros fill the gap
-LOUDEST = 1e4  # full scale is 1; the codec refuses louder samples, whose tokens would mean nothing
 
 
 class CutError(Exception):

@@ -12,6 +12,8 @@ import soxr
 from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
 
+LOUDEST = 1e4  # a peak above this is no audio: the spectrum would overflow, and its tokens mean nothing
+
 
 def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
     """Read a sound file as mono.

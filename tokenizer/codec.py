@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer import checkpoint
+from tokenizer.audio import LOUDEST
 from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
 from tokenizer.decoder import Decoder
 from tokenizer.devices import check_device
@@ -22,7 +23,6 @@ from tokenizer.focal import Compressor, Decompressor
 from tokenizer.quantizer import BinarySphericalQuantizer
 
 NO_TOKEN = -1  # fills a row after its last token; decodes to silence
-LOUDEST = 1e4  # a peak above this is no audio: the spectrum would overflow, and its tokens mean nothing
 OFFLINE_FRAMES = 512  # frames of one `step` when a whole utterance is processed: bounds memory, 10 s at 50 Hz
 
 
