@@ -32,7 +32,7 @@ from tokenizer import Codec
 from tokenizer.errors import InputError
 from tokenizer.metrics import METRICS_RATE, speech_quality
 
-SAMPLING = Sampling(temperature=0.8, top_p=0.95)
+SAMPLING = Sampling(temperature=1.0, top_p=0.95)
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only-continuation", action="store_true", help="leave the prompt out of OUT")
     parser.add_argument("--stream", action="store_true", help="write audio as it is generated, a chunk at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the draws: the same seed, the same continuation")
-    parser.add_argument("--temperature", type=float, default=0.8, help="of the draws; 0: always the likeliest code")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the draws; 0: always the likeliest code")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest codes; 0: off")
     parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest codes that reach P; 1: off"
+        "--top-p", type=float, default=0.95, metavar="P", help="draw from the likeliest codes that reach P; 1: off"
     )
     parser.add_argument(
         "--min-p", type=float, default=0.0, metavar="P", help="leave out codes below P of the likeliest; 0: off"
