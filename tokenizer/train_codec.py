@@ -132,8 +132,9 @@ def train(
     held_out: Crops | None,
     out: Path,
     device: str = "cpu",
+    initial: Codec | None = None,
 ) -> tuple[Codec, str | None]:
-    """Train, or go on training, in the run directory `out`.
+    """Train, or go on training, in the run directory `out`; a new run starts from `initial`, or from random weights.
 
     A run that was stopped anywhere goes on from its last checkpoint; on CPU with the same number of threads its
     losses are those of an undisturbed run, to the last bit. SIGTERM and Ctrl-C save first.
@@ -142,10 +143,15 @@ def train(
         The codec, and the name of the signal that stopped the run before its last step, or None.
 
     Raises:
-        InputError: when `out` holds a run of another configuration, or crops are no whole number of chunks.
+        InputError: when `out` holds a run of another configuration, `initial` is of another model than the
+            configuration's, or crops are no whole number of chunks.
     """
     torch.manual_seed(config.seed)
     codec = Codec(model).to(device).train()
+    if initial is not None:
+        if initial.config != model:
+            raise InputError("--init: that codec's configuration is not the 'model' of --config; expected the same")
+        codec.load_state_dict(initial.state_dict())
     if codec.sample_rate_out != codec.sample_rate_in:
         raise InputError(
             f"model: hop_length {model.decoder.hop_length} makes {codec.sample_rate_out} Hz of "
@@ -161,7 +167,12 @@ def train(
     plain = [p for p in codec.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
-    step = _resume(out, model, config, codec, optimizer)
+    settings = {
+        "model": model.to_dict(),
+        "train": dataclasses.asdict(config),
+        "init": {"fingerprint": initial.fingerprint if initial else None},
+    }
+    step = _resume(out, settings, codec, optimizer)
     spectral = SpectralLoss(codec.sample_rate_out).to(device)
     with (
         stop_signals() as signals,
@@ -203,17 +214,17 @@ def _save(out: Path, step: int, codec: Codec, optimizer: torch.optim.Optimizer) 
     codec.save_pretrained(out / "codec")
 
 
-def _resume(out: Path, model: CodecConfig, config: TrainConfig, codec: Codec, optimizer: torch.optim.Optimizer) -> int:
+def _resume(out: Path, settings: dict[str, dict[str, Any]], codec: Codec, optimizer: torch.optim.Optimizer) -> int:
     """Load the last checkpoint of a run with the same settings; the step to go on from."""
     out.mkdir(parents=True, exist_ok=True)
-    settings = json.loads(json.dumps({"model": model.to_dict(), "train": dataclasses.asdict(config)}))
+    settings = json.loads(json.dumps(settings))
     record = out / "run.json"
     if record.exists() and (stored := json.loads(record.read_text())) != settings:
         changed = [
             f"{section}.{key}"
             for section in settings
             for key in settings[section]
-            if stored[section].get(key) != settings[section][key]
+            if stored.get(section, {}).get(key) != settings[section][key]
         ]
         raise InputError(f"{out}: holds a run with other settings ({', '.join(changed)}); use another --out")
     write_atomically(record, json.dumps(settings, indent=2).encode())

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, type=Path, help="YAML with the sections 'model' and 'train'")
     parser.add_argument("--train", required=True, help="Lhotse manifest or folder of audio to train on")
     parser.add_argument("--held-out", help="manifest or folder for the validation loss")
+    parser.add_argument("--init", help="codec whose weights a new run starts from; without it, from random ones")
     parser.add_argument("--out", required=True, type=Path, help="run folder; an unfinished run in it goes on")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from tokenizer.codec import Codec
     from tokenizer.crops import Crops
     from tokenizer.train_codec import VALIDATION_SEED, read_config, train
 
@@ -42,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     held_out = None
     if args.held_out:
         held_out = Crops(*corpus(args.held_out, args.out / "corpus" / "held_out"), crop, VALIDATION_SEED)
-    codec, stopped_by = train(model, config, training, held_out, args.out, args.device)
+    initial = Codec.from_pretrained(args.init) if args.init else None
+    codec, stopped_by = train(model, config, training, held_out, args.out, args.device, initial)
     if stopped_by:
         print(f"stopped by {stopped_by}; the same command goes on")
         return 128 + signal.Signals[stopped_by]

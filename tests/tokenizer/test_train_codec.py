@@ -115,6 +115,23 @@ def test_stopped_run_goes_on_to_the_last_bit(tiny_codec: Codec, tmp_path: Path, 
     assert whole.fingerprint != Codec(model).fingerprint
 
 
+def test_a_new_run_starts_from_given_weights(tiny_codec: Codec, tmp_path: Path) -> None:
+    train(tiny_codec.config, QUICK, crops(), None, tmp_path / "fresh")
+    train(tiny_codec.config, QUICK, crops(), None, tmp_path / "from", initial=tiny_codec)
+    assert records(tmp_path / "from")[0] != records(tmp_path / "fresh")[0]
+    untouched = dataclasses.replace(QUICK, learning_rate=1e-12, final_learning_rate=1e-12, weight_decay=0.0)
+    same, _ = train(tiny_codec.config, untouched, crops(), None, tmp_path / "same", initial=tiny_codec)
+    for name, tensor in tiny_codec.state_dict().items():
+        torch.testing.assert_close(same.state_dict()[name], tensor, atol=1e-9, rtol=0)
+    with pytest.raises(InputError, match="init.fingerprint"):
+        train(tiny_codec.config, untouched, crops(), None, tmp_path / "same")
+    other = dataclasses.replace(
+        tiny_codec.config, encoder=dataclasses.replace(tiny_codec.config.encoder, max_distance=9)
+    )
+    with pytest.raises(InputError, match="--init"):
+        train(other, QUICK, crops(), None, tmp_path / "other", initial=tiny_codec)
+
+
 def test_sigterm_saves_before_it_stops(tiny_codec: Codec, tmp_path: Path, monkeypatch) -> None:
     source = crops()
 
