@@ -123,7 +123,7 @@ def test_a_new_run_starts_from_given_weights(tiny_codec: Codec, tmp_path: Path) 
     same, _ = train(tiny_codec.config, untouched, crops(), None, tmp_path / "same", initial=tiny_codec)
     for name, tensor in tiny_codec.state_dict().items():
         torch.testing.assert_close(same.state_dict()[name], tensor, atol=1e-9, rtol=0)
-    with pytest.raises(InputError, match="init.fingerprint"):
+    with pytest.raises(InputError, match=r"init\.fingerprint"):
         train(tiny_codec.config, untouched, crops(), None, tmp_path / "same")
     other = dataclasses.replace(
         tiny_codec.config, encoder=dataclasses.replace(tiny_codec.config.encoder, max_distance=9)
