@@ -72,7 +72,7 @@ class CausalConv1d(nn.Conv1d):
         return y, ConvState(padded[:, padded.shape[1] - past :], torch.ones_like(state.started))
 
     def _convolve_short(self, padded: Tensor) -> Tensor:
-        """The same sums as products over windows: 2 to 10 times as fast as F.conv1d on the few frames of a live step."""
+        """The same sums as products over windows: 2 to 10 times as fast as F.conv1d on the frames of a live step."""
         taps = self.kernel_size[0]
         if self.groups == self.in_channels == self.out_channels:
             windows = padded.unfold(1, taps, self.stride[0]).transpose(2, 3)  # [B, T, K, C]
