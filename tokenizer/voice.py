@@ -1,10 +1,11 @@
 """A voice to convert speech to: each frame that the decoder is about to render becomes the mean of the k nearest frames
 of a reference recording (k-NN voice conversion: arXiv 2305.18975, section 2).
 
-As FocalCodec does it (arXiv 2502.04465; its published code): k = 4, cosine distance, equal weights. The source's frames
-are dequantized, that is, restored from tokens; the reference's are the encoder's own, which the decompressor learnt to
-restore and which have lost nothing to quantization. A codec trained on the wave alone has no such tie between its two
-feature spaces, and its reference goes through the tokens too.
+As FocalCodec does it (arXiv 2502.04465 and its published code): k = 4, cosine distance, equal weights. The source's
+frames are restored from its tokens. The reference's are the encoder's own, which the decompressor learnt to restore and
+which lost nothing to quantization; the published demo takes them from the non-causal model, and so can a `Voice`: any
+codec may make it whose features are those of the codec that decodes. A codec trained on the wave alone has no tie
+between its encoder's features and its decompressor's, and there the reference goes through the tokens too.
 
 Legend: B batch, T frames, N reference frames, D channels, S samples.
 """
@@ -26,7 +27,7 @@ NEIGHBOURS = 4
 REFERENCE_SECONDS = 600.0  # used at most; beyond five minutes a reference gains little (kNN-VC's README)
 PIECE_SECONDS = 30.0  # of reference encoded at a time: bounds memory
 BLOCK_FRAMES = 8192  # of reference compared at a time: bounds memory
-TIED = 0.5  # mean cosine above which encoder and decompressor share a space: near 1 if so taught, near 0 if not
+TIED = 0.5  # mean cosine above which encoder and decompressor share a space; the shipped codec has 0.01
 
 
 class Voice:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipelines.cli import main
 from tokenizer import Codec, InputError
-from tokenizer.audio import write_wav
+from tokenizer.audio import read_audio, write_wav
 from tokenizer.voice import Voice, convert, convert_live, find_sounds
 
 
@@ -99,6 +99,13 @@ def test_a_long_reference_is_used_in_part_and_in_pieces(codec: Codec, monkeypatc
     assert voice.seconds == 2.0 and len(voice.features) == 100
     first = codec.dequantize(codec.encode(speech_like(1.2, seed=8)[: round(0.64 * 16000)]))[0]
     assert torch.equal(voice.features[:32], first)
+
+
+def test_no_more_of_a_long_file_is_read_than_is_used(codec: Codec, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("tokenizer.voice.REFERENCE_SECONDS", 1.0)
+    soundfile.write(tmp_path / "long.wav", speech_like(3.0, seed=17).numpy(), 22050)
+    assert len(read_audio(tmp_path / "long.wav", 16000, 0.5)) == 8000
+    assert Voice.from_path(codec, tmp_path).seconds == 1.0
 
 
 def test_a_folder_is_read_in_the_order_of_names(codec: Codec, tmp_path: Path) -> None:
