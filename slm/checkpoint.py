@@ -17,7 +17,7 @@ from slm.model import LanguageModel, ModelConfig
 from slm.vocabulary import Vocabulary
 from tokenizer.atomic import write_atomically
 from tokenizer.checkpoint import read_weights
-from tokenizer.config import dataclass_from_dict
+from tokenizer.parsed import dataclass_from_dict
 from tokenizer.errors import InputError
 
 SHIPPED = Path(__file__).parent / "weights"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizer.config import dataclass_from_dict
+from tokenizer.parsed import dataclass_from_dict
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:

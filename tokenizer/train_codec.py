@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from tokenizer.atomic import write_atomically
 from tokenizer.codec import Codec
-from tokenizer.config import CodecConfig, dataclass_from_dict
+from tokenizer.config import CodecConfig
 from tokenizer.crops import Crops
 from tokenizer.errors import InputError
 from tokenizer.losses import SpectralLoss, entropy_term
+from tokenizer.parsed import dataclass_from_dict
 from tokenizer.stop_signals import stop_signals
 
 VALIDATION_SEED = 1  # the held-out crops are the same in every run
