@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizer.parsed import dataclass_from_dict
 from tokenizer.errors import InputError
+from tokenizer.parsed import dataclass_from_dict
 
 if TYPE_CHECKING:
     from slm.model import ModelConfig

@@ -2,9 +2,9 @@
 
 Legend: B batch, T new frames, W cached frames, K = W + T keys, D channels, H heads, N channels a head.
 
-In the causal form a frame attends to the keys in [end - window, end), where `end` is the end of its own chunk, so frames
-of one chunk see one another (the lookahead) and nothing later. Bias and gate: WavLM, arXiv 2110.13900, section 3.2;
-chunked attention: FocalCodec-Stream, arXiv 2509.16195.
+In the causal form a frame attends to the keys in [end - window, end), where `end` is the end of its own chunk, so
+frames of one chunk see one another (the lookahead) and nothing later. Bias and gate: WavLM, arXiv 2110.13900, section
+3.2; chunked attention: FocalCodec-Stream, arXiv 2509.16195.
 """
 
 from __future__ import annotations

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "weights"
 WEIGHT_SUFFIXES = (".safetensors", ".pt")
+OLD_NAMES = (
+    (r"^compressor\.layers\.(\d+)\.0\.", r"compressor.layers.\1.downscale."),
+    (r"^compressor\.layers\.(\d+)\.1\.", r"compressor.layers.\1.focal_block."),
+    (r"^decompressor\.layers\.(\d+)\.0\.", r"decompressor.layers.\1.focal_block."),
+    (r"^decompressor\.layers\.(\d+)\.1\.", r"decompressor.layers.\1.upscale."),
+)
 
 
 def load(name: str) -> tuple[CodecConfig, dict[str, Tensor]]:
@@ -40,7 +46,7 @@ def load(name: str) -> tuple[CodecConfig, dict[str, Tensor]]:
         InputError: naming what was looked for and what to do.
     """
     config_path, weights_path = locate(name)
-    return CodecConfig.from_file(config_path), read_weights(weights_path)
+    return CodecConfig.from_file(config_path), with_present_names(read_weights(weights_path))
 
 
 def locate(name: str) -> tuple[Path, Path]:
@@ -106,6 +112,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f"{path}: expected a mapping of names to tensors, as `torch.save(model.state_dict(), ...)`")
     return weights
+
+
+def with_present_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the first published files (version 0.0.1) under the names of the later ones; others as they are.
+
+    Those files hold separate query, key and value projections, number the two halves of a focal layer where later files
+    name them, and carry a norm that nothing uses.
+    """
+    if not any(".q_proj." in name for name in weights):
+        return weights
+    renamed = {}
+    for name, tensor in weights.items():
+        if ".q_proj." in name:
+            parts = [weights.get(name.replace(".q_proj.", f".{part}_proj."), tensor[:0]) for part in "qkv"]
+            renamed[name.replace(".q_proj.", ".qkv_proj.")] = torch.cat(parts)
+        elif not (".k_proj." in name or ".v_proj." in name or name.startswith("encoder.encoder.norm.")):
+            for old, new in OLD_NAMES:
+                name = re.sub(old, new, name)
+            renamed[name] = tensor
+    return renamed
 
 
 def assign(codec: Codec, weights: dict[str, Tensor], source: str) -> None:

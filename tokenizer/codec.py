@@ -26,7 +26,6 @@ from tokenizer.rates import Rates, token_count
 from tokenizer.vocos import Vocos
 
 OFFLINE_FRAMES = 512  # frames of one `step` when a whole utterance is processed: bounds memory, 10 s at 50 Hz
-LONGEST_WHOLE = 30 * 60  # seconds that a codec without streams takes: its attention's work grows with the square
 
 
 class CodecState(NamedTuple):
@@ -270,10 +269,10 @@ class Codec(Rates, nn.Module):
     def _features(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Checked wave [B, S] -> features, and the frames of each row that count (all, of a codec that streams)."""
         if not self.causal:
-            if wave.shape[1] > LONGEST_WHOLE * self.sample_rate_in:
+            if wave.shape[1] > self.longest_seconds * self.sample_rate_in:
                 raise InputError(
-                    f"encode: {wave.shape[1] / self.sample_rate_in:.0f} s of audio; codec {self.name} does not stream and "
-                    f"takes at most {LONGEST_WHOLE} s at once. Cut the recording at pauses first"
+                    f"encode: {wave.shape[1] / self.sample_rate_in:.0f} s of audio; codec {self.name} does not stream "
+                    f"and takes at most {self.longest_seconds:g} s at once. Cut the recording at pauses first"
                 )
             return self.encoder(wave.to(self._dtype), lengths)
         wave = wave.to(self._dtype).masked_fill(~present(lengths, wave.shape[1]), 0)

@@ -1,10 +1,11 @@
 """The configuration of a codec: one frozen dataclass a stage, in the published JSON layout.
 
 A published `config.json` holds, for each of the five stages, `<stage>_name` and `<stage>_config`. Keys left out take
-the published defaults given here; unknown keys raise. There are two families: in the streaming one every stage is causal
-and the decoder is WaveNeXt; in the one for whole utterances no stage is and the decoder is Vocos. Two keys are this
-project's additions, for small streaming models: `encoder_config.stem = "logmel"`, a causal log-mel front end in place of
-the convolutional one, and `decoder_config.head = "istft"`, a causal inverse Fourier transform in place of the linear head.
+the published defaults given here; unknown keys raise. There are two families: in the streaming one every stage is
+causal and the decoder is WaveNeXt; in the one for whole utterances no stage is and the decoder is Vocos. Two keys are
+this project's additions, for small streaming models: `encoder_config.stem = "logmel"`, a causal log-mel front end in
+place of the convolutional one, and `decoder_config.head = "istft"`, a causal inverse Fourier transform in place of the
+linear head.
 """
 
 from __future__ import annotations
@@ -201,9 +202,9 @@ class VocosConfig:
     causal: bool = False
 
     def __post_init__(self) -> None:
-        if self.n_fft % 2 or (self.n_fft - self.hop_length) % 2 or self.n_fft <= self.hop_length:
+        if self.n_fft % 2 or self.hop_length % 2 or self.n_fft <= self.hop_length:
             raise InputError(
-                f"decoder_config: n_fft {self.n_fft} must be even and exceed hop_length {self.hop_length} by an even number"
+                f"decoder_config: n_fft {self.n_fft} and hop_length {self.hop_length} must be even, n_fft larger"
             )
 
 
@@ -249,8 +250,8 @@ class CodecConfig:
         if len({getattr(self, stage).causal for stage in stages}) > 1:
             found = ", ".join(f"{stage} {str(getattr(self, stage).causal).lower()}" for stage in stages)
             raise InputError(
-                f'codec config: "causal" differs between stages ({found}); a codec is causal in all of them (it streams) '
-                "or in none (it takes whole utterances)"
+                f'codec config: "causal" differs between stages ({found}); a codec is causal in all of them (it '
+                "streams) or in none (it takes whole utterances)"
             )
         if self.causal != isinstance(self.decoder, DecoderConfig):
             raise InputError(
@@ -293,7 +294,7 @@ class CodecConfig:
             section = f"{source}: {stage}_config"
             values = raw.get(f"{stage}_config")
             if name == "Vocos" and isinstance(values, dict):
-                values = _without_old_keys(values, section)
+                values = _without_old_keys(values)
             stages[stage] = dataclass_from_dict(classes[name], {} if values is None else values, section)
         try:
             return cls(**stages)
@@ -335,17 +336,10 @@ def _stage_name(stage: str, config: Any) -> str:
     return next(name for name, kind in STAGE_CLASSES[stage].items() if isinstance(config, kind))
 
 
-def _without_old_keys(values: dict[str, Any], section: str) -> dict[str, Any]:
+def _without_old_keys(values: dict[str, Any]) -> dict[str, Any]:
     """The first published files say `input_channels` for `input_dim`, and a `padding` that the kernel implies."""
-    values = dict(values)
-    if "input_channels" in values and "input_dim" in values:
-        raise InputError(f"{section}: input_channels is the old name of input_dim; give one of them")
-    if "input_channels" in values:
-        values["input_dim"] = values.pop("input_channels")
-    kernel = values.get("kernel_size", VocosConfig.kernel_size)
-    if "padding" in values and values.pop("padding") != kernel // 2:
-        raise InputError(f"{section}: padding must be kernel_size // 2, the only one that keeps the number of frames")
-    return values
+    named = {"input_dim" if key == "input_channels" else key: value for key, value in values.items()}
+    return {key: value for key, value in named.items() if key != "padding"}
 
 
 def _same_length(section: str, left_name: str, left: tuple, right_name: str, right: tuple) -> None:

@@ -4,7 +4,8 @@ Legend: B batch, T frames, D channels.
 
 Focal modulation: arXiv 2203.11926. FocalCodec, for whole utterances: arXiv 2502.04465. Causal form, with DynamicTanh
 (arXiv 2503.10622) in place of LayerNorm and a wide depthwise convolution in place of global pooling: arXiv 2509.16195.
-The causal form has `step`, for streams; the other has `forward`, where `lengths` int64 [B] says how much of a row counts.
+The causal form has `step`, for streams; the other has `forward`, where `lengths`, int64 [B], says how much of a row
+counts.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ class PooledModulation(FocalModulation):
         """[B, T, D] -> [B, T, D]."""
         query, context, gates = self.in_proj(x).split([self.dim, self.dim, self.ranges], dim=-1)
         gathered = torch.zeros_like(context)
-        for level, (conv, activation) in enumerate(self.layers):
-            context = activation(conv(context, lengths))
+        for level, layer in enumerate(self.layers):
+            context = layer[1](layer[0](context, lengths))
             gathered = gathered + context * gates[..., level : level + 1]
         mean = blank(context, lengths).sum(1, keepdim=True) / lengths[:, None, None]
         return self._modulate(query, gathered + F.gelu(mean) * gates[..., -1:])

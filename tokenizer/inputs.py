@@ -11,9 +11,7 @@ from tokenizer.errors import InputError
 NO_TOKEN = -1  # fills a row after its last token; decodes to silence
 
 
-def check_wave(
-    wave: Tensor, lengths: Tensor | None, sample_rate: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def check_wave(wave: Tensor, lengths: Tensor | None, sample_rate: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Waves [B, S] or [S] and their lengths in samples (None: all) -> [B, S] and int64 [B]. Raises InputError."""
     wave = torch.as_tensor(wave, device=device)
     if wave.ndim == 1:

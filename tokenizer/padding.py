@@ -1,7 +1,7 @@
 """Whole utterances of several lengths in one batch: rows end in filling that must not matter.
 
-What the full-context layers share. `lengths` says how much of each row counts; before anything mixes frames, the rest is
-blanked, so that a row sees exactly the zeros it would see at its end if it were alone.
+What the full-context layers share. `lengths` says how much of each row counts; before anything mixes frames, the rest
+is blanked, so that a row sees exactly the zeros it would see at its end if it were alone.
 
 Legend: B batch, T frames, C channels.
 """

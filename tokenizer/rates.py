@@ -7,6 +7,8 @@ import math
 from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
 from tokenizer.errors import InputError
 
+LONGEST_WHOLE = 30 * 60.0  # seconds; the work of attention over whole utterances grows with the square of their length
+
 
 def token_count(samples: int, hop_samples: int, first_samples: int) -> int:
     """Tokens that `samples` become, at least 1: one for each hop of which the first `first_samples` are there."""
@@ -69,6 +71,11 @@ class Rates:
         """Input samples per chunk, the unit of streaming. Raises InputError where the codec does not stream."""
         self.check_causal()
         return self.config.encoder.chunk_frames * self.config.encoder.hop_samples
+
+    @property
+    def longest_seconds(self) -> float:
+        """Audio that `encode` takes at once; no limit where the codec streams."""
+        return math.inf if self.causal else LONGEST_WHOLE
 
     @property
     def token_rate(self) -> float:

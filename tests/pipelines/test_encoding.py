@@ -191,8 +191,8 @@ def test_a_codec_that_fails_at_silence_stops_the_run(write_manifest, speech, tin
 def test_layout_bounds_memory_and_holds_every_cut_once():
     rng = np.random.default_rng(0)
     samples = [int(n) for n in rng.integers(0, 70 * 100, 500)]
-    batches, long_cuts = lay_out(samples, 100, batch_seconds=120.0)
+    batches, long_cuts = lay_out(samples, 100, batch_seconds=120.0, long_seconds=60.0)
     assert sorted(sum(batches, long_cuts)) == list(range(500))
     assert all(samples[i] > 60 * 100 for i in long_cuts) and long_cuts
     assert all(len(batch) == 1 or max(samples[i] for i in batch) * len(batch) <= 120 * 100 for batch in batches)
-    assert lay_out(samples, 100, 120.0) == (batches, long_cuts)
+    assert lay_out(samples, 100, 120.0, 60.0) == (batches, long_cuts)
