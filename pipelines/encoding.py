@@ -238,7 +238,7 @@ def _as_codes(tokens: np.ndarray, codec: Codec) -> np.ndarray:
 
 def _too_long(planned: PlannedCut, codec: Codec) -> Quarantined:
     detail = (
-        f"the cut lasts {planned.seconds:.0f} s, and this codec, which does not stream, takes at most "
+        f"the cut lasts {planned.seconds:.1f} s, and this codec, which does not stream, takes at most "
         f"{codec.longest_seconds:g} s; cut it at pauses first, or tokenize it with a causal codec"
     )
     return quarantine(planned, CutError("too long", detail), attempts=0)
