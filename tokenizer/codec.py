@@ -89,7 +89,7 @@ class Codec(Rates, nn.Module):
         check_device(str(device))
         config, weights = checkpoint.load(str(name_or_path))
         codec = cls(config, name=str(name_or_path))
-        checkpoint.assign(codec, weights, source=str(name_or_path))
+        checkpoint.assign(codec, weights, source=f"codec {name_or_path}")
         return codec.to(device).requires_grad_(False)
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
