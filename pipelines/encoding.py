@@ -7,7 +7,8 @@ may flip a code bit whose latent is within rounding of zero. Only where the code
 memory say, are its cuts encoded one by one, and the log says so.)
 
 Reading and resampling run ahead in threads while the codec works; recordings longer than `LONG_SECONDS` pass through
-the codec's streaming state in windows, so memory stays bounded at any length.
+the codec's streaming state in windows, so memory stays bounded at any length. A codec that does not stream gets every
+recording whole, and those longer than it takes are quarantined unread.
 """
 
 from __future__ import annotations
@@ -100,18 +101,25 @@ def encode_cuts(
     """
     samples = [expected_samples(planned.cut, planned.seconds, codec.sample_rate_in) for planned in cuts]
     outcomes: dict[int, Outcome] = {}
+    long_seconds = LONG_SECONDS if codec.causal else codec.longest_seconds
+    batches, long_cuts = lay_out(samples, codec.sample_rate_in, encoding.batch_seconds, long_seconds)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-audio") as pool, _cancelled_on_exit(pool):
-        batches, long_cuts = lay_out(samples, codec.sample_rate_in, encoding.batch_seconds)
         for batch, waves in _read_ahead(batches, cuts, samples, codec.sample_rate_in, pool):
             outcomes.update(_encode_batch(batch, waves, cuts, samples, codec, encoding.device))
             progress(sum(cuts[i].seconds for i in batch))
         for i in long_cuts:
-            outcomes[i] = _encode_long(cuts[i], samples[i], codec, encoding.device, pool, progress)
+            if codec.causal:
+                outcomes[i] = _encode_long(cuts[i], samples[i], codec, encoding.device, pool, progress)
+            else:
+                outcomes[i] = _too_long(cuts[i], codec)
+                progress(cuts[i].seconds)
     return [outcomes[i] for i in range(len(cuts))]
 
 
-def lay_out(samples: list[int], sample_rate: int, batch_seconds: float) -> tuple[list[list[int]], list[int]]:
-    """Batches of cut indices by length, then the long cuts that go alone.
+def lay_out(
+    samples: list[int], sample_rate: int, batch_seconds: float, long_seconds: float
+) -> tuple[list[list[int]], list[int]]:
+    """Batches of cut indices by length, then the cuts above `long_seconds`, which are in no batch.
 
     Args:
         samples: of each cut, at `sample_rate` Hz.
@@ -120,7 +128,7 @@ def lay_out(samples: list[int], sample_rate: int, batch_seconds: float) -> tuple
     budget, batches, long_cuts = batch_seconds * sample_rate, [], []
     current: list[int] = []
     for i in sorted(range(len(samples)), key=lambda i: (samples[i], i)):
-        if samples[i] > LONG_SECONDS * sample_rate:
+        if samples[i] > long_seconds * sample_rate:
             long_cuts.append(i)
             continue
         if current and (len(current) + 1) * samples[i] > budget:
@@ -204,8 +212,7 @@ def _encode_rows(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: 
     import torch
 
     tokens = codec.encode(torch.from_numpy(padded).to(device), torch.from_numpy(lengths).to(device)).cpu().numpy()
-    counts = -(-lengths // codec.hop_samples)
-    return [_as_codes(row[:count], codec) for row, count in zip(tokens, counts, strict=True)]
+    return [_as_codes(row[: codec.token_count(int(n))], codec) for row, n in zip(tokens, lengths, strict=True)]
 
 
 def _encode_alone(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: str) -> list[np.ndarray | CutError]:
@@ -229,6 +236,14 @@ def _as_codes(tokens: np.ndarray, codec: Codec) -> np.ndarray:
 # ---- long recordings, in windows --------------------------------------------------------------------------------
 
 
+def _too_long(planned: PlannedCut, codec: Codec) -> Quarantined:
+    detail = (
+        f"the cut lasts {planned.seconds:.1f} s, and this codec, which does not stream, takes at most "
+        f"{codec.longest_seconds:g} s; cut it at pauses first, or tokenize it with a causal codec"
+    )
+    return quarantine(planned, CutError("too long", detail), attempts=0)
+
+
 def _encode_long(
     planned: PlannedCut,
     samples: int,
@@ -242,7 +257,7 @@ def _encode_long(
         windows = _windows(read_resampled(planned, samples, codec.sample_rate_in), _window_samples(codec), codec)
         result = _encode_windows(windows, codec, device, pool, progress)
         if isinstance(result, np.ndarray):
-            return _as_codes(result[: -(-samples // codec.hop_samples)], codec)
+            return _as_codes(result[: codec.token_count(samples)], codec)
         failure = result
     progress(planned.seconds)
     return quarantine(planned, failure, ATTEMPTS)

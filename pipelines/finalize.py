@@ -32,6 +32,7 @@ def describe_codec(codec: Codec) -> dict[str, Any]:
         "token_rate": codec.token_rate,
         "sample_rate": codec.sample_rate_in,
         "hop_samples": codec.hop_samples,
+        "first_samples": codec.first_samples,
     }
 
 

@@ -17,7 +17,8 @@ class Quarantined:
     """One line of `quarantine.jsonl`.
 
     `reason` is a phrase to group by: "missing file", "unreadable", "zero length", "truncated", "not finite",
-    "not audio", "no such channel", "encoder failed". `error` is the class of the exception, `detail` its message.
+    "not audio", "no such channel", "too long", "encoder failed". `error` is the class of the exception, `detail` its
+    message.
     """
 
     id: str

@@ -27,6 +27,7 @@ from pipelines.member_ids import original_id
 from pipelines.plan import duration
 from pipelines.readers import Reader, installed_readers
 from tokenizer.errors import InputError
+from tokenizer.rates import token_count
 
 READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
 """What reading damaged files raises; each becomes a problem in the list."""
@@ -189,8 +190,10 @@ def _codes(codes: np.ndarray, cut: dict[str, Any], codec: dict[str, Any]) -> Ite
     if codes.max() >= codec["codebook_size"]:
         yield f"token {codes.max()} is outside the codebook of {codec['codebook_size']}"
     samples = expected_samples(cut, duration(cut), codec["sample_rate"])
-    if samples and len(codes) != -(-samples // codec["hop_samples"]):  # a mix has no recording to count samples of
-        yield f"{len(codes)} tokens, but {duration(cut)} s make {-(-samples // codec['hop_samples'])}"
+    # Datasets of version 0.1.0 say no first_samples: their codecs all stream.
+    expected = token_count(samples, codec["hop_samples"], codec.get("first_samples", 1))
+    if samples and len(codes) != expected:  # a mix has no recording to count samples of
+        yield f"{len(codes)} tokens, but {duration(cut)} s make {expected}"
 
 
 def _cut(member: str, manifest: dict[str, Any], cut: dict[str, Any]) -> Iterator[str]:

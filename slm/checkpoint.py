@@ -17,8 +17,8 @@ from slm.model import LanguageModel, ModelConfig
 from slm.vocabulary import Vocabulary
 from tokenizer.atomic import write_atomically
 from tokenizer.checkpoint import read_weights
-from tokenizer.config import dataclass_from_dict
 from tokenizer.errors import InputError
+from tokenizer.parsed import dataclass_from_dict
 
 SHIPPED = Path(__file__).parent / "weights"
 FORMAT = "focalstream language model"

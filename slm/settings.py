@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizer.config import dataclass_from_dict
 from tokenizer.errors import InputError
+from tokenizer.parsed import dataclass_from_dict
 from tokenizer.schedule import warmup_cosine
 
 if TYPE_CHECKING:

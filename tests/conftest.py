@@ -59,12 +59,49 @@ TINY = {
 }
 
 
+WHOLE = {
+    "encoder_config": {
+        "hidden_dims": [8] * 7,
+        "num_layers": 2,
+        "dim": 16,
+        "ffn_dim": 32,
+        "num_heads": 2,
+        "num_buckets": 16,
+        "max_distance": 20,
+        "conv_pos": 6,
+        "conv_pos_groups": 2,
+    },
+    "compressor_config": {
+        "input_dim": 16,
+        "output_dim": 9,
+        "hidden_dims": [16, 12],
+        "downscale_factors": [2, 1],
+        "focal_window": 4,
+        "focal_factor": 3,
+    },
+    "quantizer_config": {"codebook_size": 512},
+    "decompressor_config": {
+        "input_dim": 9,
+        "output_dim": 16,
+        "hidden_dims": [12, 16],
+        "upscale_factors": [1, 2],
+        "focal_window": 4,
+        "focal_factor": 3,
+    },
+    "decoder_name": "Vocos",
+    "decoder_config": {"input_dim": 16, "num_layers": 2, "dim": 16, "ffn_dim": 32},
+}
+
+
 def random_codec(raw: dict[str, Any], seed: int) -> Codec:
     """A codec with random weights whose tokens vary: its latents are shifted so that each has either sign."""
     torch.manual_seed(seed)
     codec = Codec.from_config(CodecConfig.from_dict(raw)).requires_grad_(False)
     features = codec.features(torch.randn(64_000) * torch.linspace(0, 0.5, 64_000))
-    latents, _ = codec.compressor.step(features, codec.compressor.init_state(1))
+    if codec.causal:
+        latents, _ = codec.compressor.step(features, codec.compressor.init_state(1))
+    else:
+        latents, _ = codec.compressor(features, torch.tensor([features.shape[1]]))
     codec.compressor.out_proj.bias -= latents[0].median(0).values
     return codec
 
@@ -86,6 +123,20 @@ def tiny_codec_dir(tiny_codec: Codec, tmp_path_factory: pytest.TempPathFactory) 
     """The same codec as a directory for `Codec.from_pretrained`."""
     directory = tmp_path_factory.mktemp("codec")
     tiny_codec.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def whole_codec() -> Codec:
+    """9 bits at 25 Hz, 16 kHz in and out, for whole utterances only, random weights; do not change it in place."""
+    return random_codec(WHOLE, seed=2)
+
+
+@pytest.fixture(scope="session")
+def whole_codec_dir(whole_codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same codec as a directory for `Codec.from_pretrained`."""
+    directory = tmp_path_factory.mktemp("whole_codec")
+    whole_codec.save_pretrained(directory)
     return directory
 
 

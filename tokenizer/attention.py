@@ -1,10 +1,10 @@
-"""Chunked causal self-attention with WavLM's gated relative position bias, streaming.
+"""Self-attention with WavLM's gated relative position bias: chunked and causal for streams, full for whole utterances.
 
 Legend: B batch, T new frames, W cached frames, K = W + T keys, D channels, H heads, N channels a head.
 
-A frame attends to the keys in [end - window, end), where `end` is the end of its own chunk, so frames of one chunk see
-one another (the lookahead) and nothing later. Bias and gate: WavLM, arXiv 2110.13900, section 3.2; chunked attention:
-FocalCodec-Stream, arXiv 2509.16195.
+In the causal form a frame attends to the keys in [end - window, end), where `end` is the end of its own chunk, so
+frames of one chunk see one another (the lookahead) and nothing later. Bias and gate: WavLM, arXiv 2110.13900, section
+3.2; chunked attention: FocalCodec-Stream, arXiv 2509.16195.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tokenizer.padding import present
+
+SCORES = 1 << 24  # attention scores of one block of queries, over batch and heads: 64 MB in float32
 
 
 class KVState(NamedTuple):
@@ -55,22 +59,64 @@ class GatedAttention(nn.Module):
         Returns:
             [B, T, D] and the state with the new keys in it.
         """
-        batch, frames, _ = x.shape
-        q, k, v = self.qkv_proj(x).view(batch, frames, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = self._project(x)
         keys = torch.cat([state.keys.to(k.dtype), k], dim=2)
         values = torch.cat([state.values.to(v.dtype), v], dim=2)
         scores_bias = (self._gate(x) * bias + mask).to(q.dtype)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, keys, values, attn_mask=scores_bias, dropout_p=dropout)
+        y = F.scaled_dot_product_attention(q, keys, values, attn_mask=scores_bias, dropout_p=self._dropout)
         kept = keys.shape[2] - self.past
         next_state = KVState(keys[:, :, kept:], values[:, :, kept:])
-        return self.out_proj(y.transpose(1, 2).reshape(batch, frames, -1)), next_state
+        return self.out_proj(y.transpose(1, 2).flatten(2)), next_state
+
+    @property
+    def _dropout(self) -> float:
+        return self.dropout if self.training else 0.0
+
+    def _project(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> queries, keys and values [3, B, H, T, N]."""
+        return self.qkv_proj(x).view(*x.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
 
     def _gate(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, H, T, 1]."""
         heads = x.view(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
         update, reset = self.gru_rel_pos_linear(heads).unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)
         return update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
+
+
+class FullAttention(GatedAttention):
+    """The same attention with the whole utterance in view.
+
+    Queries go in blocks, so memory grows with the utterance's length and not with its square.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_heads, past=0, dropout=dropout)
+
+    def forward(self, x: Tensor, relative: RelativeBias, lengths: Tensor) -> Tensor:
+        """Attend from every frame to every frame within its row's length.
+
+        Args:
+            x: [B, T, D].
+            relative: the bias by distance.
+            lengths: int64 [B], frames of each row that count, at least 1.
+
+        Returns:
+            [B, T, D]; what lies beyond a row's length means nothing.
+        """
+        frames = x.shape[1]
+        q, k, v = self._project(x)
+        gate = self._gate(x)
+        unseen = ~present(lengths, frames)[:, None, None]
+        block = max(1, SCORES // (gate.shape[0] * self.num_heads * frames))
+        pieces = []
+        for start in range(0, frames, block):
+            stop = min(start + block, frames)
+            bias = gate[:, :, start:stop] * relative(stop - start, past=start, ahead=frames - stop)
+            mask = bias.masked_fill(unseen, -torch.inf).to(q.dtype)
+            pieces.append(
+                F.scaled_dot_product_attention(q[:, :, start:stop], k, v, attn_mask=mask, dropout_p=self._dropout)
+            )
+        return self.out_proj(torch.cat(pieces, dim=2).transpose(1, 2).flatten(2))
 
 
 class RelativeBias(nn.Embedding):
@@ -84,13 +130,13 @@ class RelativeBias(nn.Embedding):
         super().__init__(num_buckets, num_heads)
         self.max_distance = max_distance
 
-    def forward(self, frames: int, past: int) -> Tensor:  # type: ignore[override]
-        """The bias [H, frames, past + frames] of `frames` queries over `past` earlier keys and their own."""
+    def forward(self, frames: int, past: int, ahead: int = 0) -> Tensor:  # type: ignore[override]
+        """The bias [H, frames, past + frames + ahead] of `frames` queries over the keys before, at and after them."""
         reach = past + frames - 1
-        distance = torch.arange(-reach, frames, device=self.weight.device)
-        by_distance = super().forward(self.buckets(distance))  # [reach + frames, H]
+        distance = torch.arange(-reach, frames + ahead, device=self.weight.device)
+        by_distance = super().forward(self.buckets(distance))  # [reach + frames + ahead, H]
         # Query t sees distance j - past - t at key j: row t is a window that starts t entries earlier than row 0.
-        return by_distance.unfold(0, past + frames, 1).flip(0).permute(1, 0, 2)
+        return by_distance.unfold(0, past + frames + ahead, 1).flip(0).permute(1, 0, 2)
 
     def buckets(self, distance: Tensor) -> Tensor:
         """Bucket numbers of signed distances in frames, int64, any shape."""

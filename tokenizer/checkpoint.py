@@ -6,25 +6,33 @@ A codec is a JSON configuration beside a safetensors file (or a `.pt` file of pl
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pickle
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenizer.atomic import write_atomically
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
+from tokenizer.weight_names import renamed, with_fused_attention
 
 if TYPE_CHECKING:
     from tokenizer.codec import Codec
 
 SHIPPED = Path(__file__).parent / "weights"
 WEIGHT_SUFFIXES = (".safetensors", ".pt")
+OLD_NAMES = (
+    (r"^compressor\.layers\.(\d+)\.0\.", r"compressor.layers.\1.downscale."),
+    (r"^compressor\.layers\.(\d+)\.1\.", r"compressor.layers.\1.focal_block."),
+    (r"^decompressor\.layers\.(\d+)\.0\.", r"decompressor.layers.\1.focal_block."),
+    (r"^decompressor\.layers\.(\d+)\.1\.", r"decompressor.layers.\1.upscale."),
+)
 
 
 def load(name: str) -> tuple[CodecConfig, dict[str, Tensor]]:
@@ -40,7 +48,7 @@ def load(name: str) -> tuple[CodecConfig, dict[str, Tensor]]:
         InputError: naming what was looked for and what to do.
     """
     config_path, weights_path = locate(name)
-    return CodecConfig.from_file(config_path), read_weights(weights_path)
+    return CodecConfig.from_file(config_path), with_present_names(read_weights(weights_path))
 
 
 def locate(name: str) -> tuple[Path, Path]:
@@ -54,7 +62,7 @@ def locate(name: str) -> tuple[Path, Path]:
     if Path(name).exists() or Path(name).is_absolute() or name.startswith("."):
         raise InputError(f"codec {name}: no config.json there; expected config.json beside model.safetensors")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        return _download(name)
+        return download(name, ("model.safetensors", "model.pt"))
     shipped = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())) if SHIPPED.is_dir() else "none"
     raise InputError(
         f"codec {name!r}: not found; expected shipped weights ({shipped}), a directory with config.json and "
@@ -70,60 +78,81 @@ def _weights_beside(stem: Path, name: str) -> Path:
     raise InputError(f"codec {name}: found its configuration but neither {stem}.safetensors nor {stem}.pt")
 
 
-def _download(repo: str) -> tuple[Path, Path]:
+def download(repo: str, weights: tuple[str, ...]) -> tuple[Path, Path]:
+    """config.json and the first of the files `weights` that a Hub repository has. Raises InputError."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
         config = Path(hf_hub_download(repo, "config.json"))
-        try:
-            return config, Path(hf_hub_download(repo, "model.safetensors"))
-        except EntryNotFoundError:
-            return config, Path(hf_hub_download(repo, "model.pt"))
+        for name in weights[:-1]:
+            with contextlib.suppress(EntryNotFoundError):
+                return config, Path(hf_hub_download(repo, name))
+        return config, Path(hf_hub_download(repo, weights[-1]))
     except Exception as error:  # offline, no such repository, no access: each is the user's to mend
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"codec {repo}: no such directory here, and the Hugging Face Hub did not give it ({reason}). "
+            f"{repo}: no such directory here, and the Hugging Face Hub did not give it ({reason}). "
             "Check the id and the network, or download it once and pass its directory."
         ) from None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` or `.pt` file by name. Raises InputError when it is damaged or holds code."""
+    """Tensors of a `.safetensors` or PyTorch file by name. Raises InputError when it is damaged or holds code."""
+    weights = read_plain(path)
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{path}: expected a mapping of names to tensors, as `torch.save(model.state_dict(), ...)`")
+    return weights
+
+
+def read_plain(path: Path) -> Any:
+    """What a `.safetensors` or PyTorch file holds, on the CPU. Raises InputError when it is damaged or holds code."""
     import safetensors
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{path}: not a readable file of plain tensors ({reason}). It is damaged, or would run code when loaded; "
             "fetch it again from its source."
         ) from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(f"{path}: expected a mapping of names to tensors, as `torch.save(model.state_dict(), ...)`")
-    return weights
 
 
-def assign(codec: Codec, weights: dict[str, Tensor], source: str) -> None:
-    """Copy weights into the module, as float32. Raises InputError unless names and shapes match exactly."""
-    expected = codec.state_dict()
+def with_present_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the first published files (version 0.0.1) under the names of the later ones; others as they are.
+
+    Those files hold separate query, key and value projections, number the two halves of a focal layer where later files
+    name them, and carry a norm that nothing uses.
+    """
+    if not any(".q_proj." in name for name in weights):
+        return weights
+    used = {name: tensor for name, tensor in weights.items() if not name.startswith("encoder.encoder.norm.")}
+    return with_fused_attention(renamed(used, OLD_NAMES))
+
+
+def assign(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Copy weights into the module, as float32. Raises InputError unless names and shapes match exactly.
+
+    `source` is what error messages call the weights, such as "codec small".
+    """
+    expected = module.state_dict()
     for name, tensor in expected.items():
         if name not in weights:
-            raise InputError(f"codec {source}: weights lack {name!r}; they do not belong to this configuration")
+            raise InputError(f"{source}: weights lack {name!r}; they do not belong to this configuration")
         if weights[name].shape != tensor.shape:
             raise InputError(
-                f"codec {source}: {name} has shape {tuple(weights[name].shape)}, but the configuration makes it "
+                f"{source}: {name} has shape {tuple(weights[name].shape)}, but the configuration makes it "
                 f"{tuple(tensor.shape)}; weights and configuration do not belong together"
             )
         if not torch.isfinite(weights[name]).all():
-            raise InputError(f"codec {source}: {name} holds NaN or infinite values; the file is damaged")
+            raise InputError(f"{source}: {name} holds NaN or infinite values; the file is damaged")
     if extra := sorted(set(weights) - set(expected)):
-        raise InputError(f"codec {source}: weights hold {extra[0]!r}, which the configuration does not know")
-    codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        raise InputError(f"{source}: weights hold {extra[0]!r}, which the configuration does not know")
+    module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
 
 
 def save(codec: Codec, directory: Path, dtype: torch.dtype | None) -> None:

@@ -13,19 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer import checkpoint
-from tokenizer.audio import LOUDEST
-from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
+from tokenizer.config import CodecConfig, VocosConfig
 from tokenizer.decoder import Decoder
 from tokenizer.devices import check_device
 from tokenizer.encoder import Encoder
 from tokenizer.errors import InputError
 from tokenizer.focal import Compressor, Decompressor
+from tokenizer.inputs import NO_TOKEN, check_samples, check_tokens, check_wave
+from tokenizer.padding import present
 from tokenizer.quantizer import BinarySphericalQuantizer
+from tokenizer.rates import Rates, token_count
+from tokenizer.vocos import Vocos
 
 if TYPE_CHECKING:
     from tokenizer.voice import Voice
 
-NO_TOKEN = -1  # fills a row after its last token; decodes to silence
 OFFLINE_FRAMES = 512  # frames of one `step` when a whole utterance is processed: bounds memory, 10 s at 50 Hz
 
 
@@ -38,15 +40,22 @@ class CodecState(NamedTuple):
     decoder: Decoder.State
 
 
-class Codec(nn.Module):
-    """A streaming speech codec of the FocalCodec-Stream family (arXiv 2509.16195).
+class Codec(Rates, nn.Module):
+    """A speech codec of the streaming FocalCodec-Stream family (arXiv 2509.16195) or the FocalCodec family for whole
+    utterances (arXiv 2502.04465).
 
         codec = Codec.from_pretrained("small")
         tokens = codec.encode(wave)      # [B, S] at codec.sample_rate_in -> int64 [B, ceil(S / hop)]
         wave = codec.decode(tokens)      # [B, T] -> [B, T * codec.samples_per_token] at codec.sample_rate_out
 
-    The tokens of an utterance do not depend on what else is in the batch, on padding, or on how its audio is cut into
-    chunks. Audio is padded with zeros to a whole number of chunks and the tokens are trimmed to ceil(S / hop).
+    The tokens of an utterance do not depend on what else is in the batch, on padding, or, where the codec streams, on
+    how its audio is cut into chunks.
+
+    The families differ at the end of an utterance. A streaming codec pads audio with zeros to a whole number of chunks
+    and trims the tokens to ceil(S / hop). One for whole utterances makes a feature frame of 320 samples' hop only where
+    400 samples are there, so up to 399 samples at the end (25 ms) are in no token, and 4 s give 199 tokens at 50 Hz; at
+    25 and 12.5 Hz zero frames fill the last token. Audio shorter than 400 samples still gives one token. Every frame
+    there depends on the whole utterance, so a piece of one does not have the tokens it has within the whole.
     """
 
     def __init__(self, config: CodecConfig, name: str = "unnamed") -> None:
@@ -57,7 +66,7 @@ class Codec(nn.Module):
         self.compressor = Compressor(config.compressor)
         self.quantizer = BinarySphericalQuantizer(config.quantizer)
         self.decompressor = Decompressor(config.decompressor)
-        self.decoder = Decoder(config.decoder)
+        self.decoder = Vocos(config.decoder) if isinstance(config.decoder, VocosConfig) else Decoder(config.decoder)
         self.eval()
 
     # ---- identity -------------------------------------------------------------------------------------------------
@@ -83,7 +92,7 @@ class Codec(nn.Module):
         check_device(str(device))
         config, weights = checkpoint.load(str(name_or_path))
         codec = cls(config, name=str(name_or_path))
-        checkpoint.assign(codec, weights, source=str(name_or_path))
+        checkpoint.assign(codec, weights, source=f"codec {name_or_path}")
         return codec.to(device).requires_grad_(False)
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -100,59 +109,6 @@ class Codec(nn.Module):
         """sha256 over configuration and weights as float32, in hex: the identity of the token space."""
         return checkpoint.fingerprint(self.config, self.state_dict())
 
-    @property
-    def sample_rate_in(self) -> int:
-        """Hz."""
-        return ENCODER_SAMPLE_RATE
-
-    @property
-    def sample_rate_out(self) -> int:
-        """Hz."""
-        return self.sample_rate_in * self.samples_per_token // self.hop_samples
-
-    @property
-    def hop_samples(self) -> int:
-        """Input samples per token."""
-        return self.config.encoder.hop_samples * (self.config.encoder.chunk_frames // self.tokens_per_chunk)
-
-    @property
-    def samples_per_token(self) -> int:
-        """Output samples per token."""
-        return self.config.decoder.hop_length * self.decompressor.upscale
-
-    @property
-    def tokens_per_chunk(self) -> int:
-        """Tokens that a chunk of `chunk_samples` becomes."""
-        return self.config.encoder.chunk_frames // self.decompressor.upscale
-
-    @property
-    def chunk_samples(self) -> int:
-        """Input samples per chunk, the unit of streaming."""
-        return self.config.encoder.chunk_frames * self.config.encoder.hop_samples
-
-    @property
-    def token_rate(self) -> float:
-        """Tokens per second."""
-        return self.sample_rate_in / self.hop_samples
-
-    @property
-    def codebook_size(self) -> int:
-        return self.config.quantizer.codebook_size
-
-    @property
-    def bits_per_token(self) -> int:
-        return self.config.quantizer.bits
-
-    @property
-    def bitrate(self) -> float:
-        """Bits per second, before entropy coding."""
-        return self.token_rate * self.bits_per_token
-
-    @property
-    def latency_ms(self) -> float:
-        """Algorithmic latency: one chunk, in milliseconds."""
-        return 1000 * self.chunk_samples / self.sample_rate_in
-
     # ---- whole utterances -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -164,16 +120,18 @@ class Codec(nn.Module):
             lengths: int64 [B], samples of each row that count; None: all.
 
         Returns:
-            int64 [B, ceil(S / hop_samples)]; a row shorter than the longest ends in -1.
+            int64 [B, token_count(S)]; a row shorter than the longest ends in -1.
 
         Raises:
-            InputError: for another shape, an empty or non-finite wave, or lengths outside 1..S.
+            InputError: for another shape, an empty or non-finite wave, lengths outside 1..S, or more than 30 minutes
+                for a codec that does not stream.
         """
-        wave, lengths = self._check_wave(wave, lengths)
-        longest = -(-int(lengths.max()) // self.hop_samples)
-        tokens = self.quantizer.tokens(self.latents(self._features(wave, lengths)))[:, :longest]
-        ends = -(-lengths // self.hop_samples)
-        return tokens.masked_fill(torch.arange(longest, device=tokens.device) >= ends[:, None], NO_TOKEN)
+        wave, lengths = check_wave(wave, lengths, self.sample_rate_in, self._device)
+        counts = torch.tensor([self.token_count(samples) for samples in lengths.tolist()], device=wave.device)
+        longest = int(counts.max())
+        features, frames = self._features(wave, lengths)
+        tokens = self.quantizer.tokens(self._latents(features, frames))[:, :longest]
+        return tokens.masked_fill(~present(counts, longest), NO_TOKEN)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, voice: Voice | None = None) -> Tensor:
@@ -189,7 +147,11 @@ class Codec(nn.Module):
         Raises:
             InputError: for another shape or a token outside the codebook.
         """
-        tokens = self._check_tokens(tokens)
+        tokens = check_tokens(tokens, self.codebook_size, self._device)
+        if not self.causal:
+            features, frames = self._dequantize_whole(tokens)
+            features = features if voice is None else voice.nearest(features)
+            return self.decoder(features, frames) * (tokens >= 0).repeat_interleave(self.samples_per_token, dim=1)
         pieces, state = [], self.init_state(tokens.shape[0])
         for piece in self._padded_tokens(tokens).split(self._offline_tokens, dim=1):
             wave, state = self._decode_step(piece, state, voice)
@@ -198,24 +160,28 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def features(self, wave: Tensor) -> Tensor:
-        """Wave [B, S] or [S] -> features [B, ceil(S / 320), D] of the encoder."""
-        wave, lengths = self._check_wave(wave, None)
-        return self._features(wave, lengths)[:, : -(-wave.shape[1] // self.config.encoder.hop_samples)]
+        """Wave [B, S] or [S] -> features [B, T, D] of the encoder, a frame for each 320 samples."""
+        wave, lengths = check_wave(wave, None, self.sample_rate_in, self._device)
+        hop = self.config.encoder.hop_samples
+        return self._features(wave, lengths)[0][:, : token_count(wave.shape[1], hop, self.first_samples)]
 
     @torch.no_grad()
     def latents(self, features: Tensor) -> Tensor:
         """Features [B, T, D] -> latents [B, T, bits] on the unit sphere, whose signs are the codes."""
-        return self.quantizer.normalize(self.compressor.step(features, self.compressor.init_state(len(features)))[0])
+        frames = torch.full((len(features),), features.shape[1], device=features.device)
+        return self.quantizer.normalize(self._latents(features, frames))
 
     @torch.no_grad()
     def codes(self, tokens: Tensor) -> Tensor:
         """Tokens [B, T] -> codes [B, T, bits] of +-1/sqrt(bits)."""
-        return self.quantizer.codes(self._check_tokens(tokens), self._dtype)
+        return self.quantizer.codes(check_tokens(tokens, self.codebook_size, self._device), self._dtype)
 
     @torch.no_grad()
     def dequantize(self, tokens: Tensor) -> Tensor:
         """Tokens [B, T] -> the decoder's input features [B, T, D]."""
-        tokens = self._check_tokens(tokens)
+        tokens = check_tokens(tokens, self.codebook_size, self._device)
+        if not self.causal:
+            return self._dequantize_whole(tokens)[0]
         pieces, state = [], self.decompressor.init_state(tokens.shape[0])
         for piece in self._padded_tokens(tokens).split(self._offline_tokens, dim=1):
             x, state = self.decompressor.step(self.quantizer.codes(piece, self._dtype), piece >= 0, state)
@@ -225,7 +191,12 @@ class Codec(nn.Module):
     # ---- live streams ---------------------------------------------------------------------------------------------
 
     def init_state(self, batch_size: int) -> CodecState:
-        """The state of `batch_size` streams that have not begun, on the codec's device."""
+        """The state of `batch_size` streams that have not begun, on the codec's device.
+
+        Raises:
+            InputError: the codec does not stream; so do `encode_step` and `decode_step`.
+        """
+        self.check_causal()
         return CodecState(
             self.encoder.init_state(batch_size),
             self.compressor.init_state(batch_size),
@@ -247,6 +218,7 @@ class Codec(nn.Module):
         Raises:
             InputError: when the chunk is not whole, not finite floats, or of another batch than the state.
         """
+        self.check_causal()
         if chunk.ndim != 2 or chunk.shape[1] == 0 or chunk.shape[1] % self.chunk_samples:
             raise InputError(
                 f"encode_step: chunk has shape {tuple(chunk.shape)}; expected [B, n * {self.chunk_samples}] samples "
@@ -254,7 +226,7 @@ class Codec(nn.Module):
             )
         if not chunk.is_floating_point():
             raise InputError(f"encode_step: chunk has type {chunk.dtype}; scale integers to floats in [-1, 1] first")
-        self._check_samples(chunk, "encode_step: chunk")
+        check_samples(chunk, "encode_step: chunk")
         self._check_streams(len(chunk), state)
         features, encoder_state = self.encoder.step(chunk.to(self._device, self._dtype), state.encoder)
         latents, compressor_state = self.compressor.step(features, state.compressor)
@@ -276,7 +248,8 @@ class Codec(nn.Module):
             InputError: when the chunk is not whole, a token lies outside the codebook, or the state is of another
                 batch.
         """
-        tokens = self._check_tokens(tokens)
+        self.check_causal()
+        tokens = check_tokens(tokens, self.codebook_size, self._device)
         if tokens.shape[1] % self.tokens_per_chunk:
             raise InputError(
                 f"decode_step: {tokens.shape[1]} tokens are no whole number of chunks of {self.tokens_per_chunk}. "
@@ -299,15 +272,33 @@ class Codec(nn.Module):
     def _offline_tokens(self) -> int:
         return OFFLINE_FRAMES // self.config.encoder.chunk_frames * self.tokens_per_chunk
 
-    def _features(self, wave: Tensor, lengths: Tensor) -> Tensor:
-        """Checked wave [B, S] -> features of whole chunks, with everything beyond a row's length silenced."""
-        wave = wave.to(self._dtype).masked_fill(torch.arange(wave.shape[1], device=wave.device) >= lengths[:, None], 0)
+    def _features(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Checked wave [B, S] -> features, and the frames of each row that count (all, of a codec that streams)."""
+        if not self.causal:
+            if wave.shape[1] > self.longest_seconds * self.sample_rate_in:
+                raise InputError(
+                    f"encode: {wave.shape[1] / self.sample_rate_in:.0f} s of audio; codec {self.name} does not stream "
+                    f"and takes at most {self.longest_seconds:g} s at once. Cut the recording at pauses first"
+                )
+            return self.encoder(wave.to(self._dtype), lengths)
+        wave = wave.to(self._dtype).masked_fill(~present(lengths, wave.shape[1]), 0)
         wave = nn.functional.pad(wave, (0, -wave.shape[1] % self.chunk_samples))
         pieces, state = [], self.encoder.init_state(wave.shape[0])
         for piece in wave.split(OFFLINE_FRAMES // self.config.encoder.chunk_frames * self.chunk_samples, dim=1):
             x, state = self.encoder.step(piece, state)
             pieces.append(x)
-        return torch.cat(pieces, dim=1)
+        features = torch.cat(pieces, dim=1)
+        return features, torch.full_like(lengths, features.shape[1])
+
+    def _latents(self, features: Tensor, frames: Tensor) -> Tensor:
+        if not self.causal:
+            return self.compressor(features, frames)[0]
+        return self.compressor.step(features, self.compressor.init_state(len(features)))[0]
+
+    def _dequantize_whole(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Checked tokens of whole utterances -> features, and the frames of each row that count."""
+        ends = ((tokens >= 0) * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).amax(1)
+        return self.decompressor(self.quantizer.codes(tokens, self._dtype), ends.clamp(min=1))
 
     def _decode_step(self, tokens: Tensor, state: CodecState, voice: Voice | None) -> tuple[Tensor, CodecState]:
         present = tokens >= 0
@@ -322,37 +313,6 @@ class Codec(nn.Module):
     def _padded_tokens(self, tokens: Tensor) -> Tensor:
         return nn.functional.pad(tokens, (0, -tokens.shape[1] % self.tokens_per_chunk), value=NO_TOKEN)
 
-    def _check_wave(self, wave: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        wave = torch.as_tensor(wave, device=self._device)
-        if wave.ndim == 1:
-            wave = wave[None]
-        if wave.ndim != 2 or not wave.is_floating_point():
-            raise InputError(
-                f"encode: wave has shape {tuple(wave.shape)} and type {wave.dtype}; expected floating point samples "
-                f"[B, S] or [S] at {self.sample_rate_in} Hz. Mix channels down and scale integers to [-1, 1] first."
-            )
-        if wave.numel() == 0:
-            raise InputError(f"encode: wave has shape {tuple(wave.shape)}; expected at least one sample")
-        self._check_samples(wave, "encode: wave")
-        if lengths is None:
-            return wave, torch.full((wave.shape[0],), wave.shape[1], dtype=torch.int64, device=wave.device)
-        lengths = torch.as_tensor(lengths, dtype=torch.int64, device=wave.device)
-        if lengths.shape != wave.shape[:1] or lengths.min() < 1 or lengths.max() > wave.shape[1]:
-            raise InputError(
-                f"encode: lengths are {lengths.tolist()}; expected one number of samples per row ({wave.shape[0]}), "
-                f"each from 1 to {wave.shape[1]}"
-            )
-        return wave, lengths
-
-    @staticmethod
-    def _check_samples(wave: Tensor, name: str) -> None:
-        peak = float(wave.abs().max())  # NaN where any sample is
-        if not peak <= LOUDEST:
-            raise InputError(
-                f"{name} has a peak of {peak:g}; expected samples in about [-1, 1]. Scale it, or drop this recording "
-                "where it holds NaN or infinite samples"
-            )
-
     @staticmethod
     def _check_streams(batch: int, state: CodecState) -> None:
         if batch != len(state.encoder.encoder.position):
@@ -360,20 +320,3 @@ class Codec(nn.Module):
                 f"step: {batch} streams, but the state is of {len(state.encoder.encoder.position)}; give each batch "
                 "the state that init_state or its own last step returned"
             )
-
-    def _check_tokens(self, tokens: Tensor) -> Tensor:
-        tokens = torch.as_tensor(tokens, device=self._device)
-        if tokens.ndim == 1:
-            tokens = tokens[None]
-        if tokens.ndim != 2 or tokens.shape[1] == 0 or tokens.is_floating_point() or tokens.dtype == torch.bool:
-            raise InputError(
-                f"decode: tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}; expected integers [B, T]"
-            )
-        tokens = tokens.long()
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < NO_TOKEN or high >= self.codebook_size:
-            raise InputError(
-                f"decode: tokens range from {low} to {high}; this codec knows 0 to {self.codebook_size - 1} "
-                "(and -1 for filling). Were they made by another codec?"
-            )
-        return tokens

@@ -1,9 +1,11 @@
 """The configuration of a codec: one frozen dataclass a stage, in the published JSON layout.
 
 A published `config.json` holds, for each of the five stages, `<stage>_name` and `<stage>_config`. Keys left out take
-the published defaults given here; unknown keys raise. Two keys are this project's additions, for small models:
-`encoder_config.stem = "logmel"`, a causal log-mel front end in place of the convolutional one, and
-`decoder_config.head = "istft"`, a causal inverse Fourier transform in place of the linear head.
+the published defaults given here; unknown keys raise. There are two families: in the streaming one every stage is
+causal and the decoder is WaveNeXt; in the one for whole utterances no stage is and the decoder is Vocos. Two keys are
+this project's additions, for small streaming models: `encoder_config.stem = "logmel"`, a causal log-mel front end in
+place of the convolutional one, and `decoder_config.head = "istft"`, a causal inverse Fourier transform in place of the
+linear head.
 """
 
 from __future__ import annotations
@@ -13,17 +15,11 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tokenizer.errors import InputError
+from tokenizer.parsed import dataclass_from_dict
 
-STAGE_NAMES = {
-    "encoder": "WavLM",
-    "compressor": "FocalEncoder",
-    "quantizer": "BinarySphericalQuantizer",
-    "decompressor": "FocalDecoder",
-    "decoder": "WaveNeXt",
-}
 ENCODER_SAMPLE_RATE = 16000  # Hz; every published model hears 16 kHz
 
 
@@ -83,6 +79,14 @@ class EncoderConfig:
         return math.prod(self.strides)
 
     @property
+    def receptive_field(self) -> int:
+        """Input samples that a frame of the convolutional stem sees (400 as published)."""
+        samples = 1
+        for kernel, stride in zip(reversed(self.kernel_sizes), reversed(self.strides), strict=True):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    @property
     def chunk_frames(self) -> int:
         """Frames that may look at one another: the unit of streaming."""
         return self.lookahead_size + 1
@@ -95,7 +99,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class FocalConfig:
-    """What compressor and decompressor share: focal modulation (arXiv 2203.11926) made causal (arXiv 2509.16195)."""
+    """What compressor and decompressor share: focal modulation (arXiv 2203.11926), causal as in arXiv 2509.16195."""
 
     input_dim: int
     output_dim: int
@@ -111,6 +115,11 @@ class FocalConfig:
     normalize_modulator: bool = False
     causal: bool = False
     window_size: int = 512
+
+    @property
+    def focal_kernels(self) -> list[int]:
+        """Kernel of each level's depthwise convolution, in frames."""
+        return [self.focal_window + self.focal_factor * level for level in range(self.focal_level)]
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,27 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
+class VocosConfig:
+    """Vocos (arXiv 2306.00814), of the family for whole utterances: features to `hop_length` output samples a frame."""
+
+    input_dim: int = 1024
+    num_layers: int = 8
+    dim: int = 512
+    ffn_dim: int = 1536
+    kernel_size: int = 7
+    layerscale_init: float | None = None  # None: 1 / num_layers
+    n_fft: int = 1024  # samples of the inverse transform and its window
+    hop_length: int = 320
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_fft % 2 or self.hop_length % 2 or self.n_fft <= self.hop_length:
+            raise InputError(
+                f"decoder_config: n_fft {self.n_fft} and hop_length {self.hop_length} must be even, n_fft larger"
+            )
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """All five stages. Raises InputError where stages do not fit together."""
 
@@ -186,7 +216,7 @@ class CodecConfig:
     compressor: CompressorConfig = field(default_factory=CompressorConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     decompressor: DecompressorConfig = field(default_factory=DecompressorConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    decoder: DecoderConfig | VocosConfig = field(default_factory=DecoderConfig)
 
     def __post_init__(self) -> None:
         for left, right in (
@@ -198,21 +228,40 @@ class CodecConfig:
         ):
             if self._value(left) != self._value(right):
                 raise InputError(f"codec config: {left} {self._value(left)} must equal {right} {self._value(right)}")
-        for stage in ("encoder", "compressor", "decompressor", "decoder"):
-            if not getattr(self, stage).causal:
-                raise InputError(
-                    f'codec config: {stage}_config has "causal": false; this version runs the streaming (causal) '
-                    "family only, so use a *_causal model"
-                )
+        self._check_family()
         down, up = math.prod(self.compressor.downscale_factors), math.prod(self.decompressor.upscale_factors)
         if down != up:
             raise InputError(
                 f"codec config: the product of downscale_factors {down} must equal that of upscale_factors {up}"
             )
-        if self.encoder.chunk_frames % down:
+        if self.causal and self.encoder.chunk_frames % down:
             raise InputError(
                 f"codec config: a chunk of {self.encoder.chunk_frames} frames must hold a whole number of tokens, "
                 f"but downscale_factors multiply to {down}"
+            )
+
+    @property
+    def causal(self) -> bool:
+        """Whether the codec streams; if not, it takes whole utterances."""
+        return self.encoder.causal
+
+    def _check_family(self) -> None:
+        stages = ("encoder", "compressor", "decompressor", "decoder")
+        if len({getattr(self, stage).causal for stage in stages}) > 1:
+            found = ", ".join(f"{stage} {str(getattr(self, stage).causal).lower()}" for stage in stages)
+            raise InputError(
+                f'codec config: "causal" differs between stages ({found}); a codec is causal in all of them (it '
+                "streams) or in none (it takes whole utterances)"
+            )
+        if self.causal != isinstance(self.decoder, DecoderConfig):
+            raise InputError(
+                f'codec config: "causal" is {str(self.causal).lower()} and decoder_name '
+                f"{_stage_name('decoder', self.decoder)}; streaming codecs decode with WaveNeXt, those for whole "
+                "utterances with Vocos"
+            )
+        if not self.causal and self.encoder.stem != "conv":
+            raise InputError(
+                f'encoder_config: stem {self.encoder.stem!r} is for streaming codecs; with "causal": false use "conv"'
             )
 
     def _value(self, dotted: str) -> Any:
@@ -232,20 +281,21 @@ class CodecConfig:
         """
         if not isinstance(raw, dict):
             raise InputError(f"{source}: expected a mapping of stage names and configs, found {type(raw).__name__}")
-        known = {f"{stage}_name" for stage in STAGE_NAMES} | {f"{stage}_config" for stage in STAGE_NAMES}
+        known = {f"{stage}_name" for stage in STAGE_CLASSES} | {f"{stage}_config" for stage in STAGE_CLASSES}
         if unknown := sorted(set(raw) - known):
             raise InputError(f"{source}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(known))}")
         stages = {}
-        for stage_field in dataclasses.fields(cls):
-            stage = stage_field.name
-            name = raw.get(f"{stage}_name", STAGE_NAMES[stage])
-            if name != STAGE_NAMES[stage]:
+        for stage, classes in STAGE_CLASSES.items():
+            name = raw.get(f"{stage}_name", next(iter(classes)))
+            if name not in classes:
                 raise InputError(
-                    f"{source}: {stage}_name {name!r} is not supported here; this version has {STAGE_NAMES[stage]!r}"
+                    f"{source}: {stage}_name {name!r} is not supported here; expected {' or '.join(map(repr, classes))}"
                 )
             section = f"{source}: {stage}_config"
             values = raw.get(f"{stage}_config")
-            stages[stage] = dataclass_from_dict(STAGE_CLASSES[stage], {} if values is None else values, section)
+            if name == "Vocos" and isinstance(values, dict):
+                values = _without_old_keys(values)
+            stages[stage] = dataclass_from_dict(classes[name], {} if values is None else values, section)
         try:
             return cls(**stages)
         except InputError as error:
@@ -263,75 +313,33 @@ class CodecConfig:
     def to_dict(self) -> dict[str, Any]:
         """The published layout, with every key spelled out."""
         out: dict[str, Any] = {}
-        for stage, name in STAGE_NAMES.items():
-            out[f"{stage}_name"] = name
+        for stage in STAGE_CLASSES:
+            config = getattr(self, stage)
+            out[f"{stage}_name"] = _stage_name(stage, config)
             out[f"{stage}_config"] = {
                 key: list(value) if isinstance(value, tuple) else value
-                for key, value in dataclasses.asdict(getattr(self, stage)).items()
+                for key, value in dataclasses.asdict(config).items()
             }
         return out
 
 
-STAGE_CLASSES: dict[str, Any] = {
-    "encoder": EncoderConfig,
-    "compressor": CompressorConfig,
-    "quantizer": QuantizerConfig,
-    "decompressor": DecompressorConfig,
-    "decoder": DecoderConfig,
+STAGE_CLASSES: dict[str, dict[str, Any]] = {  # of each stage, by published name; the first is the default
+    "encoder": {"WavLM": EncoderConfig},
+    "compressor": {"FocalEncoder": CompressorConfig},
+    "quantizer": {"BinarySphericalQuantizer": QuantizerConfig},
+    "decompressor": {"FocalDecoder": DecompressorConfig},
+    "decoder": {"WaveNeXt": DecoderConfig, "Vocos": VocosConfig},
 }
 
-Config = TypeVar("Config")
+
+def _stage_name(stage: str, config: Any) -> str:
+    return next(name for name, kind in STAGE_CLASSES[stage].items() if isinstance(config, kind))
 
 
-def dataclass_from_dict(cls: type[Config], raw: Any, section: str) -> Config:
-    """Build a flat frozen dataclass from parsed JSON or YAML; lists become tuples.
-
-    Args:
-        cls: the dataclass.
-        raw: a mapping of its field names to values.
-        section: what to call it in error messages.
-
-    Raises:
-        InputError: naming `section` and the key, for unknown or missing keys and values of the wrong type.
-    """
-    if not isinstance(raw, dict):
-        raise InputError(f"{section}: expected a mapping, found {type(raw).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(str(key) for key in set(raw) - set(fields)):
-        raise InputError(f"{section}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(fields))}")
-    values = {}
-    for key, value in raw.items():
-        kind = str(fields[key].type)
-        if isinstance(value, list):
-            value = tuple(value)
-        if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not _fits(value, kind):
-            raise InputError(f"{section}: {key} is {value!r}, expected {kind}")
-        values[key] = value
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise InputError(f"{section}: {str(error).split('__init__() ')[-1]}") from None
-
-
-def _fits(value: Any, kind: str) -> bool:
-    """Whether a parsed value has the annotated type. Annotations are strings here (postponed evaluation)."""
-    for option in (part.strip() for part in kind.split("|")):
-        if option == "None" and value is None:
-            return True
-        if option == "bool" and isinstance(value, bool):
-            return True
-        if option == "int" and isinstance(value, int) and not isinstance(value, bool):
-            return True
-        if option == "float" and isinstance(value, float):
-            return True
-        if option == "str" and isinstance(value, str):
-            return True
-        if option.startswith("tuple[") and isinstance(value, tuple):
-            item = option[len("tuple[") :].split(",")[0].rstrip("]")
-            return all(_fits(entry, item) for entry in value)
-    return False
+def _without_old_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """The first published files say `input_channels` for `input_dim`, and a `padding` that the kernel implies."""
+    named = {"input_dim" if key == "input_channels" else key: value for key, value in values.items()}
+    return {key: value for key, value in named.items() if key != "padding"}
 
 
 def _same_length(section: str, left_name: str, left: tuple, right_name: str, right: tuple) -> None:

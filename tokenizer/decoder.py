@@ -14,26 +14,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.config import DecoderConfig
+from tokenizer.config import DecoderConfig, VocosConfig
 from tokenizer.streaming import CausalConv1d, ConvState
 
 
-class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution, LayerNorm, two pointwise layers with GELU, layer scale, residual (arXiv 2201.03545)."""
+class ConvNeXtLayers(nn.Module):
+    """The layers of a ConvNeXt block (arXiv 2201.03545) around any depthwise convolution."""
+
+    def __init__(self, config: DecoderConfig | VocosConfig, dwconv: nn.Module) -> None:
+        super().__init__()
+        scale = 1 / config.num_layers if config.layerscale_init is None else config.layerscale_init
+        self.dwconv = dwconv
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(config.dim, config.ffn_dim)
+        self.pwconv2 = nn.Linear(config.ffn_dim, config.dim)
+        self.gamma = nn.Parameter(torch.full((config.dim,), scale))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """What follows the convolution: LayerNorm, two pointwise layers with GELU, layer scale; [B, T, D] kept."""
+        return self.gamma * self.pwconv2(F.gelu(self.pwconv1(self.norm(x))))
+
+
+class ConvNeXtBlock(ConvNeXtLayers):
+    """A ConvNeXt block that sees the past."""
 
     def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        dim = config.dim
-        scale = 1 / config.num_layers if config.layerscale_init is None else config.layerscale_init
-        self.dwconv = CausalConv1d(dim, dim, config.kernel_size, groups=dim, replicate=False)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.pwconv1 = nn.Linear(dim, config.ffn_dim)
-        self.pwconv2 = nn.Linear(config.ffn_dim, dim)
-        self.gamma = nn.Parameter(torch.full((dim,), scale))
+        dwconv = CausalConv1d(config.dim, config.dim, config.kernel_size, groups=config.dim, replicate=False)
+        super().__init__(config, dwconv)
 
     def step(self, x: Tensor, state: ConvState) -> tuple[Tensor, ConvState]:
         y, state = self.dwconv.step(x, state)
-        return x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(self.norm(y)))), state
+        return x + self.mix(y), state
 
 
 class Backbone(nn.Module):

@@ -1,9 +1,11 @@
-"""WAVE -> FEATURES: the causal WavLM encoder, and a causal log-mel stem for small models.
+"""WAVE -> FEATURES: the WavLM encoder, causal or with the whole utterance in view, and a log-mel stem for small models.
 
 Legend: B batch, S samples, T frames (50 Hz), D channels.
 
 WavLM: arXiv 2110.13900. Causal version: arXiv 2509.16195 (every convolution sees the past only, with the first frame
-replicated to the left; attention is chunked). Module names follow the published state dict.
+replicated to the left; attention is chunked). Module names follow the published state dict and are the same in both
+forms, so a causal student can start from a full-context teacher's weights. A causal encoder has `step`, for streams; a
+full-context one has `forward`, for whole utterances.
 """
 
 from __future__ import annotations
@@ -14,27 +16,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.attention import GatedAttention, KVState, RelativeBias, chunk_mask
+from tokenizer.attention import FullAttention, GatedAttention, KVState, RelativeBias, chunk_mask
 from tokenizer.config import ENCODER_SAMPLE_RATE, EncoderConfig
 from tokenizer.mel import mel_filterbank
+from tokenizer.padding import SameConv1d, blank
 from tokenizer.streaming import CausalConv1d, ConvState, FeedForward
+
+PIECE_FRAMES = 512  # of a whole utterance that the convolutional stem works on at once: bounds memory
 
 
 class ConvBlock(nn.Module):
-    """Strided causal convolution, LayerNorm over channels, GELU."""
+    """Strided convolution, LayerNorm over channels, GELU."""
 
-    def __init__(self, input_dim: int, output_dim: int, kernel_size: int, stride: int) -> None:
+    def __init__(self, input_dim: int, output_dim: int, kernel_size: int, stride: int, causal: bool) -> None:
         super().__init__()
-        self.conv = CausalConv1d(input_dim, output_dim, kernel_size, stride, bias=False)
+        conv = CausalConv1d if causal else nn.Conv1d
+        self.conv = conv(input_dim, output_dim, kernel_size, stride, bias=False)
         self.norm = nn.LayerNorm(output_dim)
 
     def step(self, x: Tensor, state: ConvState) -> tuple[Tensor, ConvState]:
         x, state = self.conv.step(x, state)
         return F.gelu(self.norm(x)), state
 
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, C_in], lengths [B] -> [B, T', C_out], lengths [B]: only whole kernels, but zeros make a first one."""
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        padded = F.pad(blank(x, lengths).transpose(1, 2), (0, max(0, kernel - x.shape[1])))
+        y = F.gelu(self.norm(self.conv(padded).transpose(1, 2)))
+        return y, ((lengths - kernel) // stride + 1).clamp(min=1)
+
 
 class ConvStem(nn.Module):
-    """[B, S] -> [B, S / 320, 512]: the published feature extractor."""
+    """The published feature extractor: [B, S] -> [B, T, 512], where T is S / 320 for streams."""
 
     class State(NamedTuple):
         layers: tuple[ConvState, ...]
@@ -43,8 +56,10 @@ class ConvStem(nn.Module):
         super().__init__()
         dims = (1, *config.hidden_dims)
         self.layers = nn.ModuleList(
-            ConvBlock(dims[i], dims[i + 1], config.kernel_sizes[i], config.strides[i]) for i in range(len(dims) - 1)
+            ConvBlock(dims[i], dims[i + 1], config.kernel_sizes[i], config.strides[i], config.causal)
+            for i in range(len(dims) - 1)
         )
+        self.hop, self.receptive_field = config.hop_samples, config.receptive_field
 
     def init_state(self, batch: int) -> State:
         return self.State(tuple(layer.conv.init_state(batch) for layer in self.layers))
@@ -55,6 +70,21 @@ class ConvStem(nn.Module):
             x, layer_state = layer.step(x, layer_state)
             states.append(layer_state)
         return x, self.State(tuple(states))
+
+    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole utterances: [B, S] and lengths [B] in samples -> [B, T, 512] and lengths [B] in frames.
+
+        A frame needs its whole receptive field, so n samples make (n - 400) // 320 + 1 frames, and at least one.
+        """
+        frames = ((lengths - self.receptive_field) // self.hop + 1).clamp(min=1)
+        total, pieces = int(frames.max()), []
+        for start in range(0, total, PIECE_FRAMES):
+            begin, last = start * self.hop, min(start + PIECE_FRAMES, total) - 1
+            x, counts = wave[:, begin : last * self.hop + self.receptive_field, None], (lengths - begin).clamp(min=0)
+            for layer in self.layers:
+                x, counts = layer(x, counts)
+            pieces.append(x)
+        return torch.cat(pieces, dim=1), frames
 
 
 class LogMelStem(nn.Module):
@@ -109,7 +139,11 @@ class TransformerLayer(nn.Module):
         super().__init__()
         past = config.window_size - config.chunk_frames
         self.attention_norm = nn.LayerNorm(config.dim)
-        self.attention = GatedAttention(config.dim, config.num_heads, past, config.dropout)
+        self.attention = (
+            GatedAttention(config.dim, config.num_heads, past, config.dropout)
+            if config.causal
+            else FullAttention(config.dim, config.num_heads, config.dropout)
+        )
         self.feed_forward_norm = nn.LayerNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, config.ffn_dim, config.dropout)
 
@@ -118,17 +152,26 @@ class TransformerLayer(nn.Module):
         x = x + attended
         return x + self.feed_forward(self.feed_forward_norm(x)), state
 
+    def forward(self, x: Tensor, relative: RelativeBias, lengths: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), relative, lengths)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
 
 class PositionalConv(nn.Module):
     """A wide grouped convolution whose output, after GELU, is added as positional embedding."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.conv = CausalConv1d(config.dim, config.dim, config.conv_pos, groups=config.conv_pos_groups)
+        dim, kernel, groups = config.dim, config.conv_pos, config.conv_pos_groups
+        self.conv = (
+            CausalConv1d(dim, dim, kernel, groups=groups)
+            if config.causal
+            else SameConv1d(dim, dim, kernel, groups=groups, left=kernel // 2)
+        )
 
 
 class TransformerEncoder(nn.Module):
-    """[B, T, D] -> [B, T, D], streaming in whole chunks; no norm at the end, as published."""
+    """[B, T, D] -> [B, T, D], streaming in whole chunks or all at once; no norm at the end, as published."""
 
     class State(NamedTuple):
         """position: [B] int64, frames seen so far, counted up to the cache's length (beyond it nothing changes)."""
@@ -150,23 +193,34 @@ class TransformerEncoder(nn.Module):
         position = torch.zeros(batch, dtype=torch.int64, device=positional.context.device)
         return self.State(position, positional, tuple(layer.attention.init_state(batch) for layer in self.layers))
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: State) -> tuple[list[Tensor], State]:
+        """The output of every layer, [B, T, D] each, and the next state."""
         frames = x.shape[1]
         bias = self.relative_embedding(frames, self.past)
         seen = chunk_mask(frames, self.past, self.chunk, self.window, state.position)
         mask = torch.zeros_like(seen, dtype=bias.dtype).masked_fill_(~seen, -torch.inf)
         positional, positional_state = self.positional_embedding.conv.step(x, state.positional_embedding)
         x = x + F.gelu(positional)
-        states = []
+        outputs, states = [], []
         for layer, layer_state in zip(self.layers, state.layers, strict=True):
             x, layer_state = layer.step(x, bias, mask, layer_state)
+            outputs.append(x)
             states.append(layer_state)
         position = (state.position + frames).clamp(max=self.past)
-        return x, self.State(position, positional_state, tuple(states))
+        return outputs, self.State(position, positional_state, tuple(states))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+        """The output of every layer, [B, T, D] each."""
+        x = x + F.gelu(self.positional_embedding.conv(x, lengths))
+        outputs = []
+        for layer in self.layers:
+            x = layer(x, self.relative_embedding, lengths)
+            outputs.append(x)
+        return outputs
 
 
 class Encoder(nn.Module):
-    """[B, S] at 16 kHz -> [B, S / 320, D] at 50 Hz; S must be a whole number of chunks."""
+    """[B, S] at 16 kHz -> [B, T, D] at 50 Hz."""
 
     class State(NamedTuple):
         stem: ConvStem.State | LogMelStem.State
@@ -183,6 +237,30 @@ class Encoder(nn.Module):
         return self.State(self.feature_extractor.init_state(batch), self.encoder.init_state(batch))
 
     def step(self, wave: Tensor, state: State) -> tuple[Tensor, State]:
+        """The next features of a stream: [B, S] of whole chunks -> [B, S / 320, D]."""
+        outputs, state = self.step_layers(wave, state)
+        return outputs[-1], state
+
+    def step_layers(self, wave: Tensor, state: State) -> tuple[list[Tensor], State]:
+        """As `step`, but the output of every layer."""
         x, stem_state = self.feature_extractor.step(wave, state.stem)  # type: ignore[arg-type]
-        x, encoder_state = self.encoder.step(self.feature_proj(self.norm(x)), state.encoder)
-        return x, self.State(stem_state, encoder_state)
+        outputs, encoder_state = self.encoder.step(self.feature_proj(self.norm(x)), state.encoder)
+        return outputs, self.State(stem_state, encoder_state)
+
+    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of whole utterances.
+
+        Args:
+            wave: [B, S]; what lies beyond a row's length does not matter.
+            lengths: int64 [B], samples of each row.
+
+        Returns:
+            [B, T, D], which mean nothing beyond a row's length, and the lengths in frames, int64 [B].
+        """
+        outputs, frames = self.forward_layers(wave, lengths)
+        return outputs[-1], frames
+
+    def forward_layers(self, wave: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """As `forward`, but the output of every layer."""
+        x, frames = self.feature_extractor(wave, lengths)
+        return self.encoder(self.feature_proj(self.norm(x)), frames), frames

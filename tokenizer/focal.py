@@ -1,9 +1,11 @@
-"""FEATURES <-> LATENTS: causal focal modulation, and the compressor, decompressor and refiner built of it.
+"""FEATURES <-> LATENTS: focal modulation, and the compressor, decompressor and refiner built of it.
 
 Legend: B batch, T frames, D channels.
 
-Focal modulation: arXiv 2203.11926. FocalCodec: arXiv 2502.04465. Causal form, with DynamicTanh (arXiv 2503.10622) in
-place of LayerNorm and a wide depthwise convolution in place of global pooling: arXiv 2509.16195.
+Focal modulation: arXiv 2203.11926. FocalCodec, for whole utterances: arXiv 2502.04465. Causal form, with DynamicTanh
+(arXiv 2503.10622) in place of LayerNorm and a wide depthwise convolution in place of global pooling: arXiv 2509.16195.
+The causal form has `step`, for streams; the other has `forward`, where `lengths`, int64 [B], says how much of a row
+counts.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizer.config import CompressorConfig, DecompressorConfig, FocalConfig
+from tokenizer.padding import FrameDownscale, SameConv1d, blank
 from tokenizer.streaming import CausalConv1d, ConvState, FeedForward, FrameUpscale, PointwiseConv
 
 
@@ -41,6 +44,11 @@ class Snake(nn.Module):
         return x + torch.sin(alpha * x).square() / (alpha + 1e-9)
 
 
+def focal_norm(dim: int, config: FocalConfig) -> nn.Module:
+    """The norm of a family: DynamicTanh in the causal one, LayerNorm in the other."""
+    return DynamicTanh(config.tanhscale_init) if config.causal else nn.LayerNorm(dim)
+
+
 class FocalModulation(nn.Module):
     """Each frame's query times a gated sum of its past at growing ranges."""
 
@@ -49,40 +57,62 @@ class FocalModulation(nn.Module):
 
     def __init__(self, dim: int, config: FocalConfig) -> None:
         super().__init__()
-        self.dim = dim
-        kernels = [config.focal_window + config.focal_factor * level for level in range(config.focal_level)]
-        kernels.append(config.window_size)  # the widest context, where the non-causal model pools over everything
-        self.in_proj = nn.Linear(dim, 2 * dim + len(kernels))
-        self.layers = nn.ModuleList(nn.Sequential(CausalConv1d(dim, dim, k, groups=dim), nn.GELU()) for k in kernels)
+        self.dim, self.ranges = dim, config.focal_level + 1
+        self.in_proj = nn.Linear(dim, 2 * dim + self.ranges)
+        self.layers = self._context_layers(dim, config)
         self.context_proj = PointwiseConv(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
-        self.norm = DynamicTanh(config.tanhscale_init) if config.use_post_norm else nn.Identity()
-        self.context_scale = 1 / len(kernels) if config.normalize_modulator else 1.0
+        self.norm = focal_norm(dim, config) if config.use_post_norm else nn.Identity()
+        self.context_scale = 1 / self.ranges if config.normalize_modulator else 1.0
+
+    def _context_layers(self, dim: int, config: FocalConfig) -> nn.ModuleList:
+        kernels = [*config.focal_kernels, config.window_size]  # the widest stands where the other family pools
+        return nn.ModuleList(nn.Sequential(CausalConv1d(dim, dim, k, groups=dim), nn.GELU()) for k in kernels)
 
     def init_state(self, batch: int) -> State:
         return self.State(tuple(layer[0].init_state(batch) for layer in self.layers))
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        query, context, gates = self.in_proj(x).split([self.dim, self.dim, len(self.layers)], dim=-1)
+        query, context, gates = self.in_proj(x).split([self.dim, self.dim, self.ranges], dim=-1)
         gathered, states = torch.zeros_like(context), []
         for level, (layer, level_state) in enumerate(zip(self.layers, state.levels, strict=True)):
             context, level_state = layer[0].step(context, level_state)
             context = layer[1](context)
             gathered = gathered + context * gates[..., level : level + 1]
             states.append(level_state)
-        modulator = self.context_proj(gathered * self.context_scale)
-        return self.out_proj(self.norm(query * modulator)), self.State(tuple(states))
+        return self._modulate(query, gathered), self.State(tuple(states))
+
+    def _modulate(self, query: Tensor, gathered: Tensor) -> Tensor:
+        return self.out_proj(self.norm(query * self.context_proj(gathered * self.context_scale)))
+
+
+class PooledModulation(FocalModulation):
+    """The same with both sides in view, and the mean over the utterance as the widest range."""
+
+    def _context_layers(self, dim: int, config: FocalConfig) -> nn.ModuleList:
+        kernels = config.focal_kernels
+        return nn.ModuleList(nn.Sequential(SameConv1d(dim, dim, k, groups=dim), nn.GELU()) for k in kernels)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        query, context, gates = self.in_proj(x).split([self.dim, self.dim, self.ranges], dim=-1)
+        gathered = torch.zeros_like(context)
+        for level, layer in enumerate(self.layers):
+            context = layer[1](layer[0](context, lengths))
+            gathered = gathered + context * gates[..., level : level + 1]
+        mean = blank(context, lengths).sum(1, keepdim=True) / lengths[:, None, None]
+        return self._modulate(query, gathered + F.gelu(mean) * gates[..., -1:])
 
 
 class FocalBlock(nn.Module):
-    """Focal modulation and feed-forward, each with residual and DynamicTanh."""
+    """Focal modulation and feed-forward, each with residual and norm."""
 
     def __init__(self, dim: int, config: FocalConfig) -> None:
         super().__init__()
         self.post_norm = config.use_post_norm
-        self.modulation_norm = DynamicTanh(config.tanhscale_init)
-        self.modulation = FocalModulation(dim, config)
-        self.feed_forward_norm = DynamicTanh(config.tanhscale_init)
+        self.modulation_norm = focal_norm(dim, config)
+        self.modulation = FocalModulation(dim, config) if config.causal else PooledModulation(dim, config)
+        self.feed_forward_norm = focal_norm(dim, config)
         self.feed_forward = FeedForward(dim, 4 * dim, config.dropout)
         if config.use_layerscale:
             self.modulation_gamma = nn.Parameter(torch.full((dim,), config.layerscale_init))
@@ -94,21 +124,35 @@ class FocalBlock(nn.Module):
         return self.modulation.init_state(batch)
 
     def step(self, x: Tensor, state: FocalModulation.State) -> tuple[Tensor, FocalModulation.State]:
+        modulated, state = self.modulation.step(self._before(x), state)
+        return self._after(x, modulated), state
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self._after(x, self.modulation(self._before(x), lengths))
+
+    def _before(self, x: Tensor) -> Tensor:
+        """What the modulation gets."""
+        return x if self.post_norm else self.modulation_norm(x)
+
+    def _after(self, x: Tensor, modulated: Tensor) -> Tensor:
+        """All that follows the modulation."""
         if self.post_norm:
-            modulated, state = self.modulation.step(x, state)
             x = x + self.modulation_gamma * self.modulation_norm(modulated)
-            return x + self.feed_forward_gamma * self.feed_forward_norm(self.feed_forward(x)), state
-        modulated, state = self.modulation.step(self.modulation_norm(x), state)
+            return x + self.feed_forward_gamma * self.feed_forward_norm(self.feed_forward(x))
         x = x + self.modulation_gamma * modulated
-        return x + self.feed_forward_gamma * self.feed_forward(self.feed_forward_norm(x)), state
+        return x + self.feed_forward_gamma * self.feed_forward(self.feed_forward_norm(x))
 
 
 class Downscale(nn.Module):
-    """A causal convolution with kernel = stride = `factor`, then Snake."""
+    """A convolution with kernel = stride = `factor`, then Snake."""
 
-    def __init__(self, input_dim: int, output_dim: int, factor: int) -> None:
+    def __init__(self, input_dim: int, output_dim: int, factor: int, causal: bool) -> None:
         super().__init__()
-        self.downscale = CausalConv1d(input_dim, output_dim, factor, stride=factor)
+        self.downscale = (
+            CausalConv1d(input_dim, output_dim, factor, stride=factor)
+            if causal
+            else FrameDownscale(input_dim, output_dim, factor)
+        )
         self.activation = Snake(output_dim)
 
 
@@ -121,7 +165,7 @@ class FocalDownscale(nn.Module):
 
     def __init__(self, input_dim: int, output_dim: int, factor: int, config: FocalConfig) -> None:
         super().__init__()
-        self.downscale = Downscale(input_dim, output_dim, factor)
+        self.downscale = Downscale(input_dim, output_dim, factor, config.causal)
         self.focal_block = FocalBlock(output_dim, config)
 
     def init_state(self, batch: int) -> State:
@@ -131,6 +175,10 @@ class FocalDownscale(nn.Module):
         x, conv_state = self.downscale.downscale.step(x, state.downscale)
         x, block_state = self.focal_block.step(self.downscale.activation(x), state.focal_block)
         return x, self.State(conv_state, block_state)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        x, lengths = self.downscale.downscale(x, lengths)
+        return self.focal_block(self.downscale.activation(x), lengths), lengths
 
 
 class Upscale(nn.Module):
@@ -150,6 +198,7 @@ class FocalUpscale(nn.Module):
 
     def __init__(self, input_dim: int, output_dim: int, factor: int, config: FocalConfig) -> None:
         super().__init__()
+        self.factor = factor
         self.focal_block = FocalBlock(input_dim, config)
         self.upscale = Upscale(input_dim, output_dim, factor)
 
@@ -159,6 +208,9 @@ class FocalUpscale(nn.Module):
     def step(self, x: Tensor, state: FocalModulation.State) -> tuple[Tensor, FocalModulation.State]:
         x, state = self.focal_block.step(x, state)
         return self.upscale(x), state
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return self.upscale(self.focal_block(x, lengths)), lengths * self.factor
 
 
 class Compressor(nn.Module):
@@ -185,6 +237,12 @@ class Compressor(nn.Module):
             states.append(layer_state)
         return self.out_proj(x), self.State(tuple(states))
 
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole utterances of `lengths` frames: unnormalised latents, and the lengths in tokens, rounded up."""
+        for layer in self.layers:
+            x, lengths = layer(x, lengths)
+        return self.out_proj(x), lengths
+
 
 class Refiner(nn.Module):
     """Lets the frames of a chunk exchange information, at no latency: flatten, Linear, GELU, Linear, add back."""
@@ -202,7 +260,7 @@ class Refiner(nn.Module):
 
 
 class Decompressor(nn.Module):
-    """Codes [B, T', bits] -> features [B, T' * upscale, D], in whole chunks."""
+    """Codes [B, T', bits] -> features [B, T' * upscale, D]; streams go in whole chunks, and only they are refined."""
 
     class State(NamedTuple):
         layers: tuple[FocalModulation.State, ...]
@@ -217,7 +275,8 @@ class Decompressor(nn.Module):
         self.layers = nn.ModuleList(
             FocalUpscale(dims[i], dims[i + 1], factor, config) for i, factor in enumerate(config.upscale_factors)
         )
-        self.refiner = Refiner(config.lookahead_size + 1, config.output_dim)
+        if config.causal:
+            self.refiner = Refiner(config.lookahead_size + 1, config.output_dim)
 
     def init_state(self, batch: int) -> State:
         return self.State(tuple(layer.init_state(batch) for layer in self.layers))
@@ -235,3 +294,10 @@ class Decompressor(nn.Module):
             states.append(layer_state)
         kept = present.repeat_interleave(self.upscale, dim=1)
         return self.refiner(x * kept[..., None]), self.State(tuple(states))
+
+    def forward(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole utterances of `lengths` tokens: features, and the lengths in frames."""
+        x = self.in_proj(codes)
+        for layer in self.layers:
+            x, lengths = layer(x, lengths)
+        return x, lengths

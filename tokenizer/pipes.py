@@ -28,7 +28,7 @@ def encode_pipe(codec: Codec, pcm: BinaryIO, tokens: BinaryIO) -> int:
         chunk = torch.zeros(1, codec.chunk_samples)
         chunk[0, : len(samples)] = samples
         codes, state = codec.encode_step(chunk, state)
-        kept = -(-len(samples) // codec.hop_samples)
+        kept = codec.token_count(len(samples))
         tokens.write(codes[0, :kept].cpu().numpy().astype("<u2").tobytes())
         tokens.flush()
     return total

@@ -21,10 +21,12 @@ from tqdm import tqdm
 
 from tokenizer.atomic import write_atomically
 from tokenizer.codec import Codec
-from tokenizer.config import CodecConfig, dataclass_from_dict
+from tokenizer.config import CodecConfig
 from tokenizer.crops import Crops
+from tokenizer.decoder import Decoder
 from tokenizer.errors import InputError
 from tokenizer.losses import SpectralLoss, entropy_term
+from tokenizer.parsed import dataclass_from_dict
 from tokenizer.schedule import warmup_cosine
 from tokenizer.stop_signals import stop_signals
 
@@ -92,6 +94,7 @@ def reconstruct(codec: Codec, wave: Tensor) -> tuple[Tensor, Tensor]:
     codes = codec.quantizer.straight_through(latents)
     present = torch.ones(codes.shape[:2], dtype=torch.bool, device=wave.device)
     restored, _ = codec.decompressor.step(codes, present, codec.decompressor.init_state(batch))
+    assert isinstance(codec.decoder, Decoder)  # `train` refuses codecs that do not stream
     out, _ = codec.decoder.step(restored, codec.decoder.init_state(batch))
     return out.float(), latents
 
@@ -141,8 +144,12 @@ def train(
 
     Raises:
         InputError: when `out` holds a run of another configuration, `initial` is of another model than the
-            configuration's, or crops are no whole number of chunks.
+            configuration's, the model does not stream, or crops are no whole number of chunks.
     """
+    if not model.causal:
+        raise InputError(
+            'model: "causal" is false; this training makes streaming codecs, so expects true in each stage'
+        )
     torch.manual_seed(config.seed)
     codec = Codec(model).to(device).train()
     if initial is not None:

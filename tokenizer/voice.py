@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenizer.audio import AUDIO_SUFFIXES, read_audio
-from tokenizer.codec import NO_TOKEN, Codec
+from tokenizer.codec import Codec
 from tokenizer.errors import InputError
+from tokenizer.inputs import NO_TOKEN
 
 NEIGHBOURS = 4
 REFERENCE_SECONDS = 600.0  # used at most; beyond five minutes a reference gains little (kNN-VC's README)

@@ -63,7 +63,7 @@ def evaluate(codec: Any, args: argparse.Namespace) -> dict[str, Any]:
         "codec": codec.name,
         "fingerprint": codec.fingerprint,
         "bitrate": codec.bitrate,
-        "latency_ms": codec.latency_ms,
+        "latency_ms": codec.latency_ms if codec.causal else None,  # JSON has no infinity
         "sources": sources,
         "mean_over_sources": means(list(sources.values())),
         "tokens": len(flat),
@@ -101,7 +101,8 @@ def held_out_clips(args: argparse.Namespace, sample_rate: int) -> Iterator[tuple
 
 def table(result: dict[str, Any]) -> str:
     """The result as text."""
-    lines = [f"{result['codec']}  {result['bitrate']:g} bit/s  {result['latency_ms']:g} ms"]
+    latency = "whole utterances" if result["latency_ms"] is None else f"{result['latency_ms']:g} ms"
+    lines = [f"{result['codec']}  {result['bitrate']:g} bit/s  {latency}"]
     lines.append(f"{'source':16} {'clips':>5} {'PESQ-WB':>8} {'STOI':>6} {'ESTOI':>6}")
     rows = {**result["sources"], "mean of sources": {"clips": "", **result["mean_over_sources"]}}
     for source, row in rows.items():

@@ -16,24 +16,25 @@ from pipelines.plan import PlannedCut
 from pipelines.quarantine import Quarantined
 
 
+class Exact:
+    """A codec in float64, in which the tokens of an utterance depend on nothing but the utterance."""
+
+    def __init__(self, codec):
+        self.codec = copy.deepcopy(codec).double()
+
+    def __getattr__(self, name):
+        return getattr(self.codec, name)
+
+    def encode(self, wave, lengths=None):
+        return self.codec.encode(wave.double(), lengths)
+
+    def encode_step(self, chunk, state):
+        return self.codec.encode_step(chunk.double(), state)
+
+
 @pytest.fixture(scope="module")
 def exact_codec(tiny_codec):
-    """The tiny codec in float64, in which the tokens of an utterance depend on nothing but the utterance."""
-
-    class Exact:
-        def __init__(self, codec):
-            self.codec = codec
-
-        def __getattr__(self, name):
-            return getattr(self.codec, name)
-
-        def encode(self, wave, lengths=None):
-            return self.codec.encode(wave.double(), lengths)
-
-        def encode_step(self, chunk, state):
-            return self.codec.encode_step(chunk.double(), state)
-
-    return Exact(copy.deepcopy(tiny_codec).double())
+    return Exact(tiny_codec)
 
 
 def planned(source):
@@ -65,6 +66,21 @@ def test_long_recordings_in_windows_equal_one_pass(write_manifest, speech, exact
     for cut, codes in zip(cuts, outcomes, strict=True):
         np.testing.assert_array_equal(codes, alone(exact_codec, cut))
     assert len(seconds) > 15  # in windows indeed
+
+
+def test_a_codec_that_does_not_stream_gets_every_cut_whole(write_manifest, speech, whole_codec, monkeypatch):
+    monkeypatch.setattr(encoding_module, "LONG_SECONDS", 2.0)  # windows that would begin here
+    monkeypatch.setattr("tokenizer.rates.LONGEST_WHOLE", 4.0)
+    codec = Exact(whole_codec)
+    seconds = {"short": 1.1, "shorter": 0.01, "long": 3.03, "too long": 4.1}
+    cuts = planned(write_manifest({key: speech(i, s, 22050) for i, (key, s) in enumerate(seconds.items())}, 22050))
+    done = []
+    outcomes = encode_cuts(cuts, codec, Encoding(), done.append)
+    for cut, codes in zip(cuts[:3], outcomes, strict=False):
+        np.testing.assert_array_equal(codes, alone(codec, cut))
+    assert isinstance(outcomes[3], Quarantined) and outcomes[3].reason == "too long"
+    assert "lasts 4.1 s" in outcomes[3].detail and "at most 4 s" in outcomes[3].detail
+    assert sum(done) == pytest.approx(sum(cut.seconds for cut in cuts))
 
 
 def test_resampling_in_blocks_equals_one_pass(write_manifest, speech, monkeypatch):
@@ -191,8 +207,8 @@ def test_a_codec_that_fails_at_silence_stops_the_run(write_manifest, speech, tin
 def test_layout_bounds_memory_and_holds_every_cut_once():
     rng = np.random.default_rng(0)
     samples = [int(n) for n in rng.integers(0, 70 * 100, 500)]
-    batches, long_cuts = lay_out(samples, 100, batch_seconds=120.0)
+    batches, long_cuts = lay_out(samples, 100, batch_seconds=120.0, long_seconds=60.0)
     assert sorted(sum(batches, long_cuts)) == list(range(500))
     assert all(samples[i] > 60 * 100 for i in long_cuts) and long_cuts
     assert all(len(batch) == 1 or max(samples[i] for i in batch) * len(batch) <= 120 * 100 for batch in batches)
-    assert lay_out(samples, 100, 120.0) == (batches, long_cuts)
+    assert lay_out(samples, 100, 120.0, 60.0) == (batches, long_cuts)

@@ -88,6 +88,25 @@ def test_roundtrip_reports(tiny_codec_dir: Path, wav: Path, tmp_path: Path, caps
     assert np.mean(np.abs(a.astype(int) - b.astype(int)) <= 1) > 0.9
 
 
+def test_a_codec_for_whole_utterances(whole_codec_dir: Path, wav: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    codec = ["--codec", str(whole_codec_dir)]
+    assert main(["encode", str(wav), str(tmp_path / "out.npy"), *codec]) == 0
+    assert len(np.load(tmp_path / "out.npy")) == (19752 - 400) // 640 + 1  # 1.2345 s; 25 Hz
+    assert main(["decode", str(tmp_path / "out.npy"), str(tmp_path / "out.wav"), *codec]) == 0
+    assert soundfile.info(tmp_path / "out.wav").frames == 31 * 640
+    capsys.readouterr()
+    assert main(["roundtrip", str(wav), str(tmp_path / "again.wav"), *codec, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["latency_ms"] is None and result["tokens"] == 31
+    assert (tmp_path / "again.wav").read_bytes() == (tmp_path / "out.wav").read_bytes()
+    assert main(["roundtrip", str(wav), str(tmp_path / "no.wav"), *codec, "--stream"]) == 2
+    assert "does not stream" in capsys.readouterr().err and not (tmp_path / "no.wav").exists()
+    for command in ("encode", "decode"):
+        pipe(monkeypatch, bytes(4000))
+        assert main([command, "-", "-", *codec]) == 2
+        assert "does not stream" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_any_rate_and_channels_are_read(tmp_path: Path, rate: int, channels: int) -> None:

@@ -50,7 +50,9 @@ def test_published_layout_survives_json(tiny_codec) -> None:
         ("encoder_config.dim", 18, "encoder.dim 18 must equal compressor.input_dim 16"),
         ("encoder_config.num_heads", 3, "multiple of num_heads 3"),
         ("encoder_config.window_size", 9, "window_size 9"),
-        ("encoder_config.causal", False, "use a \\*_causal model"),
+        ("encoder_config.causal", False, r"encoder false, compressor true.*in all of them"),
+        ("decoder_name", "Vocos", "unknown key 'head'"),
+        ("decoder_name", "HiFiGAN", "expected 'WaveNeXt' or 'Vocos'"),
         ("encoder_config.stem", "fft", "stem 'fft'"),
         ("quantizer_config.codebook_size", 1000, "1000 must be a power of two"),
         ("quantizer_config.codebook_size", 512, "compressor.output_dim 8 must equal quantizer.bits 9"),
@@ -64,6 +66,30 @@ def test_published_layout_survives_json(tiny_codec) -> None:
 def test_mistakes_are_named(tiny_codec, dotted: str, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         CodecConfig.from_dict(changed(tiny_codec.config.to_dict(), dotted, value), "here")
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "message"),
+    [
+        ("decoder_name", "WaveNeXt", "is false and decoder_name WaveNeXt"),
+        ("encoder_config.stem", "logmel", "'logmel' is for streaming"),
+        ("decoder_config.causal", True, "differs between stages"),
+        ("decoder_config.n_fft", 320, "n_fft 320 and hop_length 320"),
+    ],
+)
+def test_mistakes_in_codecs_for_whole_utterances_are_named(whole_codec, dotted: str, value: Any, message: str) -> None:
+    raw = whole_codec.config.to_dict()
+    if dotted == "decoder_name":
+        raw["decoder_config"] = {"input_dim": 16}
+    with pytest.raises(InputError, match=message):
+        CodecConfig.from_dict(changed(raw, dotted, value), "here")
+
+
+def test_old_keys_of_the_vocos_decoder_are_read(whole_codec) -> None:
+    raw = whole_codec.config.to_dict()
+    decoder = raw["decoder_config"]
+    decoder["input_channels"] = decoder.pop("input_dim")
+    assert CodecConfig.from_dict(changed(raw, "decoder_config.padding", 3)) == whole_codec.config
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,19 @@ TOLERANCE = 1e-4  # relative to the largest value; float32 rounding over the dep
 
 
 @pytest.mark.parametrize("case", ["causal_4k", "causal_65k", "causal_2k_hop320"])
-def test_stages_match_published_outputs(parity_dir: Path, case: str) -> None:
+def test_streaming_codecs_match_published_outputs(parity_dir: Path, case: str) -> None:
     errors = parity_script().compare(parity_dir / case)
     for stage in ("feats", "lats", "codes", "qfeats", "rec_sig", "stream_rec_sig"):
         assert errors[stage] < TOLERANCE, (stage, errors)
     assert errors["firm toks"] == 0 and errors["firm stream_toks"] == 0, errors
+
+
+@pytest.mark.parametrize("case", ["offline_50hz", "offline_25hz", "offline_12_5hz"])
+def test_codecs_for_whole_utterances_match_published_outputs(parity_dir: Path, case: str) -> None:
+    errors = parity_script().compare(parity_dir / case)
+    for stage in ("feats", "lats", "codes", "qfeats", "rec_sig"):
+        assert errors[stage] < TOLERANCE, (stage, errors)
+    assert errors["firm toks"] == 0, errors
 
 
 def test_full_size_state_dict_has_the_published_keys_and_shapes(parity_dir: Path) -> None:

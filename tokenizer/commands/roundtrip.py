@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     codec = Codec.from_pretrained(args.codec, args.device)
     wave = read_audio(args.input, codec.sample_rate_in)
     samples = torch.from_numpy(wave)[None].to(args.device)
-    codec.decode(codec.encode(samples[:, : codec.chunk_samples]))  # the first call pays for set-up
+    if args.stream:
+        codec.check_causal()
+    codec.decode(codec.encode(samples[:, : codec.hop_samples]))  # the first call pays for set-up
     began = time.perf_counter()
     if args.stream:
         tokens, decoded = stream(codec, samples)
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         "seconds": seconds,
         "tokens": tokens.shape[1],
         "bitrate": codec.bitrate,
-        "latency_ms": codec.latency_ms,
+        "latency_ms": codec.latency_ms if codec.causal else None,  # JSON has no infinity
         "real_time_factor": seconds / elapsed,
         "streamed": args.stream,
         "threads": args.threads,
@@ -60,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result))
         return 0
-    print(f"{args.output}: {seconds:.2f} s, {tokens.shape[1]} tokens, {codec.bitrate:g} bit/s, {codec.latency_ms:g} ms")
+    latency = f"{codec.latency_ms:g} ms" if codec.causal else "whole utterances"
+    print(f"{args.output}: {seconds:.2f} s, {tokens.shape[1]} tokens, {codec.bitrate:g} bit/s, {latency}")
     print(f"{result['real_time_factor']:.1f} x real time on {args.threads} thread(s)")
     for name, measure in (("PESQ-WB", "pesq_wb"), ("STOI", "stoi"), ("ESTOI", "estoi")):
         value = result[measure]
@@ -81,5 +84,5 @@ def stream(codec, samples):
         wave, state = codec.decode_step(codes, state)
         tokens.append(codes)
         waves.append(wave)
-    kept = -(-samples.shape[1] // codec.hop_samples)
+    kept = codec.token_count(samples.shape[1])
     return torch.cat(tokens, 1)[:, :kept], torch.cat(waves, 1)[:, : kept * codec.samples_per_token]

@@ -1,0 +1,61 @@
+"""Parsed JSON or YAML to frozen dataclasses, with every mistake named."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+from tokenizer.errors import InputError
+
+Config = TypeVar("Config")
+
+
+def dataclass_from_dict(cls: type[Config], raw: Any, section: str) -> Config:
+    """Build a flat frozen dataclass from parsed JSON or YAML; lists become tuples.
+
+    Args:
+        cls: the dataclass.
+        raw: a mapping of its field names to values.
+        section: what to call it in error messages.
+
+    Raises:
+        InputError: naming `section` and the key, for unknown or missing keys and values of the wrong type.
+    """
+    if not isinstance(raw, dict):
+        raise InputError(f"{section}: expected a mapping, found {type(raw).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(str(key) for key in set(raw) - set(fields)):
+        raise InputError(f"{section}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(fields))}")
+    values = {}
+    for key, value in raw.items():
+        kind = str(fields[key].type)
+        if isinstance(value, list):
+            value = tuple(value)
+        if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not _fits(value, kind):
+            raise InputError(f"{section}: {key} is {value!r}, expected {kind}")
+        values[key] = value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise InputError(f"{section}: {str(error).split('__init__() ')[-1]}") from None
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a parsed value has the annotated type. Annotations are strings here (postponed evaluation)."""
+    for option in (part.strip() for part in kind.split("|")):
+        if option == "None" and value is None:
+            return True
+        if option == "bool" and isinstance(value, bool):
+            return True
+        if option == "int" and isinstance(value, int) and not isinstance(value, bool):
+            return True
+        if option == "float" and isinstance(value, float):
+            return True
+        if option == "str" and isinstance(value, str):
+            return True
+        if option.startswith("tuple[") and isinstance(value, tuple):
+            item = option[len("tuple[") :].split(",")[0].rstrip("]")
+            return all(_fits(entry, item) for entry in value)
+    return False

@@ -1,0 +1,109 @@
+"""A codec's figures: rates, sizes and latency. Each follows from the configuration alone."""
+
+from __future__ import annotations
+
+import math
+
+from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
+from tokenizer.errors import InputError
+
+LONGEST_WHOLE = 30 * 60.0  # seconds; the work of attention over whole utterances grows with the square of their length
+
+
+def token_count(samples: int, hop_samples: int, first_samples: int) -> int:
+    """Tokens that `samples` become, at least 1: one for each hop of which the first `first_samples` are there."""
+    return max(1, (samples - first_samples) // hop_samples + 1)
+
+
+class Rates:
+    """What can be said of a codec with this `config` and `name` before any weight is loaded."""
+
+    config: CodecConfig
+    name: str
+
+    @property
+    def causal(self) -> bool:
+        """Whether the codec streams; one that does not takes whole utterances only."""
+        return self.config.causal
+
+    @property
+    def sample_rate_in(self) -> int:
+        """Hz."""
+        return ENCODER_SAMPLE_RATE
+
+    @property
+    def sample_rate_out(self) -> int:
+        """Hz."""
+        return self.sample_rate_in * self.samples_per_token // self.hop_samples
+
+    @property
+    def frames_per_token(self) -> int:
+        """Encoder frames that share a token."""
+        return math.prod(self.config.compressor.downscale_factors)
+
+    @property
+    def hop_samples(self) -> int:
+        """Input samples per token."""
+        return self.config.encoder.hop_samples * self.frames_per_token
+
+    @property
+    def samples_per_token(self) -> int:
+        """Output samples per token."""
+        return self.config.decoder.hop_length * self.frames_per_token
+
+    @property
+    def first_samples(self) -> int:
+        """Samples from a hop's start that must be there for its token to be made: 1, or the encoder's field of view."""
+        return 1 if self.causal else self.config.encoder.receptive_field
+
+    def token_count(self, samples: int) -> int:
+        """Tokens of an utterance of that many samples, at least 1."""
+        return token_count(samples, self.hop_samples, self.first_samples)
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """Tokens that a chunk of `chunk_samples` becomes. Raises InputError where the codec does not stream."""
+        self.check_causal()
+        return self.config.encoder.chunk_frames // self.frames_per_token
+
+    @property
+    def chunk_samples(self) -> int:
+        """Input samples per chunk, the unit of streaming. Raises InputError where the codec does not stream."""
+        self.check_causal()
+        return self.config.encoder.chunk_frames * self.config.encoder.hop_samples
+
+    @property
+    def longest_seconds(self) -> float:
+        """Audio that `encode` takes at once; no limit where the codec streams."""
+        return math.inf if self.causal else LONGEST_WHOLE
+
+    @property
+    def token_rate(self) -> float:
+        """Tokens per second."""
+        return self.sample_rate_in / self.hop_samples
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.quantizer.codebook_size
+
+    @property
+    def bits_per_token(self) -> int:
+        return self.config.quantizer.bits
+
+    @property
+    def bitrate(self) -> float:
+        """Bits per second, before entropy coding."""
+        return self.token_rate * self.bits_per_token
+
+    @property
+    def latency_ms(self) -> float:
+        """Algorithmic latency in milliseconds: one chunk, or infinity where the whole utterance must be there first."""
+        return 1000 * self.chunk_samples / self.sample_rate_in if self.causal else math.inf
+
+    def check_causal(self) -> None:
+        """Raise InputError where the codec does not stream."""
+        if not self.causal:
+            raise InputError(
+                f"codec {self.name} does not stream: each of its tokens needs the whole utterance. Encode and decode "
+                "whole files, or use a causal codec, such as lucadellalib/focalcodec_50hz_4k_causal"
+            )
