@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizer.audio import AUDIO_SUFFIXES
 from tokenizer.errors import InputError
 
-AUDIO_SUFFIXES = frozenset(
-    (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".sph")
-)
 MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz")
 CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "Cut")  # the last is MonoCut's name in manifests before Lhotse 0.8
 

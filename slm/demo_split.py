@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.audio import CutError, expected_samples, read_resampled
+from pipelines.audio import read_wave
 from pipelines.manifests import SourceCut, find_inputs, read_cuts
 from pipelines.plan import PlannedCut, duration
 from tokenizer.errors import InputError
@@ -115,16 +115,8 @@ def pick_prompt(cuts: Sequence[SourceCut], seconds: float) -> SourceCut:
 
 
 def load_wave(source: SourceCut, sample_rate: int) -> np.ndarray:
-    """The cut's audio as the tokenizer hears it: mono float32 [S] at `sample_rate` Hz.
-
-    Raises:
-        InputError: the audio is missing or unreadable.
-    """
-    samples = expected_samples(source.cut, duration(source.cut), sample_rate)
-    try:
-        return np.concatenate([*read_resampled(PlannedCut(source.cut, source.cut["id"]), samples, sample_rate)])
-    except (CutError, OSError, RuntimeError) as error:  # libsndfile's errors are RuntimeErrors
-        raise InputError(f"cut {source.cut['id']}: {error}; mend or remove this cut") from error
+    """The cut's audio as the tokenizer hears it: mono float32 [S] at `sample_rate` Hz. Raises InputError."""
+    return read_wave(PlannedCut(source.cut, source.cut["id"]), sample_rate)
 
 
 def speaker(cut: dict[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict
+from tokenizer.schedule import warmup_cosine
 
 if TYPE_CHECKING:
     from slm.model import ModelConfig
@@ -82,11 +82,7 @@ class TrainSettings:
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step (counted from 0)."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
-        fall = 0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0))
-        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * fall
+        return warmup_cosine(step, self.steps, self.warmup_steps, self.learning_rate, self.final_learning_rate)
 
 
 def read_settings(name_or_path: str, overrides: dict[str, Any]) -> tuple[ModelConfig, TrainSettings]:

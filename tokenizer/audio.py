@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,19 @@ import soxr
 from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
 
+AUDIO_SUFFIXES = frozenset(
+    (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".sph")
+)
 LOUDEST = 1e4  # a peak above this is no audio: the spectrum would overflow, and its tokens mean nothing
 
 
-def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
+def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) -> np.ndarray:
     """Read a sound file as mono.
 
     Args:
         path: anything libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3, ...).
         sample_rate: Hz to resample to.
+        seconds: read so much from the beginning at most.
 
     Returns:
         float32 [S] in [-1, 1]; several channels are averaged.
@@ -35,7 +40,9 @@ def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; expected a sound file (`focalstream tokenize` takes folders)")
     try:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            wave = file.read(int(min(seconds * rate, file.frames)), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, TypeError) as error:  # the latter: a .raw file, which says no rate
         reason = str(error).split(": ", 1)[-1]
         raise InputError(f"{path}: not a readable sound file ({reason}) Convert it to WAV or FLAC first.") from None

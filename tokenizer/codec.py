@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from tokenizer.padding import present
 from tokenizer.quantizer import BinarySphericalQuantizer
 from tokenizer.rates import Rates, token_count
 from tokenizer.vocos import Vocos
+
+if TYPE_CHECKING:
+    from tokenizer.voice import Voice
 
 OFFLINE_FRAMES = 512  # frames of one `step` when a whole utterance is processed: bounds memory, 10 s at 50 Hz
 
@@ -42,7 +45,7 @@ class Codec(Rates, nn.Module):
     utterances (arXiv 2502.04465).
 
         codec = Codec.from_pretrained("small")
-        tokens = codec.encode(wave)      # [B, S] at codec.sample_rate_in -> int64 [B, ceil(S / hop)]
+        tokens = codec.encode(wave)      # [B, S] at codec.sample_rate_in -> int64 [B, codec.token_count(S)]
         wave = codec.decode(tokens)      # [B, T] -> [B, T * codec.samples_per_token] at codec.sample_rate_out
 
     The tokens of an utterance do not depend on what else is in the batch, on padding, or, where the codec streams, on
@@ -131,11 +134,12 @@ class Codec(Rates, nn.Module):
         return tokens.masked_fill(~present(counts, longest), NO_TOKEN)
 
     @torch.no_grad()
-    def decode(self, tokens: Tensor) -> Tensor:
+    def decode(self, tokens: Tensor, voice: Voice | None = None) -> Tensor:
         """Tokens to wave.
 
         Args:
             tokens: int64 [B, T] or [T]; -1 at a row's end is filling and becomes silence.
+            voice: convert to this voice; None keeps the speaker's own.
 
         Returns:
             [B, T * samples_per_token] at `sample_rate_out`, in [-1, 1].
@@ -146,10 +150,11 @@ class Codec(Rates, nn.Module):
         tokens = check_tokens(tokens, self.codebook_size, self._device)
         if not self.causal:
             features, frames = self._dequantize_whole(tokens)
+            features = features if voice is None else voice.nearest(features)
             return self.decoder(features, frames) * (tokens >= 0).repeat_interleave(self.samples_per_token, dim=1)
         pieces, state = [], self.init_state(tokens.shape[0])
         for piece in self._padded_tokens(tokens).split(self._offline_tokens, dim=1):
-            wave, state = self._decode_step(piece, state)
+            wave, state = self._decode_step(piece, state, voice)
             pieces.append(wave)
         return torch.cat(pieces, dim=1)[:, : tokens.shape[1] * self.samples_per_token]
 
@@ -228,12 +233,13 @@ class Codec(Rates, nn.Module):
         return self.quantizer.tokens(latents), state._replace(encoder=encoder_state, compressor=compressor_state)
 
     @torch.no_grad()
-    def decode_step(self, tokens: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
+    def decode_step(self, tokens: Tensor, state: CodecState, voice: Voice | None = None) -> tuple[Tensor, CodecState]:
         """The next tokens of a stream to wave.
 
         Args:
             tokens: int64 [B, n * tokens_per_chunk]; the last step of a stream may end in -1 (silence).
             state: from `init_state` or the step before.
+            voice: convert to this voice; None keeps the speaker's own.
 
         Returns:
             [B, n * tokens_per_chunk * samples_per_token] and the next state.
@@ -250,7 +256,7 @@ class Codec(Rates, nn.Module):
                 "Buffer until a chunk is whole, and fill the last one with -1."
             )
         self._check_streams(len(tokens), state)
-        return self._decode_step(tokens, state)
+        return self._decode_step(tokens, state, voice)
 
     # ---- inside ---------------------------------------------------------------------------------------------------
 
@@ -294,10 +300,12 @@ class Codec(Rates, nn.Module):
         ends = ((tokens >= 0) * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).amax(1)
         return self.decompressor(self.quantizer.codes(tokens, self._dtype), ends.clamp(min=1))
 
-    def _decode_step(self, tokens: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
+    def _decode_step(self, tokens: Tensor, state: CodecState, voice: Voice | None) -> tuple[Tensor, CodecState]:
         present = tokens >= 0
         codes = self.quantizer.codes(tokens, self._dtype)
         x, decompressor_state = self.decompressor.step(codes, present, state.decompressor)
+        if voice is not None:
+            x = voice.nearest(x)
         wave, decoder_state = self.decoder.step(x, state.decoder)
         wave = wave * present.repeat_interleave(self.samples_per_token, dim=1)
         return wave, state._replace(decompressor=decompressor_state, decoder=decoder_state)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 SHORTEST = 8000  # samples, half a second: less holds too little speech for either measure
+QUIETEST = 1e-3  # a reference whose peak lies below (-60 dB of full scale) holds no speech to measure
 METRICS_RATE = 16000  # Hz; PESQ-WB and the published STOI figures are defined at or quoted for this rate
 
 
@@ -21,7 +22,7 @@ def speech_quality(reference: np.ndarray, degraded: np.ndarray) -> dict[str, flo
         (`pip install focalstream[metrics]`) or the clip holds too little speech for the measure.
     """
     samples = min(len(reference), len(degraded))
-    if samples < SHORTEST:
+    if samples < SHORTEST or np.abs(reference[:samples]).max() < QUIETEST:
         return {"pesq_wb": None, "stoi": None, "estoi": None}
     reference, degraded = reference[:samples], degraded[:samples]
     return {

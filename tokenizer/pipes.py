@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tokenizer.codec import NO_TOKEN, Codec
 from tokenizer.errors import InputError
@@ -22,17 +23,14 @@ def encode_pipe(codec: Codec, pcm: BinaryIO, tokens: BinaryIO) -> int:
         InputError: when the pipe brings no whole sample.
     """
     state, total = codec.init_state(1), 0
-    for block in _blocks(pcm, codec.chunk_samples):
-        samples = block.astype(np.float32) / 32768
+    for samples in read_pcm(pcm, codec.chunk_samples):
         total += len(samples)
         chunk = torch.zeros(1, codec.chunk_samples)
-        chunk[0, : len(samples)] = torch.from_numpy(samples)
+        chunk[0, : len(samples)] = samples
         codes, state = codec.encode_step(chunk, state)
         kept = codec.token_count(len(samples))
         tokens.write(codes[0, :kept].cpu().numpy().astype("<u2").tobytes())
         tokens.flush()
-    if not total:
-        raise InputError("standard input: no audio; expected raw 16-bit little-endian mono PCM")
     return total
 
 
@@ -53,6 +51,19 @@ def decode_pipe(codec: Codec, tokens: BinaryIO, pcm: BinaryIO) -> int:
     if not total:
         raise InputError("standard input: no tokens; expected raw little-endian uint16")
     return total
+
+
+def read_pcm(pipe: BinaryIO, size: int) -> Iterator[Tensor]:
+    """Float samples [size] in [-1, 1] as they come in; the last may be fewer.
+
+    Raises:
+        InputError: when the pipe ends without a whole sample.
+    """
+    block = None
+    for block in _blocks(pipe, size):
+        yield torch.from_numpy(block.astype(np.float32) / 32768)
+    if block is None:
+        raise InputError("standard input: no audio; expected raw 16-bit little-endian mono PCM")
 
 
 def to_pcm(wave: np.ndarray) -> bytes:

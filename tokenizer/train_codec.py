@@ -27,6 +27,7 @@ from tokenizer.decoder import Decoder
 from tokenizer.errors import InputError
 from tokenizer.losses import SpectralLoss, entropy_term
 from tokenizer.parsed import dataclass_from_dict
+from tokenizer.schedule import warmup_cosine
 from tokenizer.stop_signals import stop_signals
 
 VALIDATION_SEED = 1  # the held-out crops are the same in every run
@@ -66,12 +67,8 @@ class TrainConfig:
             raise InputError(f"train: beta1 {self.beta1} and beta2 {self.beta2} must be at least 0 and less than 1")
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then a half cosine to `final_learning_rate`."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
-        blend = 0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0))
-        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * blend
+        """The learning rate of a step."""
+        return warmup_cosine(step, self.steps, self.warmup_steps, self.learning_rate, self.final_learning_rate)
 
 
 def read_config(path: Path) -> tuple[CodecConfig, TrainConfig]:

@@ -1,0 +1,256 @@
+"""Many live streams over one codec: rows of one preallocated state that streams join, step and leave.
+
+A step costs what its streams cost, not what the pool holds: their rows are gathered, stepped as one batch and written
+back. Streams side by side in the pool are read in place. (Stepping every row and masking the idle ones costs a full
+pool's step for a single stream: benchmarks/pool.py measures both.)
+
+Nothing here knows how a state is built, only that it is a tree of tuples whose leaves are batch-first: tensors, or
+NumPy arrays. What is done to a leaf is done by `_Rows`, by slicing, and by assigning one row.
+
+Legend: N pool size, S samples, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tokenizer.audio import LOUDEST
+from tokenizer.errors import InputError
+
+
+class StreamingCodec(Protocol):
+    """What a pool asks of a codec; see `tokenizer.Codec`."""
+
+    @property
+    def chunk_samples(self) -> int: ...
+    @property
+    def tokens_per_chunk(self) -> int: ...
+    @property
+    def codebook_size(self) -> int: ...
+    def init_state(self, batch_size: int) -> Any: ...
+    def encode_step(self, chunk: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+    def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+
+
+class StreamsRefused(InputError):
+    """Input of some streams of a step was refused, and no stream was stepped.
+
+    slots: those streams. Leave them out and step again: the others lose nothing.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__("; ".join(f"stream {slot}: {reason}" for slot, reason in reasons.items()))
+        self.slots = tuple(reasons)
+
+
+class StreamPool:
+    """Up to `size` live streams at different positions, none of which affects another.
+
+        pool = StreamPool(codec, size=32)
+        slot = pool.join()
+        tokens = pool.encode({slot: chunk})[slot]   # float [n * chunk_samples] -> int64 [n * tokens_per_chunk]
+        audio = pool.decode({slot: tokens})[slot]
+        pool.leave(slot)
+
+    Encoding and decoding advance separately, and a step names the streams that have something for it: the rest keep
+    their state. Memory is that of `size` states from the beginning on. One thread at a time.
+
+    Raises:
+        InputError: when `size` is below 1.
+    """
+
+    def __init__(self, codec: StreamingCodec, size: int) -> None:
+        if size < 1:
+            raise InputError(f"StreamPool: size is {size}; expected at least 1 stream")
+        self.size = size
+        self._codec = codec
+        self._state = codec.init_state(size)
+        self._leaves = list(_flat(self._state))
+        self._active: set[int] = set()
+        # A step leaves the other direction's leaves as they are: finding them out once spares copying them every time.
+        begun = codec.init_state(1)
+        tokens, encoded = codec.encode_step(torch.zeros(1, codec.chunk_samples), begun)
+        _, decoded = codec.decode_step(tokens, begun)
+        self._begun = list(_flat(begun))
+        self._encoding = _changed(begun, encoded)
+        self._decoding = _changed(begun, decoded)
+
+    @property
+    def active(self) -> tuple[int, ...]:
+        """Slots of the streams that are joined, ascending."""
+        return tuple(sorted(self._active))
+
+    def join(self) -> int:
+        """Begin a stream. Returns its slot, the lowest that is free, from 0 to size - 1.
+
+        Raises:
+            InputError: when the pool is full.
+        """
+        slot = next((slot for slot in range(self.size) if slot not in self._active), None)
+        if slot is None:
+            raise InputError(
+                f"StreamPool: all {self.size} streams are taken; let one leave first, or make a larger pool"
+            )
+        for rows, begun in zip(self._leaves, self._begun, strict=True):
+            rows[slot] = begun[0]
+        self._active.add(slot)
+        return slot
+
+    def leave(self, slot: int) -> None:
+        """End a stream and free its slot.
+
+        Raises:
+            InputError: when no stream is joined there.
+        """
+        if slot not in self._active:
+            raise InputError(f"StreamPool: {self._absent(slot)}")
+        self._active.remove(slot)
+
+    def encode(self, chunks: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The next audio of some streams to tokens.
+
+        Args:
+            chunks: by slot, float [n * chunk_samples] in [-1, 1]; n may differ between streams.
+
+        Returns:
+            By slot, int64 [n * tokens_per_chunk].
+
+        Raises:
+            StreamsRefused: when a slot is not joined, or its chunk is not whole, not floats or not finite. It names
+                every such slot, and no stream has advanced.
+        """
+        self._check(chunks, self._why_not_encode)
+        return self._step(self._codec.encode_step, self._encoding, chunks)
+
+    def decode(self, tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The next tokens of some streams to audio.
+
+        Args:
+            tokens: by slot, int64 [n * tokens_per_chunk]; n may differ between streams, and a stream's last step may
+                end in -1 (silence).
+
+        Returns:
+            By slot, float [n * tokens_per_chunk * samples_per_token].
+
+        Raises:
+            StreamsRefused: when a slot is not joined, or its tokens are no whole number of chunks or not of this
+                codebook. It names every such slot, and no stream has advanced.
+        """
+        self._check(tokens, self._why_not_decode)
+        return self._step(self._codec.decode_step, self._decoding, tokens)
+
+    def _step(
+        self, step: Callable[[Tensor, Any], tuple[Tensor, Any]], touched: frozenset[int], inputs: Mapping[int, Tensor]
+    ) -> dict[int, Tensor]:
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for slot in sorted(inputs):
+            by_length[len(inputs[slot])].append(slot)
+        outputs: dict[int, Tensor] = {}
+        states = []
+        for slots in by_length.values():
+            index = _Rows.of(slots)
+            # What the step does not touch only has to have as many rows.
+            rows = (index.read(leaf) if i in touched else leaf[: len(slots)] for i, leaf in enumerate(self._leaves))
+            output, state = step(torch.stack([inputs[slot] for slot in slots]), _rebuilt(self._state, rows))
+            outputs.update(zip(slots, output, strict=True))
+            states.append((index, state))
+        for index, state in states:  # only now that every group has gone well
+            for i, leaf in enumerate(_flat(state)):
+                if i in touched:
+                    index.write(self._leaves[i], leaf)
+        return outputs
+
+    def _check(self, inputs: Mapping[int, Tensor], why_not: Callable[[Tensor], str | None]) -> None:
+        reasons = {
+            slot: reason
+            for slot, value in inputs.items()
+            if (reason := why_not(value) if slot in self._active else self._absent(slot))
+        }
+        if reasons:
+            raise StreamsRefused(reasons)
+
+    def _absent(self, slot: int) -> str:
+        return f"slot {slot} is not joined; joined are {list(self.active)}, and join() gives another"
+
+    def _why_not_encode(self, chunk: Tensor) -> str | None:
+        size = self._codec.chunk_samples
+        if chunk.ndim != 1 or len(chunk) == 0 or len(chunk) % size:
+            return (
+                f"the chunk has shape {tuple(chunk.shape)}; expected [n * {size}] samples. Buffer until a chunk is "
+                "whole, and pad the last one with zeros"
+            )
+        if not chunk.is_floating_point():
+            return f"the chunk has type {chunk.dtype}; scale integers to floats in [-1, 1] first"
+        peak = float(chunk.abs().max())  # NaN where any sample is
+        if not peak <= LOUDEST:
+            return f"the chunk has a peak of {peak:g}; expected finite samples in about [-1, 1]"
+        return None
+
+    def _why_not_decode(self, tokens: Tensor) -> str | None:
+        size = self._codec.tokens_per_chunk
+        if tokens.ndim != 1 or len(tokens) == 0 or len(tokens) % size:
+            return (
+                f"the tokens have shape {tuple(tokens.shape)}; expected [n * {size}]. Buffer until a chunk is whole, "
+                "and fill the last one with -1"
+            )
+        if tokens.is_floating_point() or tokens.dtype == torch.bool:
+            return f"the tokens have type {tokens.dtype}; expected integers"
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < -1 or high >= self._codec.codebook_size:
+            return (
+                f"the tokens range from {low} to {high}; this codec knows 0 to {self._codec.codebook_size - 1} (and -1 "
+                "for filling). Were they made by another codec?"
+            )
+        return None
+
+
+class _Rows(NamedTuple):
+    """Some rows of batch-first leaves, ascending; a range of them is read without a copy."""
+
+    slots: list[int]
+    is_range: bool
+
+    @classmethod
+    def of(cls, slots: list[int]) -> _Rows:
+        return cls(slots, slots[-1] - slots[0] + 1 == len(slots))
+
+    def read(self, leaf: Any) -> Any:
+        if self.is_range:
+            return leaf[self.slots[0] : self.slots[-1] + 1]
+        if isinstance(leaf, Tensor):  # three times as fast as leaf[slots]
+            return leaf.index_select(0, torch.tensor(self.slots, device=leaf.device))
+        return leaf[self.slots]
+
+    def write(self, leaf: Any, rows: Any) -> None:
+        if self.is_range:
+            leaf[self.slots[0] : self.slots[-1] + 1] = rows
+        elif isinstance(leaf, Tensor):
+            leaf.index_copy_(0, torch.tensor(self.slots, device=leaf.device), rows)
+        else:
+            leaf[self.slots] = rows
+
+
+def _flat(state: Any) -> Iterator[Any]:
+    """The arrays of a tree of tuples, always in the same order."""
+    for child in state:
+        if isinstance(child, tuple):
+            yield from _flat(child)
+        else:
+            yield child
+
+
+def _rebuilt(state: Any, leaves: Iterator[Any]) -> Any:
+    """A tree like `state` with other leaves, in the order of `_flat`."""
+    children = [_rebuilt(child, leaves) if isinstance(child, tuple) else next(leaves) for child in state]
+    return type(state)(*children) if hasattr(state, "_fields") else tuple(children)
+
+
+def _changed(before: Any, after: Any) -> frozenset[int]:
+    """Which leaves a step returned anew, by their order."""
+    pairs = zip(_flat(before), _flat(after), strict=True)
+    return frozenset(i for i, (old, new) in enumerate(pairs) if old is not new)
