@@ -112,7 +112,7 @@ class FullAttention(GatedAttention):
         for start in range(0, frames, block):
             stop = min(start + block, frames)
             bias = gate[:, :, start:stop] * relative(stop - start, past=start, ahead=frames - stop)
-            mask = bias.masked_fill(unseen, -torch.inf).to(q.dtype)
+            mask = bias.masked_fill_(unseen, -torch.inf).to(q.dtype)
             pieces.append(
                 F.scaled_dot_product_attention(q[:, :, start:stop], k, v, attn_mask=mask, dropout_p=self._dropout)
             )

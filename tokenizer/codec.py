@@ -45,7 +45,7 @@ class Codec(Rates, nn.Module):
     utterances (arXiv 2502.04465).
 
         codec = Codec.from_pretrained("small")
-        tokens = codec.encode(wave)      # [B, S] at codec.sample_rate_in -> int64 [B, ceil(S / hop)]
+        tokens = codec.encode(wave)      # [B, S] at codec.sample_rate_in -> int64 [B, codec.token_count(S)]
         wave = codec.decode(tokens)      # [B, T] -> [B, T * codec.samples_per_token] at codec.sample_rate_out
 
     The tokens of an utterance do not depend on what else is in the batch, on padding, or, where the codec streams, on
@@ -53,7 +53,7 @@ class Codec(Rates, nn.Module):
 
     The families differ at the end of an utterance. A streaming codec pads audio with zeros to a whole number of chunks
     and trims the tokens to ceil(S / hop). One for whole utterances makes a feature frame of 320 samples' hop only where
-    400 samples are there, so up to 399 samples at the end (25 ms) are in no token, and 4 s give 199 tokens at 50 Hz; at
+    400 samples are there, so up to 319 samples at the end (20 ms) are in no token, and 4 s give 199 tokens at 50 Hz; at
     25 and 12.5 Hz zero frames fill the last token. Audio shorter than 400 samples still gives one token. Every frame
     there depends on the whole utterance, so a piece of one does not have the tokens it has within the whole.
     """

@@ -38,12 +38,9 @@ class ConvBlock(nn.Module):
         x, state = self.conv.step(x, state)
         return F.gelu(self.norm(x)), state
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, C_in], lengths [B] -> [B, T', C_out], lengths [B]: only whole kernels, but zeros make a first one."""
-        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
-        padded = F.pad(blank(x, lengths).transpose(1, 2), (0, max(0, kernel - x.shape[1])))
-        y = F.gelu(self.norm(self.conv(padded).transpose(1, 2)))
-        return y, ((lengths - kernel) // stride + 1).clamp(min=1)
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, C_in] -> [B, (T - kernel) // stride + 1, C_out], without padding."""
+        return F.gelu(self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2)))
 
 
 class ConvStem(nn.Module):
@@ -60,6 +57,7 @@ class ConvStem(nn.Module):
             for i in range(len(dims) - 1)
         )
         self.hop, self.receptive_field = config.hop_samples, config.receptive_field
+        self.shapes = tuple(zip(config.kernel_sizes, config.strides, strict=True))
 
     def init_state(self, batch: int) -> State:
         return self.State(tuple(layer.conv.init_state(batch) for layer in self.layers))
@@ -74,15 +72,20 @@ class ConvStem(nn.Module):
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Whole utterances: [B, S] and lengths [B] in samples -> [B, T, 512] and lengths [B] in frames.
 
-        A frame needs its whole receptive field, so n samples make (n - 400) // 320 + 1 frames, and at least one.
+        A frame needs its whole receptive field, so n samples make (n - 400) // 320 + 1 frames, and at least one: each
+        layer of a row too short for its kernel gets zeros after the row's end, as published.
         """
         frames = ((lengths - self.receptive_field) // self.hop + 1).clamp(min=1)
         total, pieces = int(frames.max()), []
+        some_short = bool((lengths < self.receptive_field).any())
         for start in range(0, total, PIECE_FRAMES):
             begin, last = start * self.hop, min(start + PIECE_FRAMES, total) - 1
-            x, counts = wave[:, begin : last * self.hop + self.receptive_field, None], (lengths - begin).clamp(min=0)
-            for layer in self.layers:
-                x, counts = layer(x, counts)
+            x, counts = wave[:, begin : last * self.hop + self.receptive_field, None], lengths - begin
+            for layer, (kernel, stride) in zip(self.layers, self.shapes, strict=True):
+                if some_short:  # elsewhere what lies beyond a row's end is in none of its frames
+                    x = F.pad(blank(x, counts), (0, 0, 0, max(0, kernel - x.shape[1])))
+                    counts = ((counts - kernel) // stride + 1).clamp(min=1)
+                x = layer(x)
             pieces.append(x)
         return torch.cat(pieces, dim=1), frames
 

@@ -125,6 +125,7 @@ def test_full_attention_is_its_definition() -> None:
         torch.testing.assert_close(got[row, :length], attention.out_proj(torch.cat(heads, -1)))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("kernel", [1, 2, 5, 6])
 def test_same_convolution_is_that_of_torch(kernel: int) -> None:
     torch.manual_seed(kernel)
