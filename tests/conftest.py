@@ -46,6 +46,7 @@ TINY = {
         "upscale_factors": [1],
         "focal_window": 3,
         "window_size": 6,
+        "last_window_size": 6,
     },
     "decoder_config": {
         "causal": True,

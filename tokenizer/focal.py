@@ -10,6 +10,7 @@ counts.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -250,8 +251,8 @@ class Refiner(nn.Module):
     def __init__(self, chunk: int, dim: int) -> None:
         super().__init__()
         self.chunk = chunk
-        self.in_proj = nn.Linear(chunk * dim, 4 * dim)
-        self.out_proj = nn.Linear(4 * dim, chunk * dim)
+        self.in_proj = nn.Linear(chunk * dim, chunk * dim)
+        self.out_proj = nn.Linear(chunk * dim, chunk * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]; T is a whole number of chunks."""
@@ -272,11 +273,13 @@ class Decompressor(nn.Module):
             self.upscale *= factor
         dims = (*config.hidden_dims, config.output_dim)
         self.in_proj = nn.Linear(config.input_dim, dims[0])
+        last = dataclasses.replace(config, window_size=config.last_window_size)
+        configs = [config] * (len(dims) - 2) + [last]
         self.layers = nn.ModuleList(
-            FocalUpscale(dims[i], dims[i + 1], factor, config) for i, factor in enumerate(config.upscale_factors)
+            FocalUpscale(dims[i], dims[i + 1], factor, configs[i]) for i, factor in enumerate(config.upscale_factors)
         )
-        if config.causal:
-            self.refiner = Refiner(config.lookahead_size + 1, config.output_dim)
+        refined = config.causal and config.lookahead_size > 0  # a frame alone has none to exchange information with
+        self.refiner = Refiner(config.lookahead_size + 1, config.output_dim) if refined else nn.Identity()
 
     def init_state(self, batch: int) -> State:
         return self.State(tuple(layer.init_state(batch) for layer in self.layers))

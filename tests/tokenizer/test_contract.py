@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,6 +45,7 @@ CONV = {
         "upscale_factors": [1, 1],
         "focal_window": 3,
         "window_size": 10,
+        "last_window_size": 14,
     },
     "decoder_config": {"causal": True, "input_dim": 16, "num_layers": 2, "dim": 16, "ffn_dim": 32, "hop_length": 480},
 }
@@ -58,12 +60,30 @@ def halved_rate() -> dict[str, Any]:
     return raw
 
 
-@pytest.fixture(params=["logmel", "conv", "halved_rate"])
+def without_lookahead() -> dict[str, Any]:
+    """Chunks of one frame, 20 ms: nothing to refine."""
+    raw = copy.deepcopy(CONV)
+    raw["encoder_config"]["lookahead_size"] = raw["decompressor_config"]["lookahead_size"] = 0
+    return raw
+
+
+@pytest.fixture(params=["logmel", "conv", "halved_rate", "without_lookahead"])
 def codec(request: pytest.FixtureRequest, tiny_codec: Codec) -> Codec:
     """Float64 codecs of every kind of layer, with windows much shorter than the clips below."""
     if request.param == "logmel":
         return copy.deepcopy(tiny_codec).double()
-    return request.getfixturevalue("make_codec")(CONV if request.param == "conv" else halved_rate(), seed=1).double()
+    raw = {"conv": CONV, "halved_rate": halved_rate(), "without_lookahead": without_lookahead()}[request.param]
+    return request.getfixturevalue("make_codec")(raw, seed=1).double()
+
+
+def test_last_window_and_refiner_follow_the_configuration(make_codec: Callable[..., Codec]) -> None:
+    decompressor = make_codec(CONV, seed=1).decompressor
+    widest = [layer.focal_block.modulation.layers[-1][0].kernel_size[0] for layer in decompressor.layers]
+    assert widest == [10, 14]
+    assert any(name.startswith("refiner") for name in decompressor.state_dict())
+    alone = make_codec(without_lookahead(), seed=1)
+    assert alone.latency_ms == 20
+    assert not any(name.startswith("refiner") for name in alone.decompressor.state_dict())
 
 
 def speech_like(samples: int, seed: int) -> Tensor:
@@ -166,8 +186,9 @@ def test_stages_compose_to_encode_and_decode(codec: Codec) -> None:
     assert codec.dequantize(tokens).shape == (1, tokens.shape[1] * codec.decompressor.upscale, 16)
 
 
-def test_rates(codec: Codec) -> None:
-    assert codec.sample_rate_in == 16000 and codec.latency_ms == 80.0 and codec.chunk_samples == 1280
+def test_rates(codec: Codec, request: pytest.FixtureRequest) -> None:
+    frames = 1 if "without_lookahead" in request.node.name else 4
+    assert (codec.sample_rate_in, codec.latency_ms, codec.chunk_samples) == (16000, 20.0 * frames, 320 * frames)
     assert codec.token_rate * codec.samples_per_token == codec.sample_rate_out
     assert codec.bitrate == codec.token_rate * codec.bits_per_token
     assert 2**codec.bits_per_token == codec.codebook_size
@@ -194,6 +215,6 @@ def test_rates(codec: Codec) -> None:
         (lambda c: c.decode_step(torch.zeros(1, 1, dtype=torch.int64), c.init_state(1)), "whole number of chunks"),
     ],
 )
-def test_bad_input_is_named(codec: Codec, call: Any, message: str) -> None:
+def test_bad_input_is_named(tiny_codec: Codec, call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        call(codec)
+        call(tiny_codec)
