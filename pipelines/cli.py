@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "decode": ("tokenizer.commands.decode", "tokens to an audio file (or a live pipe)"),
     "roundtrip": ("tokenizer.commands.roundtrip", "resynthesise a file; print bitrate, speed and quality"),
     "convert": ("tokenizer.commands.convert", "a recording (or a live pipe) in another speaker's voice"),
+    "export": ("tokenizer.commands.export", "a codec as ONNX graphs that run without this package"),
     "train-codec": ("pipelines.commands.train_codec", "train a codec from a Lhotse manifest"),
     "eval-codec": ("pipelines.commands.eval_codec", "measure a codec on held-out speech"),
     # AUDIO -> SHARDS

@@ -5,9 +5,9 @@ Legend: B batch, S samples, T tokens, N samples or tokens of a step, D feature c
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,19 @@ from torch import Tensor, nn
 from tokenizer import checkpoint
 from tokenizer.config import CodecConfig, VocosConfig
 from tokenizer.decoder import Decoder
-from tokenizer.devices import check_device
 from tokenizer.encoder import Encoder
 from tokenizer.errors import InputError
 from tokenizer.focal import Compressor, Decompressor
-from tokenizer.inputs import NO_TOKEN, check_samples, check_tokens, check_wave
+from tokenizer.inputs import NO_TOKEN, check_chunk, check_token_chunks, check_tokens, check_wave
 from tokenizer.padding import present
+from tokenizer.pieces import in_pieces, whole_chunks
+from tokenizer.precision import check_engine, to_bfloat16
 from tokenizer.quantizer import BinarySphericalQuantizer
 from tokenizer.rates import Rates, token_count
 from tokenizer.vocos import Vocos
 
 if TYPE_CHECKING:
+    from tokenizer.onnx_engine.codec import OnnxCodec
     from tokenizer.voice import Voice
 
 OFFLINE_FRAMES = 512  # frames of one `step` when a whole utterance is processed: bounds memory, 10 s at 50 Hz
@@ -38,6 +40,11 @@ class CodecState(NamedTuple):
     compressor: Compressor.State
     decompressor: Decompressor.State
     decoder: Decoder.State
+
+    @property
+    def batch_size(self) -> int:
+        """Streams it is the state of."""
+        return len(self.encoder.encoder.position)
 
 
 class Codec(Rates, nn.Module):
@@ -76,24 +83,57 @@ class Codec(Rates, nn.Module):
         """A codec with random weights."""
         return cls(config if isinstance(config, CodecConfig) else CodecConfig.from_dict(config))
 
+    @overload
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, device: str | torch.device = "cpu") -> Codec:
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: str | torch.device = "cpu",
+        engine: Literal["torch"] = "torch",
+        precision: str = "fp32",
+    ) -> Codec: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, device: str | torch.device = "cpu", *, engine: str, precision: str = "fp32"
+    ) -> Codec | OnnxCodec: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: str | torch.device = "cpu",
+        engine: str = "torch",
+        precision: str = "fp32",
+    ) -> Codec | OnnxCodec:
         """Load a trained codec, ready to encode and decode.
 
         Args:
             name_or_path: the name of shipped weights ("small"); a directory with config.json and model.safetensors;
-                a path `dir/name` or `dir/name.json` beside `dir/name.safetensors`; or a Hugging Face Hub id.
+                a path `dir/name` or `dir/name.json` beside `dir/name.safetensors`; a Hugging Face Hub id; or, for the
+                engine "onnx", a folder that `focalstream export` made.
             device: where the weights go.
+            engine: "torch", or "onnx" for ONNX Runtime, which streams several times as fast on a CPU. The first time
+                it exports the codec into the user's cache ($XDG_CACHE_HOME or ~/.cache, in focalstream/onnx).
+            precision: "fp32"; "bf16" (torch only), for a GPU; or "int8" (onnx only). Other than "fp32" gives somewhat
+                other tokens of the same token space.
 
         Raises:
-            InputError: when nothing is found there, what is found is not a codec of this family, or there is no such
-                device.
+            InputError: when nothing is found there, what is found is not a codec of this family, there is no such
+                device, or the engine is unknown, not installed, or does not run that precision there.
         """
-        check_device(str(device))
+        device = str(device)
+        check_engine(engine, precision, device)
+        if engine == "onnx":
+            from tokenizer.onnx_engine.codec import load
+
+            return load(str(name_or_path), precision)
         config, weights = checkpoint.load(str(name_or_path))
         codec = cls(config, name=str(name_or_path))
         checkpoint.assign(codec, weights, source=f"codec {name_or_path}")
-        return codec.to(device).requires_grad_(False)
+        codec = codec.to(device).requires_grad_(False)
+        return to_bfloat16(codec) if precision == "bf16" else codec
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors, each atomically.
@@ -151,12 +191,12 @@ class Codec(Rates, nn.Module):
         if not self.causal:
             features, frames = self._dequantize_whole(tokens)
             features = features if voice is None else voice.nearest(features)
-            return self.decoder(features, frames) * (tokens >= 0).repeat_interleave(self.samples_per_token, dim=1)
-        pieces, state = [], self.init_state(tokens.shape[0])
-        for piece in self._padded_tokens(tokens).split(self._offline_tokens, dim=1):
-            wave, state = self._decode_step(piece, state, voice)
-            pieces.append(wave)
-        return torch.cat(pieces, dim=1)[:, : tokens.shape[1] * self.samples_per_token]
+            heard = (tokens >= 0).repeat_interleave(self.samples_per_token, dim=1)
+            return _widened(self.decoder(features, frames)) * heard
+        padded = whole_chunks(tokens, self.tokens_per_chunk, NO_TOKEN)
+        step = partial(self._decode_step, voice=voice)
+        wave = in_pieces(step, padded, self.init_state(len(tokens)), self._offline_tokens)
+        return wave[:, : tokens.shape[1] * self.samples_per_token]
 
     @torch.no_grad()
     def features(self, wave: Tensor) -> Tensor:
@@ -182,11 +222,10 @@ class Codec(Rates, nn.Module):
         tokens = check_tokens(tokens, self.codebook_size, self._device)
         if not self.causal:
             return self._dequantize_whole(tokens)[0]
-        pieces, state = [], self.decompressor.init_state(tokens.shape[0])
-        for piece in self._padded_tokens(tokens).split(self._offline_tokens, dim=1):
-            x, state = self.decompressor.step(self.quantizer.codes(piece, self._dtype), piece >= 0, state)
-            pieces.append(x)
-        return torch.cat(pieces, dim=1)[:, : tokens.shape[1] * self.decompressor.upscale]
+        padded = whole_chunks(tokens, self.tokens_per_chunk, NO_TOKEN)
+        state = self.decompressor.init_state(len(tokens))
+        x = in_pieces(self._dequantize_step, padded, state, self._offline_tokens)
+        return x[:, : tokens.shape[1] * self.decompressor.upscale]
 
     # ---- live streams ---------------------------------------------------------------------------------------------
 
@@ -219,15 +258,7 @@ class Codec(Rates, nn.Module):
             InputError: when the chunk is not whole, not finite floats, or of another batch than the state.
         """
         self.check_causal()
-        if chunk.ndim != 2 or chunk.shape[1] == 0 or chunk.shape[1] % self.chunk_samples:
-            raise InputError(
-                f"encode_step: chunk has shape {tuple(chunk.shape)}; expected [B, n * {self.chunk_samples}] samples "
-                f"({self.latency_ms:g} ms each). Buffer until a chunk is whole, and pad the last one with zeros."
-            )
-        if not chunk.is_floating_point():
-            raise InputError(f"encode_step: chunk has type {chunk.dtype}; scale integers to floats in [-1, 1] first")
-        check_samples(chunk, "encode_step: chunk")
-        self._check_streams(len(chunk), state)
+        check_chunk(chunk, self.chunk_samples, state.batch_size)
         features, encoder_state = self.encoder.step(chunk.to(self._device, self._dtype), state.encoder)
         latents, compressor_state = self.compressor.step(features, state.compressor)
         return self.quantizer.tokens(latents), state._replace(encoder=encoder_state, compressor=compressor_state)
@@ -250,12 +281,7 @@ class Codec(Rates, nn.Module):
         """
         self.check_causal()
         tokens = check_tokens(tokens, self.codebook_size, self._device)
-        if tokens.shape[1] % self.tokens_per_chunk:
-            raise InputError(
-                f"decode_step: {tokens.shape[1]} tokens are no whole number of chunks of {self.tokens_per_chunk}. "
-                "Buffer until a chunk is whole, and fill the last one with -1."
-            )
-        self._check_streams(len(tokens), state)
+        check_token_chunks(tokens, self.tokens_per_chunk, state.batch_size)
         return self._decode_step(tokens, state, voice)
 
     # ---- inside ---------------------------------------------------------------------------------------------------
@@ -282,12 +308,9 @@ class Codec(Rates, nn.Module):
                 )
             return self.encoder(wave.to(self._dtype), lengths)
         wave = wave.to(self._dtype).masked_fill(~present(lengths, wave.shape[1]), 0)
-        wave = nn.functional.pad(wave, (0, -wave.shape[1] % self.chunk_samples))
-        pieces, state = [], self.encoder.init_state(wave.shape[0])
-        for piece in wave.split(OFFLINE_FRAMES // self.config.encoder.chunk_frames * self.chunk_samples, dim=1):
-            x, state = self.encoder.step(piece, state)
-            pieces.append(x)
-        features = torch.cat(pieces, dim=1)
+        wave = whole_chunks(wave, self.chunk_samples, 0)
+        piece = OFFLINE_FRAMES // self.config.encoder.chunk_frames * self.chunk_samples
+        features = in_pieces(self.encoder.step, wave, self.encoder.init_state(len(wave)), piece)
         return features, torch.full_like(lengths, features.shape[1])
 
     def _latents(self, features: Tensor, frames: Tensor) -> Tensor:
@@ -300,23 +323,20 @@ class Codec(Rates, nn.Module):
         ends = ((tokens >= 0) * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).amax(1)
         return self.decompressor(self.quantizer.codes(tokens, self._dtype), ends.clamp(min=1))
 
+    def _dequantize_step(self, tokens: Tensor, state: Decompressor.State) -> tuple[Tensor, Decompressor.State]:
+        codes = self.quantizer.codes(tokens, self.decompressor.in_proj.weight.dtype)
+        return self.decompressor.step(codes, tokens >= 0, state)
+
     def _decode_step(self, tokens: Tensor, state: CodecState, voice: Voice | None) -> tuple[Tensor, CodecState]:
         present = tokens >= 0
-        codes = self.quantizer.codes(tokens, self._dtype)
-        x, decompressor_state = self.decompressor.step(codes, present, state.decompressor)
+        x, decompressor_state = self._dequantize_step(tokens, state.decompressor)
         if voice is not None:
             x = voice.nearest(x)
         wave, decoder_state = self.decoder.step(x, state.decoder)
-        wave = wave * present.repeat_interleave(self.samples_per_token, dim=1)
+        wave = _widened(wave) * present.repeat_interleave(self.samples_per_token, dim=1)
         return wave, state._replace(decompressor=decompressor_state, decoder=decoder_state)
 
-    def _padded_tokens(self, tokens: Tensor) -> Tensor:
-        return nn.functional.pad(tokens, (0, -tokens.shape[1] % self.tokens_per_chunk), value=NO_TOKEN)
 
-    @staticmethod
-    def _check_streams(batch: int, state: CodecState) -> None:
-        if batch != len(state.encoder.encoder.position):
-            raise InputError(
-                f"step: {batch} streams, but the state is of {len(state.encoder.encoder.position)}; give each batch "
-                "the state that init_state or its own last step returned"
-            )
+def _widened(wave: Tensor) -> Tensor:
+    """A wave in at least float32, whatever precision made it."""
+    return wave.to(torch.promote_types(wave.dtype, torch.float32))

@@ -239,6 +239,10 @@ class Encoder(nn.Module):
     def init_state(self, batch: int) -> State:
         return self.State(self.feature_extractor.init_state(batch), self.encoder.init_state(batch))
 
+    def _project(self, x: Tensor) -> Tensor:
+        """What the stem gives, to D channels; the stem may be in a wider type than what follows."""
+        return self.feature_proj(self.norm(x.to(self.norm.weight.dtype)))
+
     def step(self, wave: Tensor, state: State) -> tuple[Tensor, State]:
         """The next features of a stream: [B, S] of whole chunks -> [B, S / 320, D]."""
         outputs, state = self.step_layers(wave, state)
@@ -247,7 +251,7 @@ class Encoder(nn.Module):
     def step_layers(self, wave: Tensor, state: State) -> tuple[list[Tensor], State]:
         """As `step`, but the output of every layer."""
         x, stem_state = self.feature_extractor.step(wave, state.stem)  # type: ignore[arg-type]
-        outputs, encoder_state = self.encoder.step(self.feature_proj(self.norm(x)), state.encoder)
+        outputs, encoder_state = self.encoder.step(self._project(x), state.encoder)
         return outputs, self.State(stem_state, encoder_state)
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -266,4 +270,4 @@ class Encoder(nn.Module):
     def forward_layers(self, wave: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
         """As `forward`, but the output of every layer."""
         x, frames = self.feature_extractor(wave, lengths)
-        return self.encoder(self.feature_proj(self.norm(x)), frames), frames
+        return self.encoder(self._project(x), frames), frames

@@ -62,3 +62,34 @@ def check_tokens(tokens: Tensor, codebook_size: int, device: torch.device) -> Te
             "(and -1 for filling). Were they made by another codec?"
         )
     return tokens
+
+
+def check_chunk(chunk: Tensor, chunk_samples: int, streams: int) -> None:
+    """Raise InputError unless it is [B, n * chunk_samples] of finite floats for a state of that many streams."""
+    if chunk.ndim != 2 or chunk.shape[1] == 0 or chunk.shape[1] % chunk_samples:
+        raise InputError(
+            f"encode_step: chunk has shape {tuple(chunk.shape)}; expected [B, n * {chunk_samples}] samples. "
+            "Buffer until a chunk is whole, and pad the last one with zeros."
+        )
+    if not chunk.is_floating_point():
+        raise InputError(f"encode_step: chunk has type {chunk.dtype}; scale integers to floats in [-1, 1] first")
+    check_samples(chunk, "encode_step: chunk")
+    _check_streams(len(chunk), streams)
+
+
+def check_token_chunks(tokens: Tensor, tokens_per_chunk: int, streams: int) -> None:
+    """Raise InputError unless checked tokens are [B, n * tokens_per_chunk] for a state of that many streams."""
+    if tokens.shape[1] % tokens_per_chunk:
+        raise InputError(
+            f"decode_step: {tokens.shape[1]} tokens are no whole number of chunks of {tokens_per_chunk}. "
+            "Buffer until a chunk is whole, and fill the last one with -1."
+        )
+    _check_streams(len(tokens), streams)
+
+
+def _check_streams(batch: int, streams: int) -> None:
+    if batch != streams:
+        raise InputError(
+            f"step: {batch} streams, but the state is of {streams}; give each batch the state that init_state or its "
+            "own last step returned"
+        )

@@ -11,28 +11,26 @@ from typing import Any
 
 import numpy as np
 
+from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 from tokenizer.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
+    add_codec_arguments(parser)
     parser.add_argument("--manifest", required=True, help="Lhotse manifest or folder of held-out speech")
     parser.add_argument("--min-seconds", type=float, default=3.0, help="skip shorter clips")
     parser.add_argument("--per-source", type=int, default=0, help="first N clips of each source; 0: all of them")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for encoding and decoding")
-    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
 
 
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from tokenizer import Codec
-
     if args.threads < 1:
         raise InputError(f"--threads is {args.threads}, expected at least 1")
     torch.set_num_threads(args.threads)
-    result = evaluate(Codec.from_pretrained(args.codec, args.device), args)
+    result = evaluate(load_codec(args), args)
     print(json.dumps(result) if args.json else table(result))
     return 0
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tokenizer.commands.codec_options import add_codec_arguments, load_codec
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="IN.npy", help='NumPy file of integers [T]; "-": raw little-endian uint16 on standard input'
     )
     parser.add_argument("output", metavar="OUT.wav", help='16-bit WAV; "-": raw 16-bit mono PCM on standard output')
-    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id; the one that encoded")
-    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+    add_codec_arguments(parser, "shipped name, directory or Hub id; the one that encoded")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,11 +22,10 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from tokenizer import Codec
     from tokenizer.audio import write_wav
     from tokenizer.pipes import decode_pipe, to_pcm
 
-    codec = Codec.from_pretrained(args.codec, args.device)
+    codec = load_codec(args)
     if args.input == "-":
         collected = io.BytesIO()
         decode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer if args.output == "-" else collected)

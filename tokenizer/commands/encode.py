@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tokenizer.commands.codec_options import add_codec_arguments, load_codec
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN.wav", help='audio file; "-": raw 16-bit mono PCM on standard input')
     parser.add_argument(
         "output", metavar="OUT.npy", help='NumPy file, uint16 [T]; "-": raw little-endian uint16 on standard output'
     )
-    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
-    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+    add_codec_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,12 +22,11 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from tokenizer import Codec
     from tokenizer.atomic import write_atomically
     from tokenizer.audio import read_audio
     from tokenizer.pipes import encode_pipe
 
-    codec = Codec.from_pretrained(args.codec, args.device)
+    codec = load_codec(args)
     if args.input == "-":
         collected = io.BytesIO()
         encode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer if args.output == "-" else collected)

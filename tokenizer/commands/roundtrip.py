@@ -6,14 +6,15 @@ import argparse
 import json
 import time
 
+from tokenizer.commands.codec_options import add_codec_arguments, load_codec
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN.wav", help="audio file of any rate and number of channels")
     parser.add_argument("output", metavar="OUT.wav", help="16-bit WAV at the codec's output rate")
-    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
+    add_codec_arguments(parser)
     parser.add_argument("--stream", action="store_true", help="go chunk by chunk, as a live stream does")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -21,7 +22,6 @@ def run(args: argparse.Namespace) -> int:
     import soxr
     import torch
 
-    from tokenizer import Codec
     from tokenizer.audio import read_audio, write_wav
     from tokenizer.errors import InputError
     from tokenizer.metrics import METRICS_RATE, speech_quality
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
     torch.set_num_threads(args.threads)
-    codec = Codec.from_pretrained(args.codec, args.device)
+    codec = load_codec(args)
     wave = read_audio(args.input, codec.sample_rate_in)
     samples = torch.from_numpy(wave)[None].to(args.device)
     if args.stream:

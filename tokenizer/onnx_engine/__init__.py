@@ -1,0 +1,1 @@
+"""The codec on ONNX Runtime: its steps as graphs, their export, and a codec that runs them."""

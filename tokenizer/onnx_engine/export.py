@@ -1,0 +1,104 @@
+"""A codec as a folder: `encode_step.onnx`, `decode_step.onnx`, the weights of each, `codec.json` and README.md."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizer.atomic import sync_folder
+from tokenizer.codec import Codec
+from tokenizer.errors import InputError
+from tokenizer.onnx_engine.manifest import MANIFEST, PRECISIONS, VERSION, Manifest
+
+LARGE = 1024  # bytes from which a tensor lies in the weights file, which the runtime maps into memory
+
+
+def export(codec: Codec, folder: Path, precision: str) -> None:
+    """Write `codec` to `folder`, which appears whole or not at all.
+
+    Args:
+        codec: a streaming codec in float32 on the CPU.
+        folder: made here; it may be there and empty.
+        precision: "fp32", or "int8": weights of the large products as 8 bits.
+
+    Raises:
+        InputError: for another precision, a codec that does not stream, a folder that cannot be written or holds
+            something, or where the package `onnx` is missing.
+    """
+    check_precision(precision)
+    codec.check_causal()
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already; give a new or empty folder")
+    try:
+        import onnx
+    except ImportError:
+        raise missing("onnx") from None
+    from tokenizer.onnx_engine.graphs import decode_graph, encode_graph
+    from tokenizer.onnx_engine.readme import readme
+
+    with _appearing(folder) as unfinished:
+        states = []
+        for name, graph in (("encode_step", encode_graph), ("decode_step", decode_graph)):
+            model, specs = graph(codec, precision == "int8")
+            states.append(specs)
+            onnx.save_model(
+                model,
+                unfinished / f"{name}.onnx",
+                save_as_external_data=True,
+                location=f"{name}.weights",
+                size_threshold=LARGE,
+            )
+            del model
+        manifest = Manifest(codec.config, codec.fingerprint, precision, *states)
+        (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        (unfinished / "README.md").write_text(readme(codec, manifest), encoding="utf-8")
+        for path in unfinished.iterdir():
+            path.chmod(0o644)
+
+
+def cached(codec: Codec, precision: str) -> Path:
+    """The folder of `codec` exported for this machine's user, made when it is not there."""
+    check_precision(precision)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "focalstream" / "onnx"
+    folder = base / f"{codec.fingerprint}-{precision}-{VERSION}"
+    if not (folder / MANIFEST).is_file():
+        export(codec, folder, precision)
+    return folder
+
+
+def check_precision(precision: str) -> None:
+    """Raise InputError unless ONNX Runtime runs it."""
+    if precision not in PRECISIONS:
+        raise InputError(f'precision {precision!r}: the engine "onnx" has {" and ".join(PRECISIONS)}')
+
+
+def missing(package: str) -> InputError:
+    """The error for a package that the optional extra brings."""
+    return InputError(f'engine "onnx": the package {package} is not installed; pip install "focalstream[onnx]"')
+
+
+@contextlib.contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder under another name that is renamed to `folder` at the end."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished."))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)
+        try:
+            os.replace(unfinished, folder)
+        except OSError as error:
+            # Another process may have made the same folder meanwhile, from the same weights.
+            if not (folder / MANIFEST).is_file():
+                raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,81 @@
+"""What an exported folder says of itself: `codec.json` beside the graphs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizer.config import CodecConfig
+from tokenizer.errors import InputError
+
+MANIFEST = "codec.json"
+VERSION = 1  # of the graphs and this file; a cached export of another version is made again
+PRECISIONS = ("fp32", "int8")
+
+
+class StateSpec(NamedTuple):
+    """One state of a graph: input `name`, output `next.<name>`, zeros before a stream begins.
+
+    shape: without the batch; where it is a history, with `past` + `rate` slots of time, and it may have more.
+    axis: where time runs, counted with the batch.
+    past: frames that are looked back on.
+    rate: frames a chunk.
+    history: whether a step writes its frames at slot `past` + `rate` x the graph's input `slot`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axis: int
+    past: int
+    rate: int
+    history: bool
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The shape, without the batch, of what the next step needs."""
+        shape = list(self.shape)
+        shape[self.axis - 1] = self.past
+        return tuple(shape)
+
+    def slots(self, first: int, count: int) -> tuple[slice, ...]:
+        """The index of `count` slots of an array of this state."""
+        return (slice(None),) * self.axis + (slice(first, first + count),)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A codec that was exported: its configuration, precision and states; `fingerprint` is that of the weights."""
+
+    config: CodecConfig
+    fingerprint: str
+    precision: str
+    encode_states: list[StateSpec]
+    decode_states: list[StateSpec]
+
+    def to_json(self) -> str:
+        fields: dict[str, Any] = {"version": VERSION, "fingerprint": self.fingerprint, "precision": self.precision}
+        for step, states in (("encode_step", self.encode_states), ("decode_step", self.decode_states)):
+            fields[step] = [spec._asdict() for spec in states]
+        return json.dumps(fields | {"config": self.config.to_dict()}, indent=1) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Raises InputError when the folder's `codec.json` is not one that this version writes."""
+        path = folder / MANIFEST
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            version = raw.pop("version")
+            states = {step: [_spec(entry) for entry in raw.pop(step)] for step in ("encode_step", "decode_step")}
+            config, fingerprint, precision = (raw[key] for key in ("config", "fingerprint", "precision"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: not the description of an exported codec ({error}); export it again") from None
+        if version != VERSION:
+            raise InputError(f"{path}: of version {version}; this program reads {VERSION}. Export the codec again")
+        config = CodecConfig.from_dict(config, str(path))
+        return cls(config, fingerprint, precision, states["encode_step"], states["decode_step"])
+
+
+def _spec(raw: dict[str, Any]) -> StateSpec:
+    return StateSpec(**{**raw, "shape": tuple(raw["shape"])})
