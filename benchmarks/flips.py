@@ -1,8 +1,9 @@
-"""How often float32 rounding flips a code bit, when the same audio is encoded alone, in a batch, or in chunks.
+"""How often rounding flips a code bit, when the same audio is encoded alone, in a batch, in chunks, or on ONNX Runtime.
 
     python benchmarks/flips.py --manifest TEST.jsonl.gz [--codec small] [--clips 32]
 
-Prints the flipped bits of all bits and the largest |latent| at a flip: rounding can only flip what is next to zero.
+Prints the flipped bits of all bits and the largest |latent| at a flip: rounding can only flip what is next to zero, and
+8 bits round further than float32.
 """
 
 from __future__ import annotations
@@ -31,17 +32,23 @@ def main() -> None:
     lengths = torch.tensor([len(wave) for wave in waves])
     batch = torch.from_numpy(np.stack([np.pad(wave, (0, int(lengths.max()) - len(wave))) for wave in waves]))
     together = codec.encode(batch, lengths)
-    for name in ("batch against solo", "streaming against solo"):
+    others = {
+        "streaming": lambda wave: stream(codec, wave)[0],
+        "ONNX Runtime": Codec.from_pretrained(args.codec, engine="onnx").encode,
+        "ONNX Runtime in 8 bits": Codec.from_pretrained(args.codec, engine="onnx", precision="int8").encode,
+    }
+    for name in ("batch", *others):
         flipped, bits, margin = 0, 0, 0.0
         for row, wave in enumerate(waves):
             samples = torch.from_numpy(wave)[None]
             solo = codec.encode(samples)
-            other = together[row : row + 1, : solo.shape[1]] if name.startswith("batch") else stream(codec, samples)[0]
+            other = together[row : row + 1, : solo.shape[1]] if name == "batch" else others[name](samples)
             differs = codec.codes(solo) != codec.codes(other)
             latents = codec.latents(codec.features(samples)).abs()
             flipped, bits = flipped + int(differs.sum()), bits + differs.numel()
             margin = max([margin, *latents[:, : solo.shape[1]][differs].tolist()])
-        print(f"{name}: {flipped} of {bits} bits flipped ({flipped / bits:.1e}); largest |latent| there {margin:.1e}")
+        share = f"{flipped} of {bits} bits flipped ({flipped / bits:.1e})"
+        print(f"{name} against solo: {share}; largest |latent| there {margin:.1e}")
 
 
 if __name__ == "__main__":

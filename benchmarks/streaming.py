@@ -69,8 +69,7 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|---|")
         for row in ROWS:
             figures = {key: statistics.median(run[key] for run in runs[row]) for key in runs[row][0]}
-            size = sum(path.stat().st_size for path in weight_files(codecs[row]))
-            limit = 1000 * size / figures["read_rate"]
+            limit = 1000 * figures["weights"] / figures["read_rate"]
             times = " | ".join(f"{figures[key]:.2f}" for key in ("p50", "p95", "p99"))
             print(
                 f"| {row[0]} | {row[1]} | {times} | {figures['chunk_ms'] / figures['p50']:.2f} | "
@@ -78,16 +77,8 @@ def main() -> None:
             )
 
 
-def weight_files(name: str) -> list[Path]:
-    """The files that hold a codec's weights; of PyTorch's, float32 whatever type they are stored in."""
-    from tokenizer.checkpoint import locate
-
-    folder = Path(name)
-    return list(folder.glob("*.weights")) if (folder / "codec.json").is_file() else [locate(name)[1]]
-
-
 def measure(name: str, engine: str, precision: str, chunks: int) -> dict[str, float]:
-    """Milliseconds of a chunk at three percentiles, bytes of memory, and bytes read from memory a second."""
+    """Milliseconds of a chunk at three percentiles, bytes of memory and of weights, bytes read from memory a second."""
     rate = read_rate()
     before = resident()
     codec = Codec.from_pretrained(name, engine=engine, precision=precision)
@@ -98,10 +89,14 @@ def measure(name: str, engine: str, precision: str, chunks: int) -> dict[str, fl
         tokens, state = codec.encode_step(chunk, state)
         _, state = codec.decode_step(tokens, state)
         times.append(1000 * (time.perf_counter() - began))
+    if isinstance(codec, torch.nn.Module):
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in codec.parameters())
+    else:
+        weights = sum(path.stat().st_size for path in Path(name).glob("*.weights"))
     cuts = statistics.quantiles(times[WARM_UP:], n=100)
     memory = resident()
-    figures = {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "chunk_ms": codec.latency_ms, "read_rate": rate}
-    return figures | {"memory": memory, "codec_memory": memory - before}
+    figures = {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "chunk_ms": codec.latency_ms}
+    return figures | {"memory": memory, "codec_memory": memory - before, "weights": weights, "read_rate": rate}
 
 
 def read_rate() -> float:

@@ -21,7 +21,7 @@ from tokenizer.padding import present
 from tokenizer.pieces import in_pieces, whole_chunks
 from tokenizer.rates import Rates
 
-OFFLINE_CHUNKS = 32  # chunks of one step when a whole utterance is processed: enough rows to compute, few to hold
+LEAST_PIECE, LARGEST_PIECE = 16, 32  # chunks of one step when whole utterances are processed, of many rows and of one
 CPU = torch.device("cpu")
 
 
@@ -74,7 +74,7 @@ class OnnxCodec(Rates):
         """Wave [B, S] or [S] to tokens int64 [B, token_count(S)]; see `Codec.encode`."""
         wave, lengths = check_wave(wave, lengths, self.sample_rate_in, CPU)
         wave = whole_chunks(wave.masked_fill(~present(lengths, wave.shape[1]), 0), self.chunk_samples, 0)
-        piece = OFFLINE_CHUNKS * self.chunk_samples
+        piece = _piece(len(wave)) * self.chunk_samples
         tokens = in_pieces(self._encode_step, wave, self._encoder.init_state(len(wave)), piece)
         counts = torch.tensor([self.token_count(samples) for samples in lengths.tolist()])
         longest = int(counts.max())
@@ -84,7 +84,7 @@ class OnnxCodec(Rates):
         """Tokens [B, T] or [T] to wave float32 [B, T * samples_per_token]; see `Codec.decode`."""
         tokens = check_tokens(tokens, self.codebook_size, CPU)
         padded = whole_chunks(tokens, self.tokens_per_chunk, NO_TOKEN)
-        piece = OFFLINE_CHUNKS * self.tokens_per_chunk
+        piece = _piece(len(tokens)) * self.tokens_per_chunk
         wave = in_pieces(self._decode_step, padded, self._decoder.init_state(len(tokens)), piece)
         return wave[:, : tokens.shape[1] * self.samples_per_token]
 
@@ -114,6 +114,11 @@ class OnnxCodec(Rates):
         x = tokens.numpy()
         wave, following = self._decoder.step(x, x.shape[1] // self.tokens_per_chunk, state)
         return torch.from_numpy(wave), following
+
+
+def _piece(batch: int) -> int:
+    """Chunks of one step over whole utterances: enough rows to keep the processor busy, few enough to hold."""
+    return max(LEAST_PIECE, LARGEST_PIECE // batch)
 
 
 def load(name: str, precision: str) -> OnnxCodec:

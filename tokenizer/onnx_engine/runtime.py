@@ -67,8 +67,12 @@ class StepRunner:
     def __init__(self, path: Path, specs: list[StateSpec], data: str, result: str, threads: int) -> None:
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.enable_cpu_mem_arena = False  # its arena keeps twice what a step needs, and is no faster here
+        # Else the threads of the one graph still spin, waiting for work, while the other graph runs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base
