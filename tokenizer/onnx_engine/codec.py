@@ -40,8 +40,10 @@ class OnnxState(NamedTuple):
 class OnnxCodec(Rates):
     """A streaming codec from an exported folder; as `Codec`, but no `nn.Module` and without the stages in between.
 
-    It runs on as many CPU threads as PyTorch had been given when it was made (`torch.set_num_threads`). In 8 bits its
-    tokens are not those of the float32 codec, and it carries the same fingerprint: the token space is the same.
+    It runs on as many CPU threads as PyTorch had been given when it was made (`torch.set_num_threads`). In 8 bits some
+    tokens are not those of the float32 codec, but it carries the same fingerprint: the token space is the same. There,
+    too, rows of a batch do not share a scale; but a last digit that float32 rounds otherwise in another batch or cut of
+    the audio may move a value to the next of 256, so that bits flip more often than in float32.
 
     Args:
         folder: as `tokenizer.onnx_engine.export.export` writes it.
