@@ -1,12 +1,12 @@
 """Live streams in a pool beside as many codecs stepped one by one, and what a step of some of a pool's streams costs.
 
-    python benchmarks/pool.py [--codec small] [--threads 1] [--steps 100]
+    python benchmarks/pool.py [--codec small] [--engine onnx] [--precision int8] [--threads 1] [--steps 100]
 
 First table: N streams encode and decode one chunk each, in a pool of N and each with a state of its own, in turn in one
 run. Streams are held in real time when the 99th percentile of their steps is shorter than a chunk.
 
-Second table: a pool of 32 of which k streams, spread over it, have a chunk: gathering their rows, as `StreamPool` does,
-beside stepping all 32 rows and keeping the new state of k of them.
+Second table, PyTorch only: a pool of 32 of which k streams, spread over it, have a chunk: gathering their rows, as
+`StreamPool` does, beside stepping all 32 rows and keeping the new state of k of them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tokenizer import Codec
+from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 from tokenizer.stream_pool import StreamPool
 
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -91,14 +92,17 @@ def timed(ways: list[Callable[[Tensor], None]], streams: int, samples: int, step
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
+    add_codec_arguments(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--steps", type=int, default=100, help="steps of each row of a table")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    codec = Codec.from_pretrained(args.codec)
+    codec = load_codec(args)
     real_time = codec.latency_ms
-    print(f"{codec.name}, {args.threads} thread(s), {args.steps} steps, a chunk lasts {real_time:g} ms; milliseconds")
+    print(
+        f"{codec.name}, {args.engine} {args.precision}, {args.threads} thread(s), {args.steps} steps, a chunk lasts "
+        f"{real_time:g} ms; milliseconds"
+    )
     print("| streams | pool p50 | p95 | p99 | held in real time | x real time | one by one p50 | p95 | p99 | held |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for size in SIZES:
@@ -110,6 +114,8 @@ def main() -> None:
             if len(cells) == 1:
                 cells[0].append(f"{size * real_time / p50:.1f}")
         print(f"| {size} | {' | '.join(cells[0])} | {' | '.join(cells[1])} |", flush=True)
+    if args.engine != "torch":
+        return
     size = SIZES[-1]
     print(f"\n| of {size} streams have a chunk | rows gathered p50 | all stepped, others masked p50 |\n|---|---|---|")
     for count in SIZES:
