@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenizer.commands.codec_options import add_codec_arguments, load_codec
+
 if TYPE_CHECKING:
     from slm.audio_sinks import AudioSink
     from slm.continuation import Continuation, Timing
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='16-bit WAV with the prompt as the codec renders it, then the continuation; "-": raw 16-bit mono PCM at '
         "the codec's output rate on standard output, as it is generated (the report goes to standard error)",
     )
-    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
+    add_codec_arguments(parser)
     parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
     parser.add_argument(
         "--seconds", type=float, default=6.0, help="longest continuation; with --stream, inf goes on until Ctrl-C"
@@ -51,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repetition-window", type=int, default=50, metavar="CODES", help="codes that count as recent")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
     parser.add_argument("--json", action="store_true", help="report one JSON object")
 
 
@@ -62,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
     from slm.checkpoint import load_lm
     from slm.continuation import Continuation, warm_up
     from slm.generate import Sampling
-    from tokenizer import Codec
     from tokenizer.audio import read_audio
 
     check_request(args)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         min_p=args.min_p,
     )
     torch.set_num_threads(args.threads)
-    codec = Codec.from_pretrained(args.codec, args.device)
+    codec = load_codec(args)
     model, vocabulary = load_lm(args.lm, args.device)
     prompt = read_audio(args.prompt, codec.sample_rate_in)[: round(args.prompt_seconds * codec.sample_rate_in)]
     vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
