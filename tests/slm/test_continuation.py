@@ -153,6 +153,15 @@ def test_the_command_writes_the_same_audio_in_every_way(command, tmp_path, capsy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.wav", "prompt.flac", "streamed.wav", "whole.wav"]
 
 
+def test_the_command_speaks_on_the_other_engine(command, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, options in {"torch.wav": [], "onnx.wav": ["--engine", "onnx"]}.items():
+        assert main([*command, str(tmp_path / name), "--seconds", "1", "--temperature", "0", *options]) == 0
+    torch_wave, onnx_wave = (soundfile.read(tmp_path / name)[0] for name in ("torch.wav", "onnx.wav"))
+    np.testing.assert_allclose(onnx_wave, torch_wave, atol=2e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
