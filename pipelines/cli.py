@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 
@@ -65,6 +66,11 @@ def main(argv: list[str] | None = None) -> int:
             modules[name] = importlib.import_module(module_name)
             modules[name].add_arguments(subparser)
     args = parser.parse_args(argv)
+    if sys.stdin is None:  # closed by the shell: reads as empty
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
+    if sys.stdout is None:
+        print(f"focalstream {args.command}: standard output is closed; give it a file or a pipe", file=sys.stderr)
+        return EXIT_BAD_INPUT
     try:
         return int(modules[args.command].run(args) or 0)
     except (InputError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
@@ -76,12 +82,18 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our pipe went away; nothing is left to say or to write
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a device that fails
+        print(f"focalstream {args.command}: {describe(error)}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BAD_INPUT
 
 
 def describe(error: Exception) -> str:
     """The one line shown for bad input."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"reading or writing failed: {error.strerror}"
     return str(error)
 
 

@@ -62,6 +62,13 @@ def to_mono(channels: np.ndarray, rate: int, sample_rate: int, source: str) -> n
     return wave
 
 
+def check_output(output: str | Path, *inputs: str | Path) -> None:
+    """Raise InputError where a command would write over a file that it reads."""
+    for path in inputs:
+        if Path(path).is_file() and Path(output).is_file() and Path(output).samefile(path):
+            raise InputError(f"{output}: is also what is read; give the output another name")
+
+
 def write_wav(path: str | Path, wave: np.ndarray, sample_rate: int) -> None:
     """Write float samples [S] as 16-bit PCM WAV. The file appears whole, by rename, or not at all.
 

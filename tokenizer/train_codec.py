@@ -154,7 +154,18 @@ def train(
     codec = Codec(model).to(device).train()
     if initial is not None:
         if initial.config != model:
-            raise InputError("--init: that codec's configuration is not the 'model' of --config; expected the same")
+            ours, theirs = model.to_dict(), initial.config.to_dict()
+            differing = [
+                f"{section}.{key}"
+                for section in ours
+                if isinstance(ours[section], dict)
+                for key in ours[section]
+                if theirs.get(section, {}).get(key) != ours[section][key]
+            ]
+            raise InputError(
+                f"--init {initial.name}: is not of the configuration's 'model' (they differ in "
+                f"{', '.join(differing) or 'their stages'}); expected the same"
+            )
         codec.load_state_dict(initial.state_dict())
     if codec.sample_rate_out != codec.sample_rate_in:
         raise InputError(
@@ -230,7 +241,9 @@ def _resume(out: Path, settings: dict[str, dict[str, Any]], codec: Codec, optimi
             for key in settings[section]
             if stored.get(section, {}).get(key) != settings[section][key]
         ]
-        raise InputError(f"{out}: holds a run with other settings ({', '.join(changed)}); use another --out")
+        raise InputError(
+            f"{out}: holds a run with other settings ({', '.join(changed)}); give those again, or use another --out"
+        )
     write_atomically(record, json.dumps(settings, indent=2).encode())
     if not (out / "last.pt").exists():
         (out / "log.jsonl").unlink(missing_ok=True)

@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     model, config = read_config(args.config)
+    initial = None if args.init is None else Codec.from_pretrained(args.init)
     crop = round(config.crop_seconds * ENCODER_SAMPLE_RATE)
     training = Crops(*corpus(args.train, args.out / "corpus" / "train"), crop, config.seed)
     held_out = None
     if args.held_out:
         held_out = Crops(*corpus(args.held_out, args.out / "corpus" / "held_out"), crop, VALIDATION_SEED)
-    initial = Codec.from_pretrained(args.init) if args.init else None
     codec, stopped_by = train(model, config, training, held_out, args.out, args.device, initial)
     if stopped_by:
         print(f"stopped by {stopped_by}; the same command goes on")

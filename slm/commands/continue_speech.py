@@ -63,9 +63,10 @@ def run(args: argparse.Namespace) -> int:
     from slm.checkpoint import load_lm
     from slm.continuation import Continuation, warm_up
     from slm.generate import Sampling
-    from tokenizer.audio import read_audio
+    from tokenizer.audio import check_output, read_audio
 
     check_request(args)
+    check_output(args.output, args.prompt)
     sampling = Sampling(
         repetition_penalty=args.repetition_penalty,
         repetition_window=args.repetition_window,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -169,3 +171,26 @@ def test_other_bad_arguments(tiny_codec_dir: Path, wav: Path, tmp_path: Path, ca
     with pytest.raises(SystemExit) as stop:
         main(["no-such-command"])
     assert stop.value.code == 2
+
+
+def test_no_command_writes_over_what_it_reads(tiny_codec_dir: Path, wav: Path, tmp_path: Path, capsys) -> None:
+    codec = ["--codec", str(tiny_codec_dir)]
+    tokens = tmp_path / "tokens.npy"
+    np.save(tokens, np.arange(8, dtype=np.uint16))
+    for command, source in (("encode", wav), ("decode", tokens), ("roundtrip", wav), ("convert", wav)):
+        before = source.read_bytes()
+        reference = ["--reference", str(wav)] if command == "convert" else []
+        assert main([command, str(source), str(source), *codec, *reference]) == 2
+        error = capsys.readouterr().err
+        assert "is also what is read" in error and len(error.splitlines()) == 1
+        assert source.read_bytes() == before
+
+
+def test_a_full_disk_is_one_line(tiny_codec_dir: Path, wav: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    command = [sys.executable, "-m", "pipelines.cli", "encode", str(wav), "-", "--codec", str(tiny_codec_dir)]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "focalstream encode: reading or writing failed: No space left on device\n"

@@ -35,6 +35,13 @@ def test_a_clip_without_speech_has_no_figures() -> None:
     assert speech_quality(voice(0.4), voice(0.4)) == nothing
 
 
+@pytest.mark.slow
+def test_minutes_of_speech_are_measured() -> None:
+    pytest.importorskip("pesq")
+    minutes = np.tile(voice(10.0), 13)
+    assert speech_quality(minutes, minutes)["pesq_wb"] > 4.5
+
+
 def test_code_usage_of_a_known_distribution() -> None:
     usage = code_usage(np.array([0] * 4 + [1] * 2 + [2] * 2), 8)
     assert usage == {"used": 3 / 8, "entropy_bits": pytest.approx(1.5), "normalised_entropy": pytest.approx(0.5)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -238,6 +239,33 @@ def test_without_the_packages(tiny_codec_dir: Path, monkeypatch: pytest.MonkeyPa
                 Codec.from_pretrained(tiny_codec_dir, engine="onnx")
 
 
+@pytest.mark.parametrize("damage", ["missing description", "cut weights", "a file in its place"])
+def test_a_damaged_cache_is_made_again(
+    tiny_codec_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    wave = speech_like(1, 20_000, seed=3)
+    expected = Codec.from_pretrained(tiny_codec_dir, engine="onnx").encode(wave)
+    (folder,) = (tmp_path / "focalstream" / "onnx").iterdir()
+    if damage == "missing description":
+        (folder / "codec.json").unlink()
+    elif damage == "cut weights":
+        (folder / "encode_step.weights").write_bytes(b"short")
+    else:
+        shutil.rmtree(folder)
+        folder.write_text("in the way")
+    assert torch.equal(Codec.from_pretrained(tiny_codec_dir, engine="onnx").encode(wave), expected)
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tiny_codec_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="XDG_CACHE_HOME"):
+        Codec.from_pretrained(tiny_codec_dir, engine="onnx")
+
+
 def test_folders_that_are_no_exports(
     tiny_codec_dir: Path, whole_codec_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,7 +288,12 @@ def test_folders_that_are_no_exports(
         with pytest.raises(InputError, match=message):
             Codec.from_pretrained(out, engine="onnx")
     (out / "codec.json").write_text(json.dumps(manifest))
-    (out / "encode_step.onnx").write_bytes(b"no graph")
+    graph = out / "encode_step.onnx"
+    size = graph.stat().st_size
+    graph.write_bytes(b"cut")
+    with pytest.raises(InputError, match=rf"encode_step\.onnx: has 3 bytes of {size}"):
+        Codec.from_pretrained(out, engine="onnx")
+    graph.write_bytes(b"\xff" * size)
     with pytest.raises(InputError, match=r"encode_step\.onnx: ONNX Runtime cannot load it"):
         Codec.from_pretrained(out, engine="onnx")
 

@@ -39,13 +39,14 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from tokenizer import Codec
-    from tokenizer.audio import read_audio, write_wav
+    from tokenizer.audio import check_output, read_audio, write_wav
     from tokenizer.errors import InputError
     from tokenizer.pipes import read_pcm, to_pcm
     from tokenizer.voice import Voice, convert, convert_live
 
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
+    check_output(args.output, args.input, args.reference)
     torch.set_num_threads(args.threads)
     codec = Codec.from_pretrained(args.codec, args.device)
     voice = Voice.from_path(codec, args.reference)

@@ -22,9 +22,10 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from tokenizer.audio import write_wav
+    from tokenizer.audio import check_output, write_wav
     from tokenizer.pipes import decode_pipe, to_pcm
 
+    check_output(args.output, args.input)
     codec = load_codec(args)
     if args.input == "-":
         collected = io.BytesIO()

@@ -23,9 +23,10 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from tokenizer.atomic import write_atomically
-    from tokenizer.audio import read_audio
+    from tokenizer.audio import check_output, read_audio
     from tokenizer.pipes import encode_pipe
 
+    check_output(args.output, args.input)
     codec = load_codec(args)
     if args.input == "-":
         collected = io.BytesIO()

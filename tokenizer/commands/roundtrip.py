@@ -22,12 +22,13 @@ def run(args: argparse.Namespace) -> int:
     import soxr
     import torch
 
-    from tokenizer.audio import read_audio, write_wav
+    from tokenizer.audio import check_output, read_audio, write_wav
     from tokenizer.errors import InputError
-    from tokenizer.metrics import METRICS_RATE, speech_quality
+    from tokenizer.metrics import METRICS_RATE, speech_quality, why_not_measured
 
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
+    check_output(args.output, args.input)
     torch.set_num_threads(args.threads)
     codec = load_codec(args)
     wave = read_audio(args.input, codec.sample_rate_in)
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{result['real_time_factor']:.1f} x real time on {args.threads} thread(s)")
     for name, measure in (("PESQ-WB", "pesq_wb"), ("STOI", "stoi"), ("ESTOI", "estoi")):
         value = result[measure]
-        print(f"{name} {value:.3f}" if value is not None else f"{name} not measured (pip install focalstream[metrics])")
+        print(f"{name} {value:.3f}" if value is not None else f"{name} not measured: {why_not_measured()}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -34,10 +35,9 @@ def export(codec: Codec, folder: Path, precision: str) -> None:
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; give a new or empty folder")
-    try:
-        import onnx
-    except ImportError:
-        raise missing("onnx") from None
+    require_onnx()
+    import onnx
+
     from tokenizer.onnx_engine.graphs import decode_graph, encode_graph
     from tokenizer.onnx_engine.readme import readme
 
@@ -54,7 +54,8 @@ def export(codec: Codec, folder: Path, precision: str) -> None:
                 size_threshold=LARGE,
             )
             del model
-        manifest = Manifest(codec.config, codec.fingerprint, precision, *states)
+        sizes = {path.name: path.stat().st_size for path in sorted(unfinished.iterdir())}
+        manifest = Manifest(codec.config, codec.fingerprint, precision, sizes, *states)
         (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         (unfinished / "README.md").write_text(readme(codec, manifest), encoding="utf-8")
         for path in unfinished.iterdir():
@@ -62,12 +63,28 @@ def export(codec: Codec, folder: Path, precision: str) -> None:
 
 
 def cached(codec: Codec, precision: str) -> Path:
-    """The folder of `codec` exported for this machine's user, made when it is not there."""
+    """The folder of `codec` exported for this machine's user; made when it is not there or is damaged.
+
+    Raises:
+        InputError: where the cache cannot be written.
+    """
     check_precision(precision)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "focalstream" / "onnx"
-    folder = base / f"{codec.fingerprint}-{precision}-{VERSION}"
-    if not (folder / MANIFEST).is_file():
-        export(codec, folder, precision)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home.absolute() / "focalstream" / "onnx" / f"{codec.fingerprint}-{precision}-{VERSION}"
+    try:
+        Manifest.read(folder)
+    except InputError:  # not there, or damaged: it is ours to make again
+        require_onnx()
+        try:
+            if folder.is_dir():
+                shutil.rmtree(folder)
+            folder.unlink(missing_ok=True)
+            export(codec, folder, precision)
+        except (OSError, InputError) as error:
+            raise InputError(
+                f"{error}. Exported codecs are kept there; set XDG_CACHE_HOME to a folder that can be written, or use "
+                "`focalstream export` and give its folder as codec"
+            ) from None
     return folder
 
 
@@ -75,6 +92,12 @@ def check_precision(precision: str) -> None:
     """Raise InputError unless ONNX Runtime runs it."""
     if precision not in PRECISIONS:
         raise InputError(f'precision {precision!r}: the engine "onnx" has {" and ".join(PRECISIONS)}')
+
+
+def require_onnx() -> None:
+    """Raise InputError where the package that writes graphs is missing."""
+    if importlib.util.find_spec("onnx") is None:
+        raise missing("onnx")
 
 
 def missing(package: str) -> InputError:

@@ -11,7 +11,7 @@ from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
 
 MANIFEST = "codec.json"
-VERSION = 1  # of the graphs and this file; a cached export of another version is made again
+VERSION = 2  # of the graphs and this file; a cached export of another version is made again
 PRECISIONS = ("fp32", "int8")
 
 
@@ -46,35 +46,45 @@ class StateSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """A codec that was exported: its configuration, precision and states; `fingerprint` is that of the weights."""
+    """A codec that was exported: its configuration, precision and states; `fingerprint` is that of the weights.
+
+    sizes: bytes of each other file of the folder that is needed.
+    """
 
     config: CodecConfig
     fingerprint: str
     precision: str
+    sizes: dict[str, int]
     encode_states: list[StateSpec]
     decode_states: list[StateSpec]
 
     def to_json(self) -> str:
         fields: dict[str, Any] = {"version": VERSION, "fingerprint": self.fingerprint, "precision": self.precision}
+        fields["sizes"] = self.sizes
         for step, states in (("encode_step", self.encode_states), ("decode_step", self.decode_states)):
             fields[step] = [spec._asdict() for spec in states]
         return json.dumps(fields | {"config": self.config.to_dict()}, indent=1) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Raises InputError when the folder's `codec.json` is not one that this version writes."""
+        """Raises InputError when the folder's `codec.json` is not one that this version writes, or a file is cut."""
         path = folder / MANIFEST
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             version = raw.pop("version")
             states = {step: [_spec(entry) for entry in raw.pop(step)] for step in ("encode_step", "decode_step")}
             config, fingerprint, precision = (raw[key] for key in ("config", "fingerprint", "precision"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            sizes = {str(name): int(size) for name, size in raw["sizes"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not the description of an exported codec ({error}); export it again") from None
         if version != VERSION:
             raise InputError(f"{path}: of version {version}; this program reads {VERSION}. Export the codec again")
+        for name, size in sizes.items():
+            found = (folder / name).stat().st_size if (folder / name).is_file() else 0
+            if found != size:
+                raise InputError(f"{folder / name}: has {found} bytes of {size}; export the codec again")
         config = CodecConfig.from_dict(config, str(path))
-        return cls(config, fingerprint, precision, states["encode_step"], states["decode_step"])
+        return cls(config, fingerprint, precision, sizes, states["encode_step"], states["decode_step"])
 
 
 def _spec(raw: dict[str, Any]) -> StateSpec:

@@ -77,7 +77,9 @@ class StepRunner:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base
             reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{path}: ONNX Runtime cannot load it ({reason}); export the codec again") from None
+            raise InputError(
+                f"{path}: ONNX Runtime cannot load it ({reason}); delete its folder and export the codec again"
+            ) from None
         self._specs, self._data, self._result = specs, data, result
         self._outputs = [result, *(f"next.{spec.name}" for spec in specs)]
         self._histories = [spec for spec in specs if spec.history]
