@@ -79,7 +79,6 @@ def main() -> None:
 
 def measure(name: str, engine: str, precision: str, chunks: int) -> dict[str, float]:
     """Milliseconds of a chunk at three percentiles, bytes of memory and of weights, bytes read from memory a second."""
-    rate = read_rate()
     before = resident()
     codec = Codec.from_pretrained(name, engine=engine, precision=precision)
     audio = 0.1 * torch.randn(chunks + WARM_UP, 1, codec.chunk_samples, generator=torch.Generator().manual_seed(0))
@@ -95,6 +94,7 @@ def measure(name: str, engine: str, precision: str, chunks: int) -> dict[str, fl
         weights = sum(path.stat().st_size for path in Path(name).glob("*.weights"))
     cuts = statistics.quantiles(times[WARM_UP:], n=100)
     memory = resident()
+    rate = read_rate()  # last, for its array would count as memory
     figures = {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "chunk_ms": codec.latency_ms}
     return figures | {"memory": memory, "codec_memory": memory - before, "weights": weights, "read_rate": rate}
 
