@@ -115,7 +115,7 @@ class StreamPool:
         """The next audio of some streams to tokens.
 
         Args:
-            chunks: by slot, float [n * chunk_samples] in [-1, 1]; n may differ between streams.
+            chunks: by slot, float [n * chunk_samples] in [-1, 1], a tensor or NumPy; n may differ between streams.
 
         Returns:
             By slot, int64 [n * tokens_per_chunk].
@@ -124,6 +124,7 @@ class StreamPool:
             StreamsRefused: when a slot is not joined, or its chunk is not whole, not floats or not finite. It names
                 every such slot, and no stream has advanced.
         """
+        chunks = {slot: torch.as_tensor(chunk) for slot, chunk in chunks.items()}
         self._check(chunks, self._why_not_encode)
         return self._step(self._codec.encode_step, self._encoding, chunks)
 
@@ -131,8 +132,8 @@ class StreamPool:
         """The next tokens of some streams to audio.
 
         Args:
-            tokens: by slot, int64 [n * tokens_per_chunk]; n may differ between streams, and a stream's last step may
-                end in -1 (silence).
+            tokens: by slot, int64 [n * tokens_per_chunk], a tensor or NumPy; n may differ between streams, and a
+                stream's last step may end in -1 (silence).
 
         Returns:
             By slot, float [n * tokens_per_chunk * samples_per_token].
@@ -141,6 +142,7 @@ class StreamPool:
             StreamsRefused: when a slot is not joined, or its tokens are no whole number of chunks or not of this
                 codebook. It names every such slot, and no stream has advanced.
         """
+        tokens = {slot: torch.as_tensor(codes) for slot, codes in tokens.items()}
         self._check(tokens, self._why_not_decode)
         return self._step(self._codec.decode_step, self._decoding, tokens)
 

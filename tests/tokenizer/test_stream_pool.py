@@ -252,3 +252,14 @@ def test_any_engine_whose_states_are_trees_of_arrays(codec: Codec) -> None:
         for slot in slots:
             assert torch.equal(tokens[0][slot], tokens[1][slot])
             assert torch.equal(audio[0][slot], audio[1][slot])
+
+
+def test_numpy_is_taken_too(tiny_codec: Codec) -> None:
+    torch.manual_seed(0)
+    chunk = 0.1 * torch.randn(tiny_codec.chunk_samples)
+    pool = StreamPool(tiny_codec, 2)
+    first, second = pool.join(), pool.join()
+    tokens = pool.encode({first: chunk, second: chunk.numpy()})
+    assert torch.equal(tokens[first], tokens[second])
+    audio = pool.decode({first: tokens[first], second: tokens[second].numpy()})
+    torch.testing.assert_close(audio[first], audio[second], rtol=0, atol=1e-6)
