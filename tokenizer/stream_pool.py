@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tokenizer.audio import LOUDEST
 from tokenizer.errors import InputError
+from tokenizer.inputs import check_chunk, check_tokens
 
 
 class StreamingCodec(Protocol):
@@ -186,12 +186,7 @@ class StreamPool:
                 f"the chunk has shape {tuple(chunk.shape)}; expected [n * {size}] samples. Buffer until a chunk is "
                 "whole, and pad the last one with zeros"
             )
-        if not chunk.is_floating_point():
-            return f"the chunk has type {chunk.dtype}; scale integers to floats in [-1, 1] first"
-        peak = float(chunk.abs().max())  # NaN where any sample is
-        if not peak <= LOUDEST:
-            return f"the chunk has a peak of {peak:g}; expected finite samples in about [-1, 1]"
-        return None
+        return _refusal(check_chunk, chunk[None], size, 1)
 
     def _why_not_decode(self, tokens: Tensor) -> str | None:
         size = self._codec.tokens_per_chunk
@@ -200,15 +195,16 @@ class StreamPool:
                 f"the tokens have shape {tuple(tokens.shape)}; expected [n * {size}]. Buffer until a chunk is whole, "
                 "and fill the last one with -1"
             )
-        if tokens.is_floating_point() or tokens.dtype == torch.bool:
-            return f"the tokens have type {tokens.dtype}; expected integers"
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < -1 or high >= self._codec.codebook_size:
-            return (
-                f"the tokens range from {low} to {high}; this codec knows 0 to {self._codec.codebook_size - 1} (and -1 "
-                "for filling). Were they made by another codec?"
-            )
-        return None
+        return _refusal(check_tokens, tokens[None], self._codec.codebook_size, tokens.device)
+
+
+def _refusal(check: Callable[..., Any], *given: Any) -> str | None:
+    """What a check says against its arguments; None where it has nothing against them."""
+    try:
+        check(*given)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 class _Rows(NamedTuple):
