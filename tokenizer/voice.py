@@ -71,7 +71,9 @@ class Voice:
             if tied is None:
                 encoded, restored = codec.features(piece)[0], codec.dequantize(codec.encode(piece))[0]
                 tied = bool(F.cosine_similarity(encoded, restored[: len(encoded)], dim=-1).mean() > TIED)
-            features.append(codec.features(piece)[0] if tied else codec.dequantize(codec.encode(piece))[0])
+                features.append(encoded if tied else restored)
+            else:
+                features.append(codec.features(piece)[0] if tied else codec.dequantize(codec.encode(piece))[0])
         return cls(torch.cat(features) if features else torch.zeros(0, 1), samples / rate)
 
     def nearest(self, features: Tensor) -> Tensor:
