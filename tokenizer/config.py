@@ -245,6 +245,11 @@ class CodecConfig:
         """Whether the codec streams; if not, it takes whole utterances."""
         return self.encoder.causal
 
+    @property
+    def sample_rate_out(self) -> int:
+        """Hz."""
+        return ENCODER_SAMPLE_RATE * self.decoder.hop_length // self.encoder.hop_samples
+
     def _check_family(self) -> None:
         stages = ("encoder", "compressor", "decompressor", "decoder")
         if len({getattr(self, stage).causal for stage in stages}) > 1:

@@ -134,6 +134,12 @@ class LogMelStem(nn.Module):
             self.State(padded[:, padded.shape[1] - (self.window - self.hop) :]),
         )
 
+    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole utterances: [B, S] of whole frames and lengths [B] in samples -> features and lengths [B] in frames."""
+        features, _ = self.step(wave, self.init_state(len(wave)))
+        frame = self.hop * self.sub_frames
+        return features, (lengths + frame - 1) // frame
+
 
 class TransformerLayer(nn.Module):
     """Pre-norm attention and feed-forward."""
@@ -231,6 +237,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.config = config
         self.feature_extractor = ConvStem(config) if config.stem == "conv" else LogMelStem(config)
         self.norm = nn.LayerNorm(config.stem_dim)
         self.feature_proj = nn.Linear(config.stem_dim, config.dim)
@@ -269,5 +276,10 @@ class Encoder(nn.Module):
 
     def forward_layers(self, wave: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
         """As `forward`, but the output of every layer."""
+        x, frames = self.projected(wave, lengths)
+        return self.encoder(x, frames), frames
+
+    def projected(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What the Transformer gets, positional embedding aside: [B, T, D], and the lengths in frames, int64 [B]."""
         x, frames = self.feature_extractor(wave, lengths)
-        return self.encoder(self._project(x), frames), frames
+        return self._project(x), frames

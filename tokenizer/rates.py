@@ -34,7 +34,7 @@ class Rates:
     @property
     def sample_rate_out(self) -> int:
         """Hz."""
-        return self.sample_rate_in * self.samples_per_token // self.hop_samples
+        return self.config.sample_rate_out
 
     @property
     def frames_per_token(self) -> int:

@@ -1,4 +1,4 @@
-"""`focalstream train-codec`: a codec from a manifest or a folder of speech."""
+"""`focalstream train-codec`: a codec from a manifest or a folder of speech, in stages."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import argparse
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenizer.config import ENCODER_SAMPLE_RATE
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 
+if TYPE_CHECKING:
+    from tokenizer.training.corpus import Corpus
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, type=Path, help="YAML with the sections 'model' and 'train'")
+    parser.add_argument("--config", required=True, type=Path, help="YAML with 'model', 'stages' and maybe 'teacher'")
     parser.add_argument("--train", required=True, help="Lhotse manifest or folder of audio to train on")
     parser.add_argument("--held-out", help="manifest or folder for the validation loss")
-    parser.add_argument("--init", help="codec whose weights a new run starts from; without it, from random ones")
+    parser.add_argument("--stage", help="only this stage of the configuration; without it, all in their order")
+    parser.add_argument("--init", help="codec whose weights the first stage starts from; without it, random ones")
     parser.add_argument("--out", required=True, type=Path, help="run folder; an unfinished run in it goes on")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches ahead; 0: none")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
 
 
@@ -28,45 +33,52 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from tokenizer.codec import Codec
-    from tokenizer.crops import Crops
-    from tokenizer.train_codec import VALIDATION_SEED, read_config, train
+    from tokenizer.training.config import read_config
+    from tokenizer.training.ranks import join_ranks
+    from tokenizer.training.train import check_trainable, train
 
-    if args.threads < 0:
-        raise InputError(f"--threads is {args.threads}, expected a number of CPU threads, or 0 for all cores")
+    if args.threads < 0 or args.workers < 0:
+        raise InputError(f"--threads {args.threads} and --workers {args.workers}: expected 0 or more")
     check_device(args.device)
     if not args.config.is_file():
         raise InputError(f"{args.config}: no such configuration; expected a file such as configs/codec/small.yaml")
     if args.threads:
         torch.set_num_threads(args.threads)
-    model, config = read_config(args.config)
+    config = read_config(args.config)
+    check_trainable(config)
     initial = None if args.init is None else Codec.from_pretrained(args.init)
-    crop = round(config.crop_seconds * ENCODER_SAMPLE_RATE)
-    training = Crops(*corpus(args.train, args.out / "corpus" / "train"), crop, config.seed)
-    held_out = None
-    if args.held_out:
-        held_out = Crops(*corpus(args.held_out, args.out / "corpus" / "held_out"), crop, VALIDATION_SEED)
-    codec, stopped_by = train(model, config, training, held_out, args.out, args.device, initial)
+    rate = config.model.sample_rate_out
+    with join_ranks(args.device) as (ranks, device):
+        with ranks.first():
+            training = corpus(args.train, args.out / "corpus" / "train", rate)
+            held_out = corpus(args.held_out, args.out / "corpus" / "held_out", rate) if args.held_out else None
+        codec, stopped_by = train(
+            config, training, held_out, args.out, args.stage, initial, device, args.workers, ranks
+        )
     if stopped_by:
         print(f"stopped by {stopped_by}; the same command goes on")
         return 128 + signal.Signals[stopped_by]
-    print(f"codec {codec.fingerprint[:12]} in {args.out / 'codec'}")
+    if not ranks.rank:
+        last = args.stage or list(config.stages)[-1]
+        print(f"codec {codec.fingerprint[:12]} in {args.out / last / 'codec'}")
     return 0
 
 
-def corpus(source: str, directory: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The audio of a manifest or folder as one memory map; see `tokenizer.crops.decode_corpus`."""
+def corpus(source: str, directory: Path, sample_rate: int) -> Corpus:
+    """The audio of a manifest or folder as one memory map; see `tokenizer.training.corpus.decode_corpus`."""
     from pipelines.manifests import content_digest, find_inputs
-    from tokenizer.crops import decode_corpus
+    from tokenizer.training.corpus import decode_corpus
 
     inputs = find_inputs(source)
-    return decode_corpus(waves(inputs), f"{content_digest(inputs)} {ENCODER_SAMPLE_RATE}", directory)
+    return decode_corpus(spoken(inputs, sample_rate), f"{content_digest(inputs)} {sample_rate}", directory)
 
 
-def waves(inputs: list[Path]) -> Iterator[np.ndarray]:
-    """float32 [S] of every cut. Raises InputError naming the first cut that cannot be read."""
+def spoken(inputs: list[Path], sample_rate: int) -> Iterator[tuple[np.ndarray, str]]:
+    """float32 [S] and the text of every cut. Raises InputError naming the first cut that cannot be read."""
     from pipelines.audio import read_wave
     from pipelines.manifests import read_cuts
     from pipelines.plan import PlannedCut
 
     for source in read_cuts(inputs):
-        yield read_wave(PlannedCut(source.cut, "", source.audio), ENCODER_SAMPLE_RATE)
+        texts = [supervision.get("text") or "" for supervision in source.cut.get("supervisions") or []]
+        yield read_wave(PlannedCut(source.cut, "", source.audio), sample_rate), " ".join(texts).strip()

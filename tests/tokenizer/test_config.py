@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tokenizer import CodecConfig, InputError
-from tokenizer.train_codec import read_config
-
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "codec").glob("*.yaml"))
 
 
 def changed(raw: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
@@ -24,12 +19,6 @@ def changed(raw: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
         target = target[section]
     target[key] = value
     return raw
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configs_load(path: Path) -> None:
-    model, _ = read_config(path)
-    assert CodecConfig.from_dict(model.to_dict()) == model
 
 
 def test_published_layout_survives_json(tiny_codec) -> None:
@@ -90,18 +79,3 @@ def test_old_keys_of_the_vocos_decoder_are_read(whole_codec) -> None:
     decoder = raw["decoder_config"]
     decoder["input_channels"] = decoder.pop("input_dim")
     assert CodecConfig.from_dict(changed(raw, "decoder_config.padding", 3)) == whole_codec.config
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("model: {}\n", "exactly the sections"),
-        ("a: [b", "not a YAML file"),
-        (yaml.safe_dump({"model": {}, "train": {"step": 3}}), "causal|unknown key"),
-    ],
-)
-def test_broken_training_files_are_named(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "codec.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_config(path)

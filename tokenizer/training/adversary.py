@@ -1,0 +1,111 @@
+"""Discriminators of the waveform, and the losses of the game.
+
+Multi-period and multi-scale discriminators: HiFi-GAN, arXiv 2010.05646. Hinge loss: arXiv 1705.02894. Feature matching:
+arXiv 1910.06711.
+
+Legend: B batch, S samples, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from tokenizer.training.stages import Outcome
+
+PERIODS = (2, 3, 5, 7, 11)
+SCALES = 3  # the wave, and twice halved in rate
+SLOPE = 0.1  # of the leaky rectifiers
+
+Judgement = list[Tensor]  # every layer's output; the last is the score
+
+
+class PeriodDiscriminator(nn.Module):
+    """Sees the samples that lie `period` apart side by side."""
+
+    def __init__(self, period: int, width: float) -> None:
+        super().__init__()
+        self.period = period
+        channels = [1] + [max(4, round(c * width)) for c in (32, 128, 512, 1024, 1024)]
+        strides = (3, 3, 3, 3, 1)
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(channels[i], channels[i + 1], (5, 1), (stride, 1), padding=(2, 0)))
+            for i, stride in enumerate(strides)
+        )
+        self.score = weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, wave: Tensor) -> Judgement:
+        """[B, S] -> layers."""
+        x = F.pad(wave[:, None], (0, -wave.shape[1] % self.period), mode="reflect")
+        x = x.unflatten(2, (-1, self.period))
+        return _through(x, self.layers, self.score)
+
+
+class ScaleDiscriminator(nn.Module):
+    """Strided, grouped convolutions of up to 41 taps."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        sizes = [max(16, round(c * width) // 16 * 16) for c in (128, 128, 256, 512, 1024, 1024, 1024)]
+        shapes = ((15, 1, 1), (41, 2, 4), (41, 2, 16), (41, 4, 16), (41, 4, 16), (41, 1, 16), (5, 1, 1))
+        channels = [1, *sizes]
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv1d(channels[i], channels[i + 1], kernel, stride, kernel // 2, groups=groups))
+            for i, (kernel, stride, groups) in enumerate(shapes)
+        )
+        self.score = weight_norm(nn.Conv1d(channels[-1], 1, 3, padding=1))
+
+    def forward(self, wave: Tensor) -> Judgement:
+        """[B, S] -> layers."""
+        return _through(wave[:, None], self.layers, self.score)
+
+
+class Adversary(nn.Module):
+    """All discriminators.
+
+    Args:
+        width: channels relative to the published ones.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        self.periods = nn.ModuleList(PeriodDiscriminator(period, width) for period in PERIODS)
+        self.scales = nn.ModuleList(ScaleDiscriminator(width) for _ in range(SCALES))
+
+    def forward(self, wave: Tensor) -> list[Judgement]:
+        """[B, S] -> what each discriminator makes of it."""
+        judgements = [judge(wave) for judge in self.periods]
+        for judge in self.scales:
+            judgements.append(judge(wave))
+            wave = F.avg_pool1d(wave[:, None], 4, 2, padding=2)[:, 0]
+        return judgements
+
+    def discrimination(self, outcome: Outcome) -> Tensor:
+        """The discriminators' loss: real above 1, made below -1. The codec gets no gradient of it."""
+        assert outcome.wave is not None and outcome.target is not None
+        made, real = self(outcome.wave.detach()), self(outcome.target)
+        terms = [F.relu(1 - r[-1]).mean() + F.relu(1 + m[-1]).mean() for m, r in zip(made, real, strict=True)]
+        return torch.stack(terms).mean()
+
+    def losses(self, outcome: Outcome) -> dict[str, Tensor]:
+        """What the codec is to lower: not taken for real, unlike real in any layer. The discriminators get no gradient."""
+        assert outcome.wave is not None and outcome.target is not None
+        self.requires_grad_(False)
+        made = self(outcome.wave)
+        with torch.no_grad():
+            real = self(outcome.target)
+        self.requires_grad_(True)
+        adversarial = torch.stack([-m[-1].mean() for m in made]).mean()
+        pairs = [pair for m, r in zip(made, real, strict=True) for pair in zip(m, r, strict=True)]
+        matching = [(got - wanted).abs().mean() for got, wanted in pairs]
+        return {"adversarial": adversarial, "feature_matching": torch.stack(matching).sum()}
+
+
+def _through(x: Tensor, layers: nn.ModuleList, score: nn.Module) -> Judgement:
+    outputs = []
+    for layer in layers:
+        x = F.leaky_relu(layer(x), SLOPE)
+        outputs.append(x)
+    return [*outputs, score(x)]

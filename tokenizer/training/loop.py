@@ -1,0 +1,282 @@
+"""One stage of training, from its first step or from where it was stopped.
+
+OUT/run.json        the settings; other settings are refused
+OUT/log.jsonl       one line a step (and tensorboard/, where TensorBoard is installed)
+OUT/last.pt         everything to go on exactly
+OUT/codec/          the latest weights (their moving average, if the stage has one), for `Codec.from_pretrained`
+OUT/best/           those of the lowest validation loss
+OUT/teacher/        the teacher, of the stage that trains one
+OUT/held_out/       a few held-out rows as the codec gives them back, of stages that make sound
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from tokenizer.atomic import write_atomically
+from tokenizer.audio import write_wav
+from tokenizer.checkpoint import fingerprint
+from tokenizer.codec import Codec
+from tokenizer.encoder import Encoder
+from tokenizer.errors import InputError
+from tokenizer.stop_signals import stop_signals
+from tokenizer.training.adversary import Adversary
+from tokenizer.training.batches import Batch, Batches
+from tokenizer.training.config import StageConfig
+from tokenizer.training.monitor import Monitor, forget_from
+from tokenizer.training.optimizers import Optimizers
+from tokenizer.training.ranks import Ranks
+from tokenizer.training.schedule import Schedule
+from tokenizer.training.stages import STAGES, Outcome, Stage
+from tokenizer.training.teachers import save_teacher
+
+SAMPLES = 4  # held-out rows that are kept to listen to
+
+
+@dataclass
+class Run:
+    """All that a stage changes as it trains; a checkpoint is the state of each part."""
+
+    stage: Stage
+    optimizer: Optimizers
+    averaged: AveragedModel | None
+    adversary: Adversary | None
+    adversary_optimizer: Optimizers | None
+    schedule: Schedule
+    step: int = 0
+
+    @property
+    def shown(self) -> Codec:
+        """The codec that is validated and saved."""
+        codec: Codec = self.stage.codec if self.averaged is None else self.averaged.module  # type: ignore[assignment]
+        return codec
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the stage has a teacher that it does not train."""
+        return self.stage.teacher is not None and not self.stage.trains("teacher.")
+
+    def parts(self) -> dict[str, Any]:
+        """What has a state_dict, by name."""
+        parts = {"stage": self.stage, "optimizer": self.optimizer, "averaged": self.averaged}
+        parts |= {"adversary": self.adversary, "adversary_optimizer": self.adversary_optimizer}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def run_stage(
+    name: str,
+    config: StageConfig,
+    codec: Codec,
+    teacher: Encoder | None,
+    training: Batches,
+    held_out: Batches | None,
+    out: Path,
+    device: str = "cpu",
+    workers: int = 0,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> str | None:
+    """Train one stage, or go on with it; `codec` and `teacher` are changed in place and start from what they are.
+
+    A run that was stopped anywhere goes on from its last checkpoint; on CPU with the same number of threads its
+    losses are those of an undisturbed run, to the last bit. SIGTERM and Ctrl-C save first.
+
+    Args:
+        name: of `STAGES`.
+        out: the stage's folder, made when missing.
+        workers: processes that prepare batches ahead; 0: none.
+
+    Returns:
+        The name of the signal that stopped the stage before its last step, or None.
+
+    Raises:
+        InputError: `out` holds a run of other settings, or a gradient is no longer finite.
+    """
+    torch.manual_seed(config.seed)
+    start = fingerprint(codec.config, codec.state_dict())
+    settings = {"stage": name, "train": asdict(config), "model": codec.config.to_dict(), "start": start}
+    run = _begin(name, config, codec, teacher, training, device)
+    _resume(out, settings, run, ranks)
+    stage, steps = run.stage, run.schedule.steps
+    batches: DataLoader[Batch] = DataLoader(
+        training,  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=range(run.step * ranks.world + ranks.rank, steps * ranks.world, ranks.world),
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=device.startswith("cuda"),
+    )
+    with stop_signals() as signals, Monitor(out, name, run.step, steps, ranks.rank > 0) as monitor:
+        began = time.perf_counter()
+        for batch in batches:
+            record = _step(run, config, batch.to(device), ranks)
+            if held_out is not None and (run.step % config.validate_every == 0 or run.step == steps):
+                loss = _validate(run, config, held_out, device, out, monitor, ranks)
+                record["held_out"] = round(loss, 6)
+                if run.schedule.validated(loss) and not ranks.rank:
+                    run.shown.save_pretrained(out / "best")
+            record["seconds"] = round(time.perf_counter() - began, 3)
+            began = time.perf_counter()
+            monitor.step(record)
+            stopped = ranks.any(bool(signals), device)
+            if (run.step % config.save_every == 0 or run.step == steps or stopped) and not ranks.rank:
+                _save(out, run)
+            if stopped:
+                break
+    stage.codec.load_state_dict(run.shown.state_dict())
+    return signals[0] if signals and run.step < steps else None
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _begin(
+    name: str, config: StageConfig, codec: Codec, teacher: Encoder | None, training: Batches, device: str
+) -> Run:
+    """A run at its first step."""
+    stage = STAGES[name](codec, teacher, config)
+    stage.prepare()
+    stage.to(device).train()
+    adversary, adversary_optimizer = None, None
+    if "adversarial" in config.losses or "feature_matching" in config.losses:
+        adversary = Adversary(config.adversary_width).to(device)
+        rate = config.adversary_learning_rate or config.learning_rate
+        adversary_optimizer = Optimizers(adversary.named_parameters(), config, rate)
+    averaged = None
+    if config.average:
+        averaged = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.average))
+    steps = config.steps or max(1, math.ceil(config.epochs * training.per_epoch))
+    optimizer = Optimizers(stage.trained(), config, config.learning_rate)
+    schedule = Schedule(config, steps, training.per_epoch)
+    return Run(stage, optimizer, averaged, adversary, adversary_optimizer, schedule)
+
+
+def _step(run: Run, config: StageConfig, batch: Batch, ranks: Ranks) -> dict[str, Any]:
+    """One step of the discriminators, if there are any, and one of the stage; what the log says of it."""
+    rate = run.schedule.rate(run.step)
+    share = rate / config.learning_rate
+    with _autocast(config, batch):
+        outcome = run.stage(batch)
+    if run.adversary is not None and run.adversary_optimizer is not None:
+        with _autocast(config, batch):
+            contest = run.adversary.discrimination(outcome)
+        _update(run.adversary_optimizer, contest, share, config, ranks)
+        with _autocast(config, batch):
+            outcome.losses.update(run.adversary.losses(outcome))
+        outcome.losses["contest"] = contest.detach()
+    total = _total(outcome, config)
+    norm = _update(run.optimizer, total, share, config, ranks)
+    if not math.isfinite(norm):
+        raise InputError(
+            f"step {run.step}: the gradient is not finite (losses "
+            f"{ {name: float(value.detach()) for name, value in outcome.losses.items()} }); lower learning_rate"
+        )
+    if run.averaged is not None:
+        run.averaged.update_parameters(run.stage.codec)
+    run.step += 1
+    values = ranks.mean(torch.stack([total.detach(), *(v.detach().float() for v in outcome.losses.values())]))
+    record: dict[str, Any] = {"step": run.step}
+    record |= {name: round(v, 6) for name, v in zip(["loss", *outcome.losses], values.tolist(), strict=True)}
+    return record | {"norm": round(norm, 4), "rate": rate}
+
+
+def _autocast(config: StageConfig, batch: Batch) -> torch.autocast:
+    return torch.autocast(batch.wave.device.type, torch.bfloat16, enabled=config.bfloat16)
+
+
+def _total(outcome: Outcome, config: StageConfig) -> Tensor:
+    weighted = [config.losses[name] * loss for name, loss in outcome.losses.items() if name in config.losses]
+    return torch.stack(weighted).sum()
+
+
+def _update(optimizer: Optimizers, loss: Tensor, share: float, config: StageConfig, ranks: Ranks) -> float:
+    """Gradient, mean over ranks, clip, step. The norm before clipping; a step that is not finite is not taken."""
+    optimizer.zero_grad()
+    loss.backward()
+    ranks.average_gradients(optimizer.parameters)
+    norm = float(nn.utils.clip_grad_norm_(optimizer.parameters, config.clip_norm))
+    if math.isfinite(norm):
+        optimizer.step(share)
+    return norm
+
+
+@torch.no_grad()
+def _validate(
+    run: Run, config: StageConfig, held_out: Batches, device: str, out: Path, monitor: Monitor, ranks: Ranks
+) -> float:
+    """The stage's loss in float32, without the discriminators, on the first batches of held-out speech."""
+    trained = run.stage.codec
+    run.stage.codec = run.shown
+    run.stage.eval()
+    totals = []
+    for index in range(config.validation_batches):
+        outcome = run.stage(held_out[index].to(device))
+        totals.append(float(_total(outcome, config)))
+        if index == 0 and outcome.wave is not None and not ranks.rank:
+            rows = outcome.wave[:SAMPLES].float()
+            monitor.hear(run.step, rows, trained.sample_rate_out)
+            (out / "held_out").mkdir(exist_ok=True)
+            for row, wave in enumerate(rows):
+                write_wav(out / "held_out" / f"{row}.wav", wave.cpu().numpy(), trained.sample_rate_out)
+    run.stage.codec = trained
+    run.stage.train()
+    return sum(totals) / len(totals)
+
+
+def _save(out: Path, run: Run) -> None:
+    state = {name: part.state_dict() for name, part in run.parts().items()}
+    if run.teaches:  # the teacher comes from elsewhere, and does not change
+        state["stage"] = {name: t for name, t in state["stage"].items() if not name.startswith("teacher.")}
+    buffer = io.BytesIO()
+    torch.save(state | {"schedule": run.schedule.state(), "step": run.step}, buffer)
+    write_atomically(out / "last.pt", buffer.getvalue())
+    run.shown.save_pretrained(out / "codec")
+    if run.stage.teacher is not None and not run.teaches:
+        save_teacher(run.stage.teacher, out / "teacher")
+
+
+def _resume(out: Path, settings: dict[str, Any], run: Run, ranks: Ranks) -> None:
+    """Load the last checkpoint of a run with the same settings, if there is one."""
+    if not ranks.rank:
+        out.mkdir(parents=True, exist_ok=True)
+        _check_settings(out, json.loads(json.dumps(settings)))
+        if not (out / "last.pt").exists():
+            (out / "log.jsonl").unlink(missing_ok=True)
+    if not (out / "last.pt").exists():
+        return
+    saved = torch.load(out / "last.pt", map_location="cpu", weights_only=True)
+    saved["stage"] = run.stage.state_dict() | saved["stage"]
+    for name, part in run.parts().items():
+        part.load_state_dict(saved[name])
+    run.schedule.load(saved["schedule"])
+    run.step = int(saved["step"])
+    if not ranks.rank:
+        forget_from(out / "log.jsonl", run.step)
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Keep the settings of a new run; refuse others than those of the run that is there."""
+    record = out / "run.json"
+    if record.exists() and (stored := json.loads(record.read_text())) != settings:
+        changed = []
+        for section, values in settings.items():
+            theirs = stored.get(section)
+            if isinstance(values, dict) and isinstance(theirs, dict):
+                changed += [f"{section}.{key}" for key in values if theirs.get(key) != values[key]]
+            elif theirs != values:
+                changed.append(section)
+        raise InputError(
+            f"{out}: holds a run with other settings ({', '.join(changed)}); give those again, or use another --out"
+        )
+    write_atomically(record, json.dumps(settings, indent=2).encode())

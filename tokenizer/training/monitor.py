@@ -1,0 +1,71 @@
+"""What a training run says while it runs: a progress bar, log.jsonl, and TensorBoard where that is installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+
+class Monitor:
+    """Writes one line a step. Silent (a stand-in that does nothing) on ranks other than the first.
+
+    Args:
+        out: the stage's folder: log.jsonl, and TensorBoard's files in tensorboard/.
+        name: of the stage, for the bar.
+        step, steps: done so far, and in all.
+        silent: write nothing.
+    """
+
+    def __init__(self, out: Path, name: str, step: int, steps: int, silent: bool) -> None:
+        self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", disable=True if silent else None)
+        self.log = None if silent else open(out / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self.board: Any = None
+        if not silent:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return
+            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+        for sink in (self.log, self.board):
+            if sink is not None:
+                sink.close()
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Note a step: `record` has "step" and numbers by name."""
+        if self.log is not None:
+            self.log.write(json.dumps(record) + "\n")
+            self.log.flush()
+        if self.board is not None:
+            for name, value in record.items():
+                if name != "step":
+                    self.board.add_scalar(name, value, record["step"])
+        self.bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['rate']:.1e}")
+        self.bar.update()
+
+    def hear(self, step: int, waves: Tensor, sample_rate: int) -> None:
+        """Put rows [B, S] where TensorBoard plays them."""
+        if self.board is not None:
+            for row, wave in enumerate(waves):
+                self.board.add_audio(f"held_out/{row}", wave[None].cpu(), step, sample_rate)
+
+
+def forget_from(log: Path, step: int) -> None:
+    """Drop the lines past `step` of a log: those steps will be done again."""
+    from tokenizer.atomic import write_atomically
+
+    lines = log.read_text().splitlines() if log.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    write_atomically(log, "".join(f"{line}\n" for line in kept).encode())

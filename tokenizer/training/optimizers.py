@@ -1,0 +1,66 @@
+"""AdamW, or Muon for the matrices between layers and AdamW for the rest, as one optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenizer.training.config import StageConfig
+
+SMALLEST = 64  # matrices narrower than this are not worth orthogonalizing
+LARGEST = 1_000_000  # entries: a larger matrix costs Muon more than all the rest of a step on a CPU
+
+
+class Optimizers:
+    """One or two optimizers of torch, stepped together.
+
+    Args:
+        named: names and parameters to train. Norms, biases and scales are not decayed.
+        config: the stage's settings.
+        rate: learning rate. Muon's updates are scaled to the size of AdamW's, so one rate serves both.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: StageConfig, rate: float) -> None:
+        self.rate = rate
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in named:
+            (matrices if config.optimizer == "muon" and _between_layers(name, parameter) else others).append(parameter)
+        groups = [
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        betas = (config.beta1, config.beta2)
+        self.parameters = matrices + others
+        self.members: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)]
+        if matrices:
+            decay = config.weight_decay
+            muon = torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            self.members.append(muon)
+
+    def step(self, share: float) -> None:
+        """Take a step at `share` of the learning rate."""
+        for member in self.members:
+            for group in member.param_groups:
+                group["lr"] = self.rate * share
+            member.step()
+
+    def zero_grad(self) -> None:
+        for member in self.members:
+            member.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(index): member.state_dict() for index, member in enumerate(self.members)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for index, member in enumerate(self.members):
+            member.load_state_dict(state[str(index)])
+
+
+def _between_layers(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter maps one layer's channels to another's; a head that makes samples does not."""
+    wide = parameter.ndim == 2 and min(parameter.shape) >= SMALLEST and parameter.numel() < LARGEST
+    return wide and ".head." not in name

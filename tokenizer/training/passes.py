@@ -1,0 +1,39 @@
+"""The codec's way from wave to wave, differentiable, a whole batch of rows at once.
+
+`Codec`'s own methods are for use (no gradient, any length in bounded memory); here each part is called for itself, over
+rows of whole chunks, from the state of streams that have not begun.
+
+Legend: B batch, S samples, T frames or tokens, D channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokenizer.codec import Codec
+from tokenizer.decoder import Decoder
+
+
+def feature_layers(codec: Codec, wave: Tensor) -> list[Tensor]:
+    """Wave [B, S] -> the output of every encoder layer, [B, T, D] each; the last are the features."""
+    return codec.encoder.step_layers(wave, codec.encoder.init_state(len(wave)))[0]
+
+
+def latents(codec: Codec, features: Tensor) -> Tensor:
+    """Features [B, T, D] -> latents [B, T, bits] on the unit sphere, in float32."""
+    raw, _ = codec.compressor.step(features, codec.compressor.init_state(len(features)))
+    return codec.quantizer.normalize(raw.float())
+
+
+def dequantized(codec: Codec, latents: Tensor) -> Tensor:
+    """Latents [B, T, bits] -> the features of their codes [B, T, D]; the gradient passes the quantizer unchanged."""
+    codes = codec.quantizer.straight_through(latents)
+    present = torch.ones(codes.shape[:2], dtype=torch.bool, device=codes.device)
+    return codec.decompressor.step(codes, present, codec.decompressor.init_state(len(codes)))[0]
+
+
+def waveform(codec: Codec, features: Tensor) -> Tensor:
+    """Features [B, T, D] -> wave [B, S'] at the output rate, in float32."""
+    assert isinstance(codec.decoder, Decoder)  # codecs that do not stream are refused before training
+    return codec.decoder.step(features, codec.decoder.init_state(len(features)))[0].float()

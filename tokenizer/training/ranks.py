@@ -1,0 +1,68 @@
+"""Data parallel training: processes started by `torchrun`, each with its own batches, one set of weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others. Without `torchrun` there is one, and every method is nearly nothing."""
+
+    rank: int = 0
+    world: int = 1
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Let the first process do something before the others do it (and find it done)."""
+        if self.world > 1 and self.rank:
+            dist.barrier()
+        yield
+        if self.world > 1 and not self.rank:
+            dist.barrier()
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its mean over the processes: one sum of one flat tensor."""
+        if self.world == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        pieces = (flat / self.world).split([g.numel() for g in gradients])
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view_as(gradient))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of a tensor over the processes."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values = values / self.world
+        return values
+
+    def any(self, flag: bool, device: torch.device | str) -> bool:
+        """Whether the flag is up in any process, so that all of them stop at the same step."""
+        return bool(self.mean(torch.tensor(float(flag), device=device)) > 0)
+
+
+@contextmanager
+def join_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
+    """Join the processes that `torchrun` started, if it did: this one's place, and its device ("cuda:3")."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks(), device
+        return
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world), device
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,147 @@
+"""All stages of a codec's training, one after the other; each goes on where it was stopped.
+
+OUT/corpus/         the decoded speech (see `tokenizer.training.corpus`)
+OUT/<stage>/        one folder a stage (see `tokenizer.training.loop`)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tokenizer.codec import Codec
+from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
+from tokenizer.encoder import Encoder
+from tokenizer.errors import InputError
+from tokenizer.focal import Refiner
+from tokenizer.training.batches import Batches, Crops, Rates, Utterances
+from tokenizer.training.config import StageConfig, TrainingConfig
+from tokenizer.training.corpus import Corpus
+from tokenizer.training.loop import run_stage
+from tokenizer.training.ranks import Ranks
+from tokenizer.training.stages import STAGES
+from tokenizer.training.teachers import load_teacher, new_teacher
+
+VALIDATION_SEED = 1  # the held-out batches are the same in every run
+
+
+def train(
+    config: TrainingConfig,
+    training: Corpus,
+    held_out: Corpus | None,
+    out: Path,
+    stage: str | None = None,
+    initial: Codec | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> tuple[Codec, str | None]:
+    """Train a codec, or go on training it, in the folder `out`.
+
+    Args:
+        config: model, teacher and stages.
+        training, held_out: speech at the codec's output rate.
+        out: the run's folder.
+        stage: only this stage; it starts from the stage before it in the configuration. None: all, in their order.
+        initial: the codec that the first stage starts from; None: random weights.
+        device: a torch device.
+        workers: processes that prepare batches ahead.
+        ranks: this process among those of `torchrun`.
+
+    Returns:
+        The codec, and the name of the signal that stopped the run before its last step, or None.
+
+    Raises:
+        InputError: settings that do not fit the model, the teacher, the stage before, or a run that `out` holds.
+    """
+    check_trainable(config)
+    names = list(config.stages)
+    if stage is not None and stage not in names:
+        raise InputError(f"--stage {stage}: the configuration has no such stage; it has {', '.join(names)}")
+    chosen = names if stage is None else [stage]
+    codec = _first_codec(config, names[: names.index(chosen[0])], out, initial)
+    for name in chosen:
+        settings = config.stages[name]
+        teacher = _teacher(config, name, out)
+        heard = _batches(training, codec, settings, settings.seed)
+        judged = None if held_out is None else _batches(held_out, codec, settings, VALIDATION_SEED)
+        stopped = run_stage(name, settings, codec, teacher, heard, judged, out / name, device, workers, ranks)
+        if stopped:
+            return codec.eval(), stopped
+    return codec.eval(), None
+
+
+def check_trainable(config: TrainingConfig) -> None:
+    """Raises InputError: a model that does not stream, or stages without the teacher that they need."""
+    if not config.model.causal:
+        raise InputError(
+            'model: "causal" is false; this training makes streaming codecs, so expects true in each stage'
+        )
+    for name, settings in config.stages.items():
+        if (STAGES[name].taught or ("features" in settings.losses and name == "end_to_end")) and config.teacher is None:
+            raise InputError(f"stages.{name}: learns from a teacher; add the section 'teacher' to the configuration")
+    if config.teacher and config.teacher.source and "teacher" in config.stages:
+        raise InputError(f"teacher.source is {config.teacher.source!r}, so a stage 'teacher' has nothing to train")
+
+
+def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: Codec | None) -> Codec:
+    """What the first stage starts from: the stage before, or `initial`, or random weights."""
+    if before:
+        folder = out / before[-1] / "codec"
+        if initial is None and not (folder / "config.json").is_file():
+            raise InputError(f"{folder}: not there; run the stage {before[-1]!r} first, or give --init")
+        initial = initial or Codec.from_pretrained(str(folder))
+    torch.manual_seed(next(iter(config.stages.values())).seed)
+    codec = Codec(config.model)
+    if initial is not None:
+        _check_same(config.model, initial)
+        codec.load_state_dict(initial.state_dict())
+    elif isinstance(codec.decompressor.refiner, Refiner):  # begins as what the codec would be without it
+        nn.init.zeros_(codec.decompressor.refiner.out_proj.weight)
+        nn.init.zeros_(codec.decompressor.refiner.out_proj.bias)
+    return codec.train()
+
+
+def _check_same(model: CodecConfig, initial: Codec) -> None:
+    if initial.config == model:
+        return
+    ours, theirs = model.to_dict(), initial.config.to_dict()
+    differing = [
+        f"{section}.{key}"
+        for section in ours
+        if isinstance(ours[section], dict)
+        for key in ours[section]
+        if theirs.get(section, {}).get(key) != ours[section][key]
+    ]
+    raise InputError(
+        f"--init {initial.name}: is not of the configuration's 'model' (they differ in "
+        f"{', '.join(differing) or 'their stages'}); expected the same"
+    )
+
+
+def _teacher(config: TrainingConfig, name: str, out: Path) -> Encoder | None:
+    """The teacher that a stage needs: a new one to train, or one to learn from."""
+    if config.teacher is None:
+        return None
+    if name == "teacher":
+        torch.manual_seed(config.stages[name].seed)
+        return new_teacher(config.model.encoder).train()
+    if not STAGES[name].taught and "features" not in config.stages[name].losses:
+        return None
+    return load_teacher(config.teacher, out / "teacher" / "teacher", config.model.encoder)
+
+
+def _batches(corpus: Corpus, codec: Codec, settings: StageConfig, seed: int) -> Batches:
+    rates = Rates(ENCODER_SAMPLE_RATE, codec.sample_rate_out, codec.chunk_samples)
+    if settings.crop_seconds is None:
+        longest = round(settings.longest_seconds * ENCODER_SAMPLE_RATE)
+        return Utterances(corpus, rates, longest, settings.batch_size, seed)
+    samples = round(settings.crop_seconds * ENCODER_SAMPLE_RATE)
+    if samples % codec.chunk_samples:
+        raise InputError(
+            f"crop_seconds {settings.crop_seconds} is {samples} samples; expected a whole number of chunks "
+            f"of {codec.chunk_samples} samples ({codec.latency_ms:g} ms)"
+        )
+    return Crops(corpus, rates, samples, settings.batch_size, seed)
