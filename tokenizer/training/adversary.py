@@ -90,7 +90,7 @@ class Adversary(nn.Module):
         return torch.stack(terms).mean()
 
     def losses(self, outcome: Outcome) -> dict[str, Tensor]:
-        """What the codec is to lower: not taken for real, unlike real in any layer. The discriminators get no gradient."""
+        """What the codec is to lower: being told from real, in the score and in any layer."""
         assert outcome.wave is not None and outcome.target is not None
         self.requires_grad_(False)
         made = self(outcome.wave)
