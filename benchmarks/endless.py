@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.commands.eval_codec import held_out_clips
+from pipelines.evaluation.clips import held_out_clips
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 
 REPORTS = 12  # lines of the table
@@ -39,7 +39,7 @@ def generated(sample_rate: int) -> Iterator[np.ndarray]:
 def looped(args: argparse.Namespace, sample_rate: int) -> Iterator[np.ndarray]:
     """The manifest's clips, over and over."""
     while True:
-        yield from (wave for _, wave in held_out_clips(args, sample_rate))
+        yield from (clip.wave for clip in held_out_clips(args.manifest, sample_rate, min_seconds=0))
 
 
 def chunked(waves: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
@@ -63,7 +63,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600.0, help="of audio")
     parser.add_argument("--manifest", help="Lhotse manifest or folder of speech; left out: generated sound")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.set_defaults(min_seconds=0.0, per_source=0)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     codec = load_codec(args)

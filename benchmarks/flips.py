@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import itertools
 
-import numpy as np
 import torch
 
-from pipelines.commands.eval_codec import held_out_clips
+from pipelines.evaluation.clips import held_out_clips
+from pipelines.evaluation.consistency import compare, encode_alone, encode_together
 from tokenizer import Codec
 from tokenizer.commands.roundtrip import stream
 
@@ -24,31 +24,25 @@ def main() -> None:
     parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
     parser.add_argument("--manifest", required=True, help="Lhotse manifest or folder of speech")
     parser.add_argument("--clips", type=int, default=32, help="first N clips, encoded as one batch")
-    parser.set_defaults(min_seconds=3.0, per_source=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     codec = Codec.from_pretrained(args.codec)
-    waves = [wave for _, wave in itertools.islice(held_out_clips(args, codec.sample_rate_in), args.clips)]
-    lengths = torch.tensor([len(wave) for wave in waves])
-    batch = torch.from_numpy(np.stack([np.pad(wave, (0, int(lengths.max()) - len(wave))) for wave in waves]))
-    together = codec.encode(batch, lengths)
+    waves = [clip.wave for clip in itertools.islice(held_out_clips(args.manifest, codec.sample_rate_in), args.clips)]
+    alone = encode_alone(codec, waves)
+    onnx = Codec.from_pretrained(args.codec, engine="onnx")
+    int8 = Codec.from_pretrained(args.codec, engine="onnx", precision="int8")
     others = {
-        "streaming": lambda wave: stream(codec, wave)[0],
-        "ONNX Runtime": Codec.from_pretrained(args.codec, engine="onnx").encode,
-        "ONNX Runtime in 8 bits": Codec.from_pretrained(args.codec, engine="onnx", precision="int8").encode,
+        "batch": encode_together(codec, waves),
+        "streaming": [stream(codec, torch.from_numpy(wave)[None])[0][0].numpy() for wave in waves],
+        "ONNX Runtime": encode_alone(onnx, waves),
+        "ONNX Runtime in 8 bits": encode_alone(int8, waves),
     }
-    for name in ("batch", *others):
-        flipped, bits, margin = 0, 0, 0.0
-        for row, wave in enumerate(waves):
-            samples = torch.from_numpy(wave)[None]
-            solo = codec.encode(samples)
-            other = together[row : row + 1, : solo.shape[1]] if name == "batch" else others[name](samples)
-            differs = codec.codes(solo) != codec.codes(other)
-            latents = codec.latents(codec.features(samples)).abs()
-            flipped, bits = flipped + int(differs.sum()), bits + differs.numel()
-            margin = max([margin, *latents[:, : solo.shape[1]][differs].tolist()])
-        share = f"{flipped} of {bits} bits flipped ({flipped / bits:.1e})"
-        print(f"{name} against solo: {share}; largest |latent| there {margin:.1e}")
+    for name, tokens in others.items():
+        flips = compare(codec, waves, alone, tokens)
+        print(
+            f"{name} against solo: {flips.flipped} of {flips.bits} bits flipped ({flips.rate:.1e}); "
+            f"largest |latent| there {flips.margin or 0:.1e}"
+        )
 
 
 if __name__ == "__main__":

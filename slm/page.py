@@ -1,11 +1,11 @@
 """The demo's page: one HTML file that needs nothing but itself.
 
-Sounds are embedded as 16-bit WAV, pictures as PNG, the skeleton, style and script come from `demo_page/`.
+Sounds are embedded as 16-bit WAV, pictures as PNG, the skeleton, style and script come from `demo_page/`,
+and what it has in common with our other pages from `pipelines.pages`.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from string import Template
 
 import numpy as np
 
+from pipelines.pages import Row, base_css, data_uri, headlines_html
 from slm import plots
 
 ASSETS = Path(__file__).resolve().parent / "demo_page"
@@ -71,15 +72,6 @@ class LossCurve:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of a table."""
-
-    label: str
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Table:
     caption: str
     rows: Sequence[Row]
@@ -111,7 +103,7 @@ def render(page: Page) -> str:
     introduction = "".join(f"<p>{escape(text)}</p>" for text in page.introduction)
     return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(page.title),
-        css=(ASSETS / "page.css").read_text(encoding="utf-8").strip(),
+        css=base_css() + (ASSETS / "page.css").read_text(encoding="utf-8").strip(),
         js=(ASSETS / "page.js").read_text(encoding="utf-8").strip(),
         introduction=introduction + f'<p class="note">{escape(page.caveat)}</p>',
         headlines=headlines_html(page.headlines),
@@ -130,16 +122,6 @@ def render(page: Page) -> str:
         tables=f'<div class="tables">{"".join(map(table_html, page.tables))}</div>',
         footer=escape(page.footer),
     )
-
-
-def headlines_html(rows: Sequence[Row]) -> str:
-    """The few figures on top; a value's unit, after its first space, is set smaller."""
-    cells = []
-    for row in rows:
-        number, _, unit = row.value.partition(" ")
-        value = escape(number) + (f" <small>{escape(unit)}</small>" if unit else "")
-        cells.append(f"<div><dt>{escape(row.label)}</dt><dd>{value}</dd></div>")
-    return f'<dl class="headlines">{"".join(cells)}</dl>'
 
 
 def table_html(table: Table) -> str:
@@ -269,7 +251,3 @@ def wav_bytes(sound: Sound) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(sound.wave, -1, 1), sound.sample_rate, format="WAV", subtype="PCM_16")
     return buffer.getvalue()
-
-
-def data_uri(media_type: str, data: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -22,11 +22,7 @@ def write_atomically(path: str | Path, data: bytes, temporary: Path | None = Non
         InputError: when `path` cannot be a file there: its folder does not exist, it is a folder or a device, the disk
             is full, and so on.
     """
-    given, path = path, Path(path).resolve()  # a link stays a link: what it points to is replaced
-    if not path.parent.is_dir():
-        raise InputError(f"{given}: the folder {path.parent} does not exist; make it first")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{given}: is there and is no regular file; give another name (or - for a pipe)")
+    given, path = path, check_place(path)
     try:
         with tempfile.NamedTemporaryFile(dir=temporary or path.parent, prefix=".unfinished.", delete=False) as file:
             try:
@@ -41,6 +37,20 @@ def write_atomically(path: str | Path, data: bytes, temporary: Path | None = Non
     except OSError as error:
         raise InputError(f"{given}: cannot be written ({error.strerror})") from None
     sync_folder(path.parent)
+
+
+def check_place(path: str | Path) -> Path:
+    """Where a file of that name would be written: a link stays a link, what it points to is replaced.
+
+    Raises:
+        InputError: the folder does not exist, or something other than a file is there.
+    """
+    place = Path(path).resolve()
+    if not place.parent.is_dir():
+        raise InputError(f"{path}: the folder {place.parent} does not exist; make it first")
+    if place.exists() and not place.is_file():
+        raise InputError(f"{path}: is there and is no regular file; give another name (or - for a pipe)")
+    return place
 
 
 def sync_folder(folder: Path) -> None:

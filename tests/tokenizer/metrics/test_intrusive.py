@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tokenizer.metrics import code_usage, speech_quality
+from tokenizer.metrics import speech_quality
 
 
 def voice(seconds: float = 3.0) -> np.ndarray:
@@ -40,8 +40,3 @@ def test_minutes_of_speech_are_measured() -> None:
     pytest.importorskip("pesq")
     minutes = np.tile(voice(10.0), 13)
     assert speech_quality(minutes, minutes)["pesq_wb"] > 4.5
-
-
-def test_code_usage_of_a_known_distribution() -> None:
-    usage = code_usage(np.array([0] * 4 + [1] * 2 + [2] * 2), 8)
-    assert usage == {"used": 3 / 8, "entropy_bits": pytest.approx(1.5), "normalised_entropy": pytest.approx(0.5)}

@@ -1,4 +1,4 @@
-"""How close resynthesised speech is to the original: PESQ, STOI, ESTOI, mel distance, and how a codebook is used."""
+"""How good resynthesised speech is beside its original, to models of the human ear: PESQ, STOI, ESTOI."""
 
 from __future__ import annotations
 
@@ -66,24 +66,3 @@ def _stoi(reference: np.ndarray, degraded: np.ndarray, extended: bool) -> float 
         warnings.simplefilter("always")
         value = float(stoi(reference, degraded, METRICS_RATE, extended=extended))
     return None if caught else value
-
-
-def code_usage(tokens: np.ndarray, codebook_size: int) -> dict[str, float]:
-    """How evenly a codebook is used.
-
-    Args:
-        tokens: int [N], many utterances' tokens.
-        codebook_size: number of codes there are.
-
-    Returns:
-        "used": fraction of codes that occur; "entropy_bits": entropy of their distribution, plug-in estimate, in bits;
-        "normalised_entropy": that over log2(codebook_size).
-    """
-    counts = np.bincount(tokens, minlength=codebook_size)
-    p = counts[counts > 0] / counts.sum()
-    entropy = float(-(p * np.log2(p)).sum())
-    return {
-        "used": float((counts > 0).mean()),
-        "entropy_bits": entropy,
-        "normalised_entropy": entropy / math.log2(codebook_size),
-    }

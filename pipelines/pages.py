@@ -1,0 +1,39 @@
+"""What our self-contained HTML pages have in common: the base style, figures on top, embedded files."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+BASE_CSS = Path(__file__).resolve().parent / "page_base.css"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def base_css() -> str:
+    """The style of every page, light and dark."""
+    return BASE_CSS.read_text(encoding="utf-8")
+
+
+def headlines_html(rows: Sequence[Row]) -> str:
+    """The few figures on top; a value's unit, after its first space, is set smaller."""
+    cells = []
+    for row in rows:
+        number, _, unit = row.value.partition(" ")
+        value = escape(number) + (f" <small>{escape(unit)}</small>" if unit else "")
+        cells.append(f"<div><dt>{escape(row.label)}</dt><dd>{value}</dd></div>")
+    return f'<dl class="headlines">{"".join(cells)}</dl>'
+
+
+def data_uri(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,40 @@
+"""Word errors counted by hand, and the recogniser on synthetic speech whose words are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tokenizer.audio import read_audio
+from tokenizer.metrics.words import recognise, word_errors
+
+DEMO_SPEECH = Path(__file__).resolve().parents[3] / "slm/demo_speech"
+
+
+@pytest.mark.parametrize(
+    ("expected", "heard", "errors", "words"),
+    [
+        ("They closed now, until.", "they closed now until", 0, 4),
+        ("a b c d", "a x c d", 1, 4),
+        ("a b c d", "b c d", 1, 4),
+        ("a b c d", "a b b c d e", 2, 4),
+        ("don\u2019t stop", "don't stop", 0, 2),
+        ("two words", "", 2, 2),
+        ("", "two words", 2, 0),
+        ("kitten sitting on", "sitting kitten on", 2, 3),
+    ],
+)
+def test_word_errors(expected: str, heard: str, errors: int, words: int) -> None:
+    assert word_errors(expected, heard) == (errors, words)
+
+
+@pytest.mark.slow
+def test_synthetic_speech_is_understood_in_part_whatever_came_before() -> None:
+    pytest.importorskip("pocketsphinx")
+    text = (DEMO_SPEECH / "sentences.txt").read_text().splitlines()[0]
+    wave, other = (read_audio(DEMO_SPEECH / f"audio/{name}.ogg", 16_000) for name in ("ada-01", "hugh-01"))
+    heard = recognise(wave)
+    errors, words = word_errors(text, heard)
+    assert errors < words / 2, (text, heard)
+    assert recognise(other) != recognise(wave) == heard
