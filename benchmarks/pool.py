@@ -5,6 +5,8 @@
 First table: N streams encode and decode one chunk each, in a pool of N and each with a state of its own, in turn in one
 run. Streams are held in real time when the 99th percentile of their steps is shorter than a chunk.
 
+With --compile the pool of the first table is a compiled one (`StreamPool(..., compiled=True)`).
+
 Second table, PyTorch only: a pool of 32 of which k streams, spread over it, have a chunk: gathering their rows, as
 `StreamPool` does, beside stepping all 32 rows and keeping the new state of k of them.
 """
@@ -28,9 +30,9 @@ SIZES = (1, 2, 4, 8, 16, 32)
 WARM_UP = 3  # steps of each that are not counted
 
 
-def pooled(codec: Codec, size: int, slots: list[int]) -> Callable[[Tensor], None]:
+def pooled(codec: Codec, size: int, slots: list[int], compiled: bool = False) -> Callable[[Tensor], None]:
     """A step of `slots` of a full pool."""
-    pool = StreamPool(codec, size)
+    pool = StreamPool(codec, size, compiled)
     while len(pool.active) < size:
         pool.join()
 
@@ -94,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_codec_arguments(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--compile", action="store_true", help="the pool's steps compiled; PyTorch only")
     parser.add_argument("--steps", type=int, default=100, help="steps of each row of a table")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -106,7 +109,7 @@ def main() -> None:
     print("| streams | pool p50 | p95 | p99 | held in real time | x real time | one by one p50 | p95 | p99 | held |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for size in SIZES:
-        ways = [pooled(codec, size, list(range(size))), one_by_one(codec, size)]
+        ways = [pooled(codec, size, list(range(size)), args.compile), one_by_one(codec, size)]
         cells = []
         for times in timed(ways, size, codec.chunk_samples, args.steps):
             p50, p95, p99 = np.percentile(times, [50, 95, 99])

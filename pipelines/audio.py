@@ -68,6 +68,8 @@ def read_resampled(planned: PlannedCut, samples: int, sample_rate: int) -> Itera
             any audio.
     """
     if samples <= 0:
+        if any(recording.get("sampling_rate") == 0 for recording in recordings(planned.cut)):
+            next(_mono_blocks(planned), None)  # a file whose header could not be read: opening it says why
         raise CutError("zero length", _why_empty(planned))
     remaining = samples
     for block in _resample(_mono_blocks(planned), sample_rate):
@@ -118,7 +120,7 @@ def _why_empty(planned: PlannedCut) -> str:
     if not recordings(planned.cut):
         return "the cut has no recording"
     if planned.seconds <= 0:
-        return f"the cut's duration is {planned.cut.get('duration')} s, or the file's header cannot be read"
+        return f"the cut's duration is {planned.cut.get('duration')} s"
     return f"{planned.seconds} s is less than one sample of the codec"
 
 
@@ -192,7 +194,9 @@ def _open_source(source: dict[str, Any], audio: TarSlice | None) -> Any:
         with open(audio.path, "rb") as tar:
             tar.seek(audio.offset)
             return io.BytesIO(tar.read(audio.size))
-    os.stat(source["source"])  # libsndfile's "System error." does not tell a missing file from a forbidden one
+    with open(source["source"], "rb") as file:  # libsndfile's "System error." does not tell missing from forbidden
+        if not os.fstat(file.fileno()).st_size:
+            raise CutError("zero length", "the file is empty")
     return source["source"]
 
 

@@ -128,11 +128,16 @@ def content_digest(inputs: list[Path]) -> str:
 
 def audio_files(folder: Path) -> Iterator[Path]:
     """Audio files under `folder`, recursively, in a fixed order; hidden files and folders are left out."""
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES:
                 yield Path(root, name)
+
+
+def _refuse(error: OSError) -> None:
+    """For `os.walk`, which otherwise leaves out what it may not read."""
+    raise error
 
 
 def recordings(cut: dict[str, Any]) -> list[dict[str, Any]]:

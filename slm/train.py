@@ -47,6 +47,7 @@ class TrainReport:
     training_tokens: int  # tokens of one epoch
     epochs: float
     stopped_by: str  # "end", "patience", or the signal's name
+    codec_streams: bool  # whether the codec of the tokens does, as speaking a continuation needs
 
 
 def train(
@@ -138,6 +139,7 @@ def train(
         training_tokens=training.tokens_per_epoch,
         epochs=progress.step * settings.rows * settings.row_tokens / training.tokens_per_epoch,
         stopped_by=stopped_by,
+        codec_streams=dataset.codec.get("first_samples", 1) == 1,  # not in datasets of version 0.1.0, whose codecs do
     )
 
 

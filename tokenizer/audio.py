@@ -31,7 +31,7 @@ def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) ->
         float32 [S] in [-1, 1]; several channels are averaged.
 
     Raises:
-        FileNotFoundError: when there is no such file.
+        FileNotFoundError, PermissionError: when there is no such file, or it may not be read.
         InputError: when it is no sound file, is damaged, is empty, or holds NaN or infinite samples.
     """
     path = Path(path)
@@ -39,6 +39,7 @@ def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) ->
         raise FileNotFoundError(2, "no such file", str(path))
     if path.is_dir():
         raise InputError(f"{path}: is a folder; expected a sound file (`focalstream tokenize` takes folders)")
+    path.open("rb").close()  # says what libsndfile does not: that the file may not be read
     try:
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate

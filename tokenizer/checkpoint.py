@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tokenizer.atomic import write_atomically
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
+from tokenizer.onnx_engine.manifest import MANIFEST
 from tokenizer.weight_names import renamed, with_fused_attention
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def locate(name: str) -> tuple[Path, Path]:
         config_path = base if base.suffix == ".json" or not base.name else base.with_name(f"{base.name}.json")
         if config_path.is_file():
             return config_path, _weights_beside(config_path.with_suffix(""), name)
+    if (Path(name) / MANIFEST).is_file():
+        raise InputError(f'codec {name}: is an exported codec; run it with --engine onnx (in Python, engine="onnx")')
     if Path(name).exists() or Path(name).is_absolute() or name.startswith("."):
         raise InputError(f"codec {name}: no config.json there; expected config.json beside model.safetensors")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from tokenizer import checkpoint
+from tokenizer import checkpoint, inputs
 from tokenizer.config import CodecConfig, VocosConfig
 from tokenizer.decoder import Decoder
 from tokenizer.encoder import Encoder
-from tokenizer.errors import InputError
 from tokenizer.focal import Compressor, Decompressor
-from tokenizer.inputs import NO_TOKEN, check_chunk, check_token_chunks, check_tokens, check_wave
 from tokenizer.padding import present
 from tokenizer.pieces import in_pieces, whole_chunks
-from tokenizer.precision import check_engine, to_bfloat16
+from tokenizer.precision import check_engine, to_bfloat16, widened
 from tokenizer.quantizer import BinarySphericalQuantizer
 from tokenizer.rates import Rates, token_count
 from tokenizer.vocos import Vocos
@@ -149,6 +147,16 @@ class Codec(Rates, nn.Module):
         """sha256 over configuration and weights as float32, in hex: the identity of the token space."""
         return checkpoint.fingerprint(self.config, self.state_dict())
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the decoder's head, and so of waves; with bfloat16 weights a spectral head stays float32."""
+        return self.decoder.head.proj.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.head.proj.weight.device
+
     # ---- whole utterances -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -166,12 +174,14 @@ class Codec(Rates, nn.Module):
             InputError: for another shape, an empty or non-finite wave, lengths outside 1..S, or more than 30 minutes
                 for a codec that does not stream.
         """
-        wave, lengths = check_wave(wave, lengths, self.sample_rate_in, self._device)
-        counts = torch.tensor([self.token_count(samples) for samples in lengths.tolist()], device=wave.device)
+        wave = inputs.check_wave(torch.as_tensor(wave, device=self.device), self.sample_rate_in)
+        counted = inputs.check_lengths(lengths, wave)
+        lengths = torch.tensor(counted, device=wave.device)
+        counts = torch.tensor([self.token_count(samples) for samples in counted], device=wave.device)
         longest = int(counts.max())
         features, frames = self._features(wave, lengths)
         tokens = self.quantizer.tokens(self._latents(features, frames))[:, :longest]
-        return tokens.masked_fill(~present(counts, longest), NO_TOKEN)
+        return tokens.masked_fill(~present(counts, longest), inputs.NO_TOKEN)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, voice: Voice | None = None) -> Tensor:
@@ -187,21 +197,22 @@ class Codec(Rates, nn.Module):
         Raises:
             InputError: for another shape or a token outside the codebook.
         """
-        tokens = check_tokens(tokens, self.codebook_size, self._device)
+        tokens = self._checked(tokens)
         if not self.causal:
             features, frames = self._dequantize_whole(tokens)
             features = features if voice is None else voice.nearest(features)
             heard = (tokens >= 0).repeat_interleave(self.samples_per_token, dim=1)
-            return _widened(self.decoder(features, frames)) * heard
-        padded = whole_chunks(tokens, self.tokens_per_chunk, NO_TOKEN)
-        step = partial(self._decode_step, voice=voice)
+            return widened(self.decoder(features, frames)) * heard
+        padded = whole_chunks(tokens, self.tokens_per_chunk, inputs.NO_TOKEN)
+        step = partial(self.decode_checked, voice=voice)
         wave = in_pieces(step, padded, self.init_state(len(tokens)), self._offline_tokens)
         return wave[:, : tokens.shape[1] * self.samples_per_token]
 
     @torch.no_grad()
     def features(self, wave: Tensor) -> Tensor:
         """Wave [B, S] or [S] -> features [B, T, D] of the encoder, a frame for each 320 samples."""
-        wave, lengths = check_wave(wave, None, self.sample_rate_in, self._device)
+        wave = inputs.check_wave(torch.as_tensor(wave, device=self.device), self.sample_rate_in)
+        lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
         hop = self.config.encoder.hop_samples
         return self._features(wave, lengths)[0][:, : token_count(wave.shape[1], hop, self.first_samples)]
 
@@ -214,15 +225,15 @@ class Codec(Rates, nn.Module):
     @torch.no_grad()
     def codes(self, tokens: Tensor) -> Tensor:
         """Tokens [B, T] -> codes [B, T, bits] of +-1/sqrt(bits)."""
-        return self.quantizer.codes(check_tokens(tokens, self.codebook_size, self._device), self._dtype)
+        return self.quantizer.codes(self._checked(tokens), self.dtype)
 
     @torch.no_grad()
     def dequantize(self, tokens: Tensor) -> Tensor:
         """Tokens [B, T] -> the decoder's input features [B, T, D]."""
-        tokens = check_tokens(tokens, self.codebook_size, self._device)
+        tokens = self._checked(tokens)
         if not self.causal:
             return self._dequantize_whole(tokens)[0]
-        padded = whole_chunks(tokens, self.tokens_per_chunk, NO_TOKEN)
+        padded = whole_chunks(tokens, self.tokens_per_chunk, inputs.NO_TOKEN)
         state = self.decompressor.init_state(len(tokens))
         x = in_pieces(self._dequantize_step, padded, state, self._offline_tokens)
         return x[:, : tokens.shape[1] * self.decompressor.upscale]
@@ -233,9 +244,10 @@ class Codec(Rates, nn.Module):
         """The state of `batch_size` streams that have not begun, on the codec's device.
 
         Raises:
-            InputError: the codec does not stream; so do `encode_step` and `decode_step`.
+            InputError: the codec does not stream, or `batch_size` is no whole number from 1.
         """
         self.check_causal()
+        batch_size = inputs.check_count(batch_size, "init_state: batch_size", "stream")
         return CodecState(
             self.encoder.init_state(batch_size),
             self.compressor.init_state(batch_size),
@@ -255,13 +267,13 @@ class Codec(Rates, nn.Module):
             int64 [B, n * tokens_per_chunk] and the next state.
 
         Raises:
-            InputError: when the chunk is not whole, not finite floats, or of another batch than the state.
+            InputError: when the chunk is not whole or not finite floats, or the state not of this codec and batch.
         """
         self.check_causal()
-        check_chunk(chunk, self.chunk_samples, state.batch_size)
-        features, encoder_state = self.encoder.step(chunk.to(self._device, self._dtype), state.encoder)
-        latents, compressor_state = self.compressor.step(features, state.compressor)
-        return self.quantizer.tokens(latents), state._replace(encoder=encoder_state, compressor=compressor_state)
+        inputs.check_state(state, CodecState, "encode_step")
+        chunk = torch.as_tensor(chunk)
+        inputs.check_chunk(chunk, self.chunk_samples, state.batch_size)
+        return self.encode_checked(chunk, state)
 
     @torch.no_grad()
     def decode_step(self, tokens: Tensor, state: CodecState, voice: Voice | None = None) -> tuple[Tensor, CodecState]:
@@ -276,38 +288,48 @@ class Codec(Rates, nn.Module):
             [B, n * tokens_per_chunk * samples_per_token] and the next state.
 
         Raises:
-            InputError: when the chunk is not whole, a token lies outside the codebook, or the state is of another
-                batch.
+            InputError: when a chunk is not whole, a token unknown, or the state not of this codec and batch.
         """
         self.check_causal()
-        tokens = check_tokens(tokens, self.codebook_size, self._device)
-        check_token_chunks(tokens, self.tokens_per_chunk, state.batch_size)
-        return self._decode_step(tokens, state, voice)
+        inputs.check_state(state, CodecState, "decode_step")
+        tokens = self._checked(tokens)
+        inputs.check_token_chunks(tokens, self.tokens_per_chunk, state.batch_size)
+        return self.decode_checked(tokens, state, voice)
+
+    def encode_checked(self, chunk: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
+        """`encode_step` without its checks and with gradients: tensor operations alone."""
+        features, encoder_state = self.encoder.step(chunk.to(self.device, self.dtype), state.encoder)
+        latents, compressor_state = self.compressor.step(features, state.compressor)
+        return self.quantizer.tokens(latents), state._replace(encoder=encoder_state, compressor=compressor_state)
+
+    def decode_checked(
+        self, tokens: Tensor, state: CodecState, voice: Voice | None = None
+    ) -> tuple[Tensor, CodecState]:
+        """`decode_step` likewise."""
+        present = tokens >= 0
+        x, decompressor_state = self._dequantize_step(tokens, state.decompressor)
+        if voice is not None:
+            x = voice.nearest(x)
+        wave, decoder_state = self.decoder.step(x, state.decoder)
+        wave = widened(wave) * present.repeat_interleave(self.samples_per_token, dim=1)
+        return wave, state._replace(decompressor=decompressor_state, decoder=decoder_state)
 
     # ---- inside ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.decoder.head.proj.weight.dtype
-
-    @property
-    def _device(self) -> torch.device:
-        return self.decoder.head.proj.weight.device
 
     @property
     def _offline_tokens(self) -> int:
         return OFFLINE_FRAMES // self.config.encoder.chunk_frames * self.tokens_per_chunk
 
+    def _checked(self, tokens: Tensor) -> Tensor:
+        """Tokens of [B, T] or [T] as int64 [B, T] on the codec's device. Raises InputError."""
+        return inputs.check_tokens(torch.as_tensor(tokens, device=self.device), self.codebook_size).long()
+
     def _features(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Checked wave [B, S] -> features, and the frames of each row that count (all, of a codec that streams)."""
         if not self.causal:
-            if wave.shape[1] > self.longest_seconds * self.sample_rate_in:
-                raise InputError(
-                    f"encode: {wave.shape[1] / self.sample_rate_in:.0f} s of audio; codec {self.name} does not stream "
-                    f"and takes at most {self.longest_seconds:g} s at once. Cut the recording at pauses first"
-                )
-            return self.encoder(wave.to(self._dtype), lengths)
-        wave = wave.to(self._dtype).masked_fill(~present(lengths, wave.shape[1]), 0)
+            self.check_length(wave.shape[1], "encode")
+            return self.encoder(wave.to(self.dtype), lengths)
+        wave = wave.to(self.dtype).masked_fill(~present(lengths, wave.shape[1]), 0)
         wave = whole_chunks(wave, self.chunk_samples, 0)
         piece = OFFLINE_FRAMES // self.config.encoder.chunk_frames * self.chunk_samples
         features = in_pieces(self.encoder.step, wave, self.encoder.init_state(len(wave)), piece)
@@ -321,22 +343,8 @@ class Codec(Rates, nn.Module):
     def _dequantize_whole(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Checked tokens of whole utterances -> features, and the frames of each row that count."""
         ends = ((tokens >= 0) * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).amax(1)
-        return self.decompressor(self.quantizer.codes(tokens, self._dtype), ends.clamp(min=1))
+        return self.decompressor(self.quantizer.codes(tokens, self.dtype), ends.clamp(min=1))
 
     def _dequantize_step(self, tokens: Tensor, state: Decompressor.State) -> tuple[Tensor, Decompressor.State]:
         codes = self.quantizer.codes(tokens, self.decompressor.in_proj.weight.dtype)
         return self.decompressor.step(codes, tokens >= 0, state)
-
-    def _decode_step(self, tokens: Tensor, state: CodecState, voice: Voice | None) -> tuple[Tensor, CodecState]:
-        present = tokens >= 0
-        x, decompressor_state = self._dequantize_step(tokens, state.decompressor)
-        if voice is not None:
-            x = voice.nearest(x)
-        wave, decoder_state = self.decoder.step(x, state.decoder)
-        wave = _widened(wave) * present.repeat_interleave(self.samples_per_token, dim=1)
-        return wave, state._replace(decompressor=decompressor_state, decoder=decoder_state)
-
-
-def _widened(wave: Tensor) -> Tensor:
-    """A wave in at least float32, whatever precision made it."""
-    return wave.to(torch.promote_types(wave.dtype, torch.float32))

@@ -1,43 +1,61 @@
-"""What a codec accepts: each check gives the input back in its one canonical form, or says what is wrong with it."""
+"""What a codec accepts: each check passes the input on, or says what is wrong with it.
+
+The checks read tensors and NumPy arrays alike, so this needs no PyTorch.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import operator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from tokenizer.audio import LOUDEST
 from tokenizer.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Array = TypeVar("Array", Tensor, np.ndarray)
+
 NO_TOKEN = -1  # fills a row after its last token; decodes to silence
 
 
-def check_wave(wave: Tensor, lengths: Tensor | None, sample_rate: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Waves [B, S] or [S] and their lengths in samples (None: all) -> [B, S] and int64 [B]. Raises InputError."""
-    wave = torch.as_tensor(wave, device=device)
+def check_wave(wave: Array, sample_rate: int) -> Array:
+    """Waves [B, S] or [S] as [B, S]. Raises InputError."""
     if wave.ndim == 1:
         wave = wave[None]
-    if wave.ndim != 2 or not wave.is_floating_point():
+    if wave.ndim != 2 or not _is_float(wave):
         raise InputError(
             f"encode: wave has shape {tuple(wave.shape)} and type {wave.dtype}; expected floating point samples "
             f"[B, S] or [S] at {sample_rate} Hz. Mix channels down and scale integers to [-1, 1] first."
         )
-    if wave.numel() == 0:
+    if 0 in wave.shape:
         raise InputError(f"encode: wave has shape {tuple(wave.shape)}; expected at least one sample")
     check_samples(wave, "encode: wave")
+    return wave
+
+
+def check_lengths(lengths: Any, wave: Any) -> list[int]:
+    """Samples of each row of waves [B, S] that count (None: all) as B integers. Raises InputError."""
+    rows, samples = wave.shape
     if lengths is None:
-        return wave, torch.full((wave.shape[0],), wave.shape[1], dtype=torch.int64, device=wave.device)
-    lengths = torch.as_tensor(lengths, dtype=torch.int64, device=wave.device)
-    if lengths.shape != wave.shape[:1] or lengths.min() < 1 or lengths.max() > wave.shape[1]:
+        return [samples] * rows
+    listed = (lengths if hasattr(lengths, "tolist") else np.asarray(lengths)).tolist()
+    if (
+        not isinstance(listed, list)
+        or len(listed) != rows
+        or not all(isinstance(length, int) and 1 <= length <= samples for length in listed)
+    ):
         raise InputError(
-            f"encode: lengths are {lengths.tolist()}; expected one number of samples per row ({wave.shape[0]}), "
-            f"each from 1 to {wave.shape[1]}"
+            f"encode: lengths are {listed}; expected one number of samples per row ({rows}), each from 1 to {samples}"
         )
-    return wave, lengths
+    return listed
 
 
-def check_samples(wave: Tensor, name: str) -> None:
+def check_samples(wave: Any, name: str) -> None:
     """Raise InputError where a wave holds NaN, infinite or absurdly loud samples."""
-    peak = float(wave.abs().max())  # NaN where any sample is
+    peak = float(abs(wave).max())  # NaN where any sample is
     if not peak <= LOUDEST:
         raise InputError(
             f"{name} has a peak of {peak:g}; expected samples in about [-1, 1]. Scale it, or drop this recording "
@@ -45,16 +63,14 @@ def check_samples(wave: Tensor, name: str) -> None:
         )
 
 
-def check_tokens(tokens: Tensor, codebook_size: int, device: torch.device) -> Tensor:
-    """Integers [B, T] or [T] from -1 to codebook_size - 1 -> int64 [B, T]. Raises InputError."""
-    tokens = torch.as_tensor(tokens, device=device)
+def check_tokens(tokens: Array, codebook_size: int) -> Array:
+    """Integers [B, T] or [T] from -1 to codebook_size - 1 as [B, T]. Raises InputError."""
     if tokens.ndim == 1:
         tokens = tokens[None]
-    if tokens.ndim != 2 or tokens.shape[1] == 0 or tokens.is_floating_point() or tokens.dtype == torch.bool:
+    if tokens.ndim != 2 or 0 in tokens.shape or not _is_integer(tokens):
         raise InputError(
             f"decode: tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}; expected integers [B, T]"
         )
-    tokens = tokens.long()
     low, high = int(tokens.min()), int(tokens.max())
     if low < NO_TOKEN or high >= codebook_size:
         raise InputError(
@@ -64,20 +80,20 @@ def check_tokens(tokens: Tensor, codebook_size: int, device: torch.device) -> Te
     return tokens
 
 
-def check_chunk(chunk: Tensor, chunk_samples: int, streams: int) -> None:
+def check_chunk(chunk: Any, chunk_samples: int, streams: int) -> None:
     """Raise InputError unless it is [B, n * chunk_samples] of finite floats for a state of that many streams."""
     if chunk.ndim != 2 or chunk.shape[1] == 0 or chunk.shape[1] % chunk_samples:
         raise InputError(
             f"encode_step: chunk has shape {tuple(chunk.shape)}; expected [B, n * {chunk_samples}] samples. "
             "Buffer until a chunk is whole, and pad the last one with zeros."
         )
-    if not chunk.is_floating_point():
+    if not _is_float(chunk):
         raise InputError(f"encode_step: chunk has type {chunk.dtype}; scale integers to floats in [-1, 1] first")
-    check_samples(chunk, "encode_step: chunk")
     _check_streams(len(chunk), streams)
+    check_samples(chunk, "encode_step: chunk")
 
 
-def check_token_chunks(tokens: Tensor, tokens_per_chunk: int, streams: int) -> None:
+def check_token_chunks(tokens: Any, tokens_per_chunk: int, streams: int) -> None:
     """Raise InputError unless checked tokens are [B, n * tokens_per_chunk] for a state of that many streams."""
     if tokens.shape[1] % tokens_per_chunk:
         raise InputError(
@@ -87,9 +103,42 @@ def check_token_chunks(tokens: Tensor, tokens_per_chunk: int, streams: int) -> N
     _check_streams(len(tokens), streams)
 
 
+def check_count(value: Any, name: str, unit: str) -> int:
+    """A number of at least 1, of `unit`, as a plain integer. Raises InputError."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise InputError(f"{name} is {value!r}; expected a whole number, at least 1 {unit}")
+    return count
+
+
+def check_state(state: Any, kind: type, step: str) -> None:
+    """Raise InputError unless `state`, given to `step`, is of the kind that this codec's `init_state` makes."""
+    if not isinstance(state, kind):
+        raise InputError(
+            f"{step}: the state is a {type(state).__name__}; expected the {kind.__name__} that init_state of the same "
+            "codec, or the step before, returned"
+        )
+
+
 def _check_streams(batch: int, streams: int) -> None:
     if batch != streams:
         raise InputError(
             f"step: {batch} streams, but the state is of {streams}; give each batch the state that init_state or its "
             "own last step returned"
         )
+
+
+def _is_float(x: Any) -> bool:
+    return _type_name(x).startswith(("float", "bfloat"))
+
+
+def _is_integer(x: Any) -> bool:
+    return _type_name(x).startswith(("int", "uint"))
+
+
+def _type_name(x: Any) -> str:
+    """The name of its element type: PyTorch and NumPy agree on them, but for a prefix."""
+    return str(x.dtype).removeprefix("torch.")

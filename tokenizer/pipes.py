@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizer.codec import NO_TOKEN, Codec
+from tokenizer.codec import Codec
 from tokenizer.errors import InputError
+from tokenizer.inputs import NO_TOKEN
 
 
 def encode_pipe(codec: Codec, pcm: BinaryIO, tokens: BinaryIO) -> int:

@@ -1,10 +1,11 @@
-"""Which engine runs which precision, and a codec's weights in bfloat16."""
+"""Which engine runs which precision; a codec's weights in bfloat16, and what comes of it in float32."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
@@ -39,3 +40,8 @@ def to_bfloat16(codec: Codec) -> Codec:
         if isinstance(module, (LogMelStem, FourierHead)):
             module.float()
     return codec
+
+
+def widened(wave: Tensor) -> Tensor:
+    """A wave in at least float32, whatever precision made it."""
+    return wave.to(torch.promote_types(wave.dtype, torch.float32))

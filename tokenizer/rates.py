@@ -100,6 +100,14 @@ class Rates:
         """Algorithmic latency in milliseconds: one chunk, or infinity where the whole utterance must be there first."""
         return 1000 * self.chunk_samples / self.sample_rate_in if self.causal else math.inf
 
+    def check_length(self, samples: int, source: str) -> None:
+        """Raise InputError where `samples` of `source` are more than the codec takes at once."""
+        if samples > self.longest_seconds * self.sample_rate_in:
+            raise InputError(
+                f"{source}: {samples / self.sample_rate_in:.0f} s of audio; codec {self.name} does not stream and "
+                f"takes at most {self.longest_seconds:g} s at once. Cut the recording at pauses first"
+            )
+
     def check_causal(self) -> None:
         """Raise InputError where the codec does not stream."""
         if not self.causal:

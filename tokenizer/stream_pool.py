@@ -13,14 +13,18 @@ Legend: N pool size, S samples, T tokens.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from tokenizer.errors import InputError
-from tokenizer.inputs import check_chunk, check_tokens
+from tokenizer.inputs import check_chunk, check_count, check_tokens
+from tokenizer.state_tree import changed, leaves_of, rebuilt
+
+if TYPE_CHECKING:
+    from tokenizer.compiled_steps import CompiledSteps
 
 
 class StreamingCodec(Protocol):
@@ -60,25 +64,30 @@ class StreamPool:
     Encoding and decoding advance separately, and a step names the streams that have something for it: the rest keep
     their state. Memory is that of `size` states from the beginning on. One thread at a time.
 
+    Args:
+        codec: with any engine.
+        size: streams, at most.
+        compiled: step all rows of the pool at once by compiled code (a PyTorch `Codec` only): for a GPU, where it
+            becomes one CUDA graph. Compiling takes a minute or more. Weights and device must then stay as they are.
+
     Raises:
-        InputError: when `size` is below 1.
+        InputError: when `size` is no whole number, or below 1, or `compiled` is asked of another engine.
     """
 
-    def __init__(self, codec: StreamingCodec, size: int) -> None:
-        if size < 1:
-            raise InputError(f"StreamPool: size is {size}; expected at least 1 stream")
-        self.size = size
+    def __init__(self, codec: StreamingCodec, size: int, compiled: bool = False) -> None:
+        self.size = size = check_count(size, "StreamPool: size", "stream")
         self._codec = codec
         self._state = codec.init_state(size)
-        self._leaves = list(_flat(self._state))
+        self._leaves = list(leaves_of(self._state))
         self._active: set[int] = set()
         # A step leaves the other direction's leaves as they are: finding them out once spares copying them every time.
         begun = codec.init_state(1)
         tokens, encoded = codec.encode_step(torch.zeros(1, codec.chunk_samples), begun)
         _, decoded = codec.decode_step(tokens, begun)
-        self._begun = list(_flat(begun))
-        self._encoding = _changed(begun, encoded)
-        self._decoding = _changed(begun, decoded)
+        self._begun = list(leaves_of(begun))
+        self._encoding = changed(begun, encoded)
+        self._decoding = changed(begun, decoded)
+        self._compiled = self._compile() if compiled else None
 
     @property
     def active(self) -> tuple[int, ...]:
@@ -126,6 +135,8 @@ class StreamPool:
         """
         chunks = {slot: torch.as_tensor(chunk) for slot, chunk in chunks.items()}
         self._check(chunks, self._why_not_encode)
+        if self._compiled:
+            return self._compiled.encode(chunks)
         return self._step(self._codec.encode_step, self._encoding, chunks)
 
     def decode(self, tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
@@ -144,7 +155,20 @@ class StreamPool:
         """
         tokens = {slot: torch.as_tensor(codes) for slot, codes in tokens.items()}
         self._check(tokens, self._why_not_decode)
+        if self._compiled:
+            return self._compiled.decode(tokens)
         return self._step(self._codec.decode_step, self._decoding, tokens)
+
+    def _compile(self) -> CompiledSteps:
+        from tokenizer.codec import Codec
+        from tokenizer.compiled_steps import CompiledSteps
+
+        if not isinstance(self._codec, Codec):
+            raise InputError(
+                f"StreamPool: compiled steps are PyTorch's, and this is a {type(self._codec).__name__}; load the codec "
+                'with engine="torch", or leave out compiled'
+            )
+        return CompiledSteps(self._codec, self._state, self._encoding, self._decoding)
 
     def _step(
         self, step: Callable[[Tensor, Any], tuple[Tensor, Any]], touched: frozenset[int], inputs: Mapping[int, Tensor]
@@ -158,11 +182,11 @@ class StreamPool:
             index = _Rows.of(slots)
             # What the step does not touch only has to have as many rows.
             rows = (index.read(leaf) if i in touched else leaf[: len(slots)] for i, leaf in enumerate(self._leaves))
-            output, state = step(torch.stack([inputs[slot] for slot in slots]), _rebuilt(self._state, rows))
+            output, state = step(torch.stack([inputs[slot] for slot in slots]), rebuilt(self._state, rows))
             outputs.update(zip(slots, output, strict=True))
             states.append((index, state))
         for index, state in states:  # only now that every group has gone well
-            for i, leaf in enumerate(_flat(state)):
+            for i, leaf in enumerate(leaves_of(state)):
                 if i in touched:
                     index.write(self._leaves[i], leaf)
         return outputs
@@ -195,7 +219,7 @@ class StreamPool:
                 f"the tokens have shape {tuple(tokens.shape)}; expected [n * {size}]. Buffer until a chunk is whole, "
                 "and fill the last one with -1"
             )
-        return _refusal(check_tokens, tokens[None], self._codec.codebook_size, tokens.device)
+        return _refusal(check_tokens, tokens[None], self._codec.codebook_size)
 
 
 def _refusal(check: Callable[..., Any], *given: Any) -> str | None:
@@ -231,24 +255,3 @@ class _Rows(NamedTuple):
             leaf.index_copy_(0, torch.tensor(self.slots, device=leaf.device), rows)
         else:
             leaf[self.slots] = rows
-
-
-def _flat(state: Any) -> Iterator[Any]:
-    """The arrays of a tree of tuples, always in the same order."""
-    for child in state:
-        if isinstance(child, tuple):
-            yield from _flat(child)
-        else:
-            yield child
-
-
-def _rebuilt(state: Any, leaves: Iterator[Any]) -> Any:
-    """A tree like `state` with other leaves, in the order of `_flat`."""
-    children = [_rebuilt(child, leaves) if isinstance(child, tuple) else next(leaves) for child in state]
-    return type(state)(*children) if hasattr(state, "_fields") else tuple(children)
-
-
-def _changed(before: Any, after: Any) -> frozenset[int]:
-    """Which leaves a step returned anew, by their order."""
-    pairs = zip(_flat(before), _flat(after), strict=True)
-    return frozenset(i for i, (old, new) in enumerate(pairs) if old is not new)

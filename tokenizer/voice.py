@@ -12,6 +12,8 @@ Legend: B batch, T frames, N reference frames, D channels, S samples.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from tokenizer.audio import AUDIO_SUFFIXES, read_audio
 from tokenizer.codec import Codec
 from tokenizer.errors import InputError
 from tokenizer.inputs import NO_TOKEN
+
+log = logging.getLogger(__name__)
 
 NEIGHBOURS = 4
 REFERENCE_SECONDS = 600.0  # used at most; beyond five minutes a reference gains little (kNN-VC's README)
@@ -37,16 +41,15 @@ class Voice:
     Args:
         features: [N, D], in the space of the decoder's input.
         seconds: of reference audio behind them.
+        source: what to call that audio.
 
     Raises:
         InputError: for fewer than 4 frames.
     """
 
-    def __init__(self, features: Tensor, seconds: float) -> None:
+    def __init__(self, features: Tensor, seconds: float, source: str = "the reference") -> None:
         if len(features) < NEIGHBOURS:
-            raise InputError(
-                f"the reference holds {seconds:.2f} s of audio; expected some seconds at least, better minutes"
-            )
+            raise InputError(f"{source} holds {seconds:.2f} s of audio; expected some seconds at least, better minutes")
         self.features = features
         self.seconds = seconds
         self._inverse_norms = features.norm(dim=-1).clamp(min=torch.finfo(features.dtype).tiny).reciprocal()
@@ -56,14 +59,14 @@ class Voice:
         """The voice of a sound file, or of all sound files in a folder and below, in the order of their names.
 
         Raises:
-            InputError: when there is nothing there, no sound file in the folder, or one that cannot be read. Files
-                beyond the first `REFERENCE_SECONDS` are not opened.
+            InputError: when there is nothing there, or no sound file that can be read. Of a folder, those that cannot
+                are left out with a warning; files beyond the first `REFERENCE_SECONDS` are not opened.
         """
-        return cls.from_waves(codec, _read(find_sounds(path), codec.sample_rate_in))
+        return cls.from_waves(codec, _read(find_sounds(path), codec.sample_rate_in), str(path))
 
     @classmethod
     @torch.no_grad()
-    def from_waves(cls, codec: Codec, waves: Iterable[Tensor]) -> Voice:
+    def from_waves(cls, codec: Codec, waves: Iterable[Tensor], source: str = "the reference") -> Voice:
         """The voice of recordings [S] at `codec.sample_rate_in`; what exceeds `REFERENCE_SECONDS` is left out."""
         rate, samples, features, tied = codec.sample_rate_in, 0, [], None
         for piece in _pieces(waves, int(PIECE_SECONDS * rate), int(REFERENCE_SECONDS * rate)):
@@ -74,7 +77,7 @@ class Voice:
                 features.append(encoded if tied else restored)
             else:
                 features.append(codec.features(piece)[0] if tied else codec.dequantize(codec.encode(piece))[0])
-        return cls(torch.cat(features) if features else torch.zeros(0, 1), samples / rate)
+        return cls(torch.cat(features) if features else torch.zeros(0, 1), samples / rate, source)
 
     def nearest(self, features: Tensor) -> Tensor:
         """Each frame of [B, T, D] as the mean of its nearest in the reference: [B, T, D].
@@ -105,12 +108,14 @@ def find_sounds(path: str | Path) -> list[Path]:
 
     Raises:
         InputError: when there is nothing there, or no sound file in the folder.
+        PermissionError: when the folder may not be read.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; expected recordings of the voice to convert to")
     if not path.is_dir():
         return [path]
+    os.scandir(path).close()  # `rglob` finds nothing in a folder that may not be read
     found = sorted(
         file
         for file in path.rglob("*")
@@ -145,10 +150,21 @@ def convert_live(codec: Codec, voice: Voice, chunks: Iterable[Tensor]) -> Iterat
         yield wave[0, : kept * codec.samples_per_token]
 
 
-def _read(paths: Iterable[Path], sample_rate: int) -> Iterator[Tensor]:
-    """Each file's audio, no more of it than a reference needs."""
+def _read(paths: list[Path], sample_rate: int) -> Iterator[Tensor]:
+    """Each file's audio, no more of it than a reference needs; the last error is raised where no file can be read."""
+    readable, reason = 0, None
     for path in paths:
-        yield torch.from_numpy(read_audio(path, sample_rate, REFERENCE_SECONDS))
+        try:
+            wave = read_audio(path, sample_rate, REFERENCE_SECONDS)
+        except (InputError, PermissionError) as error:
+            reason = error
+            if len(paths) > 1:
+                log.warning("%s; left out of the reference", error)
+            continue
+        readable += 1
+        yield torch.from_numpy(wave)
+    if reason is not None and not readable:
+        raise reason
 
 
 def _pieces(waves: Iterable[Tensor], size: int, room: int) -> Iterator[Tensor]:

@@ -72,5 +72,10 @@ def run(args: argparse.Namespace) -> int:
             )
         if report.stopped_by in SIGNALS:
             print("go on with the same command and --resume")
-        print(f"use it with `focalstream continue PROMPT.wav OUT.wav --lm {args.out}`")
+        if report.codec_streams:
+            print(f"use it with `focalstream continue PROMPT.wav OUT.wav --lm {args.out}`")
+        else:
+            print(
+                "`focalstream continue` needs a codec that streams, and this one does not: use slm.generate in Python"
+            )
     return 128 + signal.Signals[report.stopped_by] if report.stopped_by in SIGNALS else 0

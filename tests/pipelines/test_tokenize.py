@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +107,28 @@ def test_broken_files_in_a_folder_are_quarantined(audio_folder, run, tmp_path):
     (tmp_path / "audio/empty.flac").write_bytes(b"")
     totals = run(tmp_path / "audio", tmp_path / "out")
     assert (totals["planned"], totals["cuts"], totals["quarantined"]) == (26, 24, 2)
+    quarantined = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
+    assert {entry["id"]: entry["reason"] for entry in quarantined} == {
+        "broken.wav": "unreadable",
+        "empty.flac": "zero length",
+    }
+
+
+def test_folders_that_may_not_be_read_stop_the_run(audio_folder, run, tmp_path, monkeypatch):
+    scan, locked = os.scandir, audio_folder / "locked"
+
+    def forbidden(path):  # a mode of 000 does not keep root out
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    locked.mkdir()
+    monkeypatch.setattr("os.scandir", forbidden)
+    try:
+        with pytest.raises(PermissionError, match="locked"):
+            run(audio_folder, tmp_path / "out")
+    finally:
+        locked.rmdir()
 
 
 def test_shar_input_has_the_tokens_of_its_audio(write_manifest, speech, run, tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,6 +269,18 @@ def test_the_command_trains_overrides_and_reports(token_dataset, tmp_path, capsy
     assert "device 'gramophone' cannot be used" in capsys.readouterr().err
     assert main(["train-lm", "--config", "nosuch", "--data", "x", "--out", str(tmp_path / "y")]) == 2
     assert "config 'nosuch': no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("first_samples", "hint"), [(1, "use it with `focalstream continue"), (400, "does not: use")])
+def test_the_closing_hint_names_what_works(token_dataset, tmp_path, capsys, first_samples, hint):
+    data = tmp_path / "data"
+    shutil.copytree(token_dataset, data)
+    description = json.loads((data / "dataset.json").read_text())
+    description["codec"]["first_samples"] = first_samples
+    (data / "dataset.json").write_text(json.dumps(description))
+    command = ["train-lm", "--config", "tiny", "--data", str(data), "--out", str(tmp_path / "run"), "--no-bfloat16"]
+    assert main([*command, "--steps", "2", "--warmup-steps", "1", "--rows", "2", "--rows-at-once", "2"]) == 0
+    assert hint in capsys.readouterr().out.splitlines()[-1]
 
 
 def count_lines(path: Path) -> int:

@@ -173,6 +173,16 @@ def test_other_bad_arguments(tiny_codec_dir: Path, wav: Path, tmp_path: Path, ca
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize("command", ["encode", "roundtrip"])
+def test_a_recording_too_long_at_once_is_named(
+    whole_codec_dir: Path, wav: Path, tmp_path: Path, capsys, monkeypatch, command: str
+) -> None:
+    monkeypatch.setattr("tokenizer.rates.LONGEST_WHOLE", 0.25)
+    assert main([command, str(wav), str(tmp_path / "out"), "--codec", str(whole_codec_dir)]) == 2
+    error = capsys.readouterr().err
+    assert f"{wav}: " in error and "takes at most 0.25 s at once" in error
+
+
 def test_no_command_writes_over_what_it_reads(tiny_codec_dir: Path, wav: Path, tmp_path: Path, capsys) -> None:
     codec = ["--codec", str(tiny_codec_dir)]
     tokens = tmp_path / "tokens.npy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import re
 import shutil
@@ -19,7 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.cli import main
-from tokenizer import Codec, InputError
+from tokenizer import Codec, InputError, checkpoint
+from tokenizer.onnx_engine.manifest import sampled_digest
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -58,7 +60,7 @@ def codec(request: pytest.FixtureRequest, tiny_codec: Codec, make_codec: Callabl
         alone = {"lookahead_size": 0}
         return make_codec(widened(tiny_codec, encoder=alone, decompressor=alone), seed=4)
     if request.param == "histories":
-        encoder = {"window_size": 128, "conv_pos": 120, "num_layers": 2}
+        encoder = {"window_size": 128, "conv_pos": 120, "conv_pos_groups": 2, "num_layers": 2}
         long = {"window_size": 130}
         return make_codec(widened(tiny_codec, encoder=encoder, compressor=long, decompressor=long), seed=2)
     stem = {"stem": "conv", "hidden_dims": [8] * 7, "window_size": 128}
@@ -168,6 +170,15 @@ def test_streams_of_one_batch_may_begin_at_different_times(onnx_codec: Any) -> N
     assert (tokens[1] != codec.encode(wave[1:, later:])[0]).sum() <= 1
 
 
+def test_states_of_the_other_engine_are_refused(codec: Codec, onnx_codec: Any) -> None:
+    chunk = torch.zeros(1, codec.chunk_samples)
+    for stepped, other in ((codec, onnx_codec), (onnx_codec, codec)):
+        with pytest.raises(InputError, match=r"expected the .* that init_state of the same codec"):
+            stepped.encode_step(chunk, other.init_state(1))
+        with pytest.raises(InputError, match=r"expected the .* that init_state of the same codec"):
+            stepped.decode_step(torch.zeros(1, codec.tokens_per_chunk).long(), other.init_state(1))
+
+
 def test_int8_is_close(saved: Path, codec: Codec) -> None:
     small = Codec.from_pretrained(saved, engine="onnx", precision="int8")
     assert small.fingerprint == codec.fingerprint
@@ -194,6 +205,58 @@ def test_an_exported_folder_stands_alone(codec: Codec, saved: Path, onnx_codec: 
         assert printed == loaded.encode(audio.float())[0].tolist()
 
 
+def test_without_pytorch(saved: Path, onnx_codec: Any, tmp_path: Path) -> None:
+    """`ArrayCodec` in a process that never imports PyTorch gives what the codec on tensors gives."""
+    assert main(["export", str(saved), str(tmp_path / "folder")]) == 0
+    wave = speech_like(2, 10 * onnx_codec.chunk_samples + 77, seed=8)
+    np.save(tmp_path / "wave.npy", wave.numpy())
+    script = """
+import sys, numpy as np
+from tokenizer.onnx_engine.arrays import ArrayCodec
+codec, wave = ArrayCodec("folder", "fp32", threads=1), np.load("wave.npy")
+tokens = codec.encode(wave, [wave.shape[1], wave.shape[1] // 2])
+state = codec.init_state(2)
+for begin in range(0, 10 * codec.chunk_samples, codec.chunk_samples):
+    _, state = codec.encode_step(wave[:, begin : begin + codec.chunk_samples], state)
+assert "torch" not in sys.modules
+np.savez("out.npz", tokens=tokens, decoded=codec.decode(tokens), position=state.encoder[0])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    out = np.load(tmp_path / "out.npz")
+    tokens = onnx_codec.encode(wave, torch.tensor([wave.shape[1], wave.shape[1] // 2]))
+    assert np.array_equal(out["tokens"], tokens.numpy()) and (out["tokens"] == -1).any()
+    np.testing.assert_allclose(out["decoded"], onnx_codec.decode(tokens).numpy(), rtol=0, atol=1e-6)
+    assert out["position"].tolist() == [10, 10]
+
+
+def test_a_pickled_codec_is_loaded_again(onnx_codec: Any) -> None:
+    other = pickle.loads(pickle.dumps(onnx_codec))
+    wave = speech_like(1, 30_000, seed=9)
+    assert torch.equal(other.encode(wave), onnx_codec.encode(wave))
+    assert (other.name, other.fingerprint) == (onnx_codec.name, onnx_codec.fingerprint)
+
+
+def test_weights_are_read_once_for_the_cache(
+    tiny_codec: Codec, make_codec: Callable[..., Codec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As long as the files stay as they are, a second start reads the exported folder alone; new weights are seen."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = tmp_path / "source"
+    tiny_codec.save_pretrained(source)
+    first = Codec.from_pretrained(source, engine="onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load", lambda name: pytest.fail("read the weights again"))
+        again = Codec.from_pretrained(source, engine="onnx")
+    assert again.fingerprint == first.fingerprint == tiny_codec.fingerprint
+    changed = make_codec(tiny_codec.config.to_dict(), seed=9)
+    changed.save_pretrained(source)
+    assert Codec.from_pretrained(source, engine="onnx").fingerprint == changed.fingerprint != first.fingerprint
+    for record in (tmp_path / "cache" / "focalstream" / "sources").iterdir():
+        record.write_bytes(b"\xff nonsense")
+    assert Codec.from_pretrained(source, engine="onnx").fingerprint == changed.fingerprint
+
+
 def test_rates_are_those_of_the_codec(codec: Codec, onnx_codec: Any) -> None:
     for name in ("sample_rate_in", "sample_rate_out", "token_rate", "chunk_samples", "bitrate", "latency_ms"):
         assert getattr(onnx_codec, name) == getattr(codec, name)
@@ -208,6 +271,15 @@ def test_rates_are_those_of_the_codec(codec: Codec, onnx_codec: Any) -> None:
         (lambda c: c.encode_step(torch.zeros(2, 1280), c.init_state(1)), "2 streams, but the state is of 1"),
         (lambda c: c.decode_step(torch.zeros(2, 4, dtype=torch.int64), c.init_state(1)), "2 streams"),
         (lambda c: c.decode(torch.tensor([[0, 999999]])), "another codec"),
+        (lambda c: c.encode(torch.zeros(1, 500), [501]), r"lengths are \[501\]"),
+        (lambda c: c.encode(torch.zeros(2, 500), 500), "lengths are 500; expected one number of samples per row"),
+        (lambda c: c.init_state(0), "batch_size is 0; expected a whole number, at least 1 stream"),
+        (lambda c: c.init_state(1.5), r"batch_size is 1\.5"),
+        (
+            lambda c: c.encode_step(torch.zeros(1, 1280), None),
+            "encode_step: the state is a NoneType; expected the Onnx",
+        ),
+        (lambda c: c.decode_step(torch.zeros(1, 4).long(), (1, 2)), "decode_step: the state is a tuple"),
     ],
 )
 def test_bad_input_is_named(onnx_codec: Any, call: Any, message: str) -> None:
@@ -239,7 +311,7 @@ def test_without_the_packages(tiny_codec_dir: Path, monkeypatch: pytest.MonkeyPa
                 Codec.from_pretrained(tiny_codec_dir, engine="onnx")
 
 
-@pytest.mark.parametrize("damage", ["missing description", "cut weights", "a file in its place"])
+@pytest.mark.parametrize("damage", ["missing description", "cut weights", "zeroed weights", "a file in its place"])
 def test_a_damaged_cache_is_made_again(
     tiny_codec_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
 ) -> None:
@@ -251,6 +323,9 @@ def test_a_damaged_cache_is_made_again(
         (folder / "codec.json").unlink()
     elif damage == "cut weights":
         (folder / "encode_step.weights").write_bytes(b"short")
+    elif damage == "zeroed weights":
+        weights = folder / "encode_step.weights"
+        weights.write_bytes(bytes(weights.stat().st_size))
     else:
         shutil.rmtree(folder)
         folder.write_text("in the way")
@@ -280,6 +355,8 @@ def test_folders_that_are_no_exports(
 
     out = tmp_path / "out"
     assert main(["export", str(tiny_codec_dir), str(out)]) == 0
+    assert main(["encode", str(full / "mine.txt"), str(tmp_path / "tokens.npy"), "--codec", str(out)]) == 2
+    assert f"{out}: is an exported codec; run it with --engine onnx" in capsys.readouterr().err
     with pytest.raises(InputError, match="was exported as fp32, not int8"):
         Codec.from_pretrained(out, engine="onnx", precision="int8")
     manifest = json.loads((out / "codec.json").read_text())
@@ -294,8 +371,24 @@ def test_folders_that_are_no_exports(
     with pytest.raises(InputError, match=rf"encode_step\.onnx: has 3 bytes of {size}"):
         Codec.from_pretrained(out, engine="onnx")
     graph.write_bytes(b"\xff" * size)
+    with pytest.raises(InputError, match=r"encode_step\.onnx: its bytes are not those that were written"):
+        Codec.from_pretrained(out, engine="onnx")
+    manifest["files"][graph.name] = (size, sampled_digest(graph))
+    (out / "codec.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"encode_step\.onnx: ONNX Runtime cannot load it"):
         Codec.from_pretrained(out, engine="onnx")
+
+
+def test_an_empty_folder_is_written_into(tiny_codec_dir: Path, tmp_path: Path) -> None:
+    """It is the user's: its mode, owner and the links to it stay."""
+    (tmp_path / "mine").mkdir(mode=0o750)
+    before = (tmp_path / "mine").stat()
+    assert main(["export", str(tiny_codec_dir), str(tmp_path / "mine")]) == 0
+    after = (tmp_path / "mine").stat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert len(list((tmp_path / "mine").iterdir())) == 6
+    assert Codec.from_pretrained(tmp_path / "mine", engine="onnx").causal
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("kind", ["tiny_codec_dir", "whole_codec_dir"])

@@ -199,8 +199,9 @@ def test_bad_input_of_one_stream_is_refused_before_any_is_stepped(
 
 
 def test_slots_that_are_not_joined_are_named(codec: Codec) -> None:
-    with pytest.raises(InputError, match="size is 0"):
-        StreamPool(codec, 0)
+    for size in (0, 1.5, "2", None):
+        with pytest.raises(InputError, match=f"size is {size!r}; expected a whole number, at least 1 stream"):
+            StreamPool(codec, size)
     pool = begun(codec, 2)
     with pytest.raises(InputError, match="all 2 streams are taken"):
         pool.join()
@@ -263,3 +264,51 @@ def test_numpy_is_taken_too(tiny_codec: Codec) -> None:
     assert torch.equal(tokens[first], tokens[second])
     audio = pool.decode({first: tokens[first], second: tokens[second].numpy()})
     torch.testing.assert_close(audio[first], audio[second], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.slow), "capture alone"])
+def test_compiled_steps_give_the_same(tiny_codec: Codec, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """And they are fit for CUDA graphs: one graph each, compiled once, whose state stays at its address."""
+    torch._dynamo.reset()
+    captured = []
+
+    def capture(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        captured.append([node for node in graph.graph.nodes if node.op == "placeholder"])
+        return graph.forward
+
+    if backend != "inductor":
+        plain = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda f, mode, **options: plain(f, backend=capture, **options))
+    pools = [StreamPool(tiny_codec, 3, compiled=compiled) for compiled in (True, False)]
+    addresses = [leaf.data_ptr() for leaf in pools[0]._leaves]
+    for _ in range(3):
+        assert pools[0].join() == pools[1].join()
+    heard = []
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for step, slots in enumerate([[0], [1, 2], [0, 2], [0, 1, 2], [1], [0, 1]]):
+            if step == 4:
+                for pool in pools:
+                    pool.leave(1)
+                    assert pool.join() == 1
+            chunks = {slot: noise(1 + (slot + step) % 3, tiny_codec, seed=10 * step + slot).float() for slot in slots}
+            tokens = [pool.encode(chunks) for pool in pools]
+            audio = [pool.decode(each) for pool, each in zip(pools, tokens, strict=True)]
+            assert tokens[0].keys() == audio[0].keys() == set(slots)
+            for slot in slots:
+                assert torch.equal(tokens[0][slot], tokens[1][slot])
+                torch.testing.assert_close(audio[0][slot], audio[1][slot], rtol=0, atol=1e-6)
+                heard.append(tokens[0][slot])
+    assert len(torch.cat(heard).unique()) > 16
+    assert [leaf.data_ptr() for leaf in pools[0]._leaves] == addresses
+    if backend != "inductor":
+        assert len(captured) == 2
+        touched = [pools[0]._encoding, pools[0]._decoding]
+        for nodes, leaves in zip(captured, touched, strict=True):
+            # Weights are static by themselves, leaves by being marked; anything else that is written rules a graph out.
+            marked = [node for node in nodes if "_dynamo_static_input_type" in node.meta.get("tensor_dict", {})]
+            assert len(marked) >= len(leaves)
+
+
+def test_only_pytorch_is_compiled(codec: Codec) -> None:
+    with pytest.raises(InputError, match="compiled steps are PyTorch's, and this is a NumpyStates"):
+        StreamPool(NumpyStates(codec), 2, compiled=True)

@@ -130,10 +130,36 @@ def test_wrong_references_are_named(codec: Codec, voice: Voice, tmp_path: Path) 
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(InputError, match=r"broken\.wav: not a readable sound file"):
         Voice.from_path(codec, tmp_path)
+    write_wav(tmp_path / "short.wav", speech_like(0.03, seed=14).numpy(), 16000)
+    with pytest.raises(InputError, match=r"short\.wav holds 0\.03 s of audio; expected some seconds"):
+        Voice.from_path(codec, tmp_path / "short.wav")
     with pytest.raises(InputError, match=r"the reference holds 0\.03 s"):
         Voice.from_waves(codec, [speech_like(0.03, seed=14)])
     with pytest.raises(InputError, match="the voice has 16 channels, this codec 8"):
         voice.nearest(torch.zeros(1, 4, 8, dtype=torch.float64))
+
+
+def test_a_file_that_cannot_be_read_is_left_out_with_a_warning(codec: Codec, tmp_path: Path, caplog) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    soundfile.write(tmp_path / "b.wav", speech_like(1.0, seed=18).numpy(), 16000)
+    assert Voice.from_path(codec, tmp_path).seconds == 1.0
+    (warning,) = caplog.messages
+    assert "a.wav: not a readable sound file" in warning and "left out of the reference" in warning
+
+
+def test_forbidden_files_and_folders_are_called_so(codec: Codec, tmp_path: Path, monkeypatch) -> None:
+    soundfile.write(tmp_path / "locked.wav", speech_like(1.0, seed=19).numpy(), 16000)
+
+    def forbidden(path: Path, *args: object) -> None:  # a mode of 000 does not keep root out
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", forbidden)
+        with pytest.raises(PermissionError, match=r"locked\.wav"):
+            Voice.from_path(codec, tmp_path / "locked.wav")
+    monkeypatch.setattr("os.scandir", forbidden)
+    with pytest.raises(PermissionError, match=tmp_path.name):
+        Voice.from_path(codec, tmp_path)
 
 
 @pytest.fixture

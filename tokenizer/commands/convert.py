@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         pieces = convert_live(codec, voice, read_pcm(sys.stdin.buffer, codec.chunk_samples))
     else:
         wave = torch.from_numpy(read_audio(args.input, codec.sample_rate_in))
+        codec.check_length(len(wave), args.input)
         pieces = (
             convert_live(codec, voice, wave.split(codec.chunk_samples))
             if args.stream

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
         tokens = np.frombuffer(collected.getvalue(), dtype="<u2")
     else:
         wave = read_audio(args.input, codec.sample_rate_in)
+        codec.check_length(len(wave), args.input)
         tokens = codec.encode(torch.from_numpy(wave))[0].cpu().numpy().astype("<u2")
         if args.output == "-":
             sys.stdout.buffer.write(tokens.tobytes())

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     codec = load_codec(args)
     wave = read_audio(args.input, codec.sample_rate_in)
+    codec.check_length(len(wave), args.input)
     samples = torch.from_numpy(wave)[None].to(args.device)
     if args.stream:
         codec.check_causal()

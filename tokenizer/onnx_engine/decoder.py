@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from tokenizer.decoder import ConvNeXtBlock, Decoder, FourierHead
-from tokenizer.onnx_engine.layers import FROM_CONV, TO_CONV, dense_conv, grouped_conv, layer_norm, linear
+from tokenizer.onnx_engine.layers import FROM_CONV, TO_CONV, dense_conv, depthwise_conv, layer_norm, linear
 from tokenizer.onnx_engine.state import StepGraph
 
 
 def conv_next_block(g: StepGraph, x: str, name: str, block: ConvNeXtBlock, rate: int) -> str:
-    y = grouped_conv(g, g.op("Transpose", x, perm=TO_CONV), f"{name}.dwconv", block.dwconv, rate)
+    y = depthwise_conv(g, g.op("Transpose", x, perm=TO_CONV), f"{name}.dwconv", block.dwconv, rate)
     y = layer_norm(g, g.op("Transpose", y, perm=FROM_CONV), f"{name}.norm", block.norm)
     y = g.op("Gelu", linear(g, y, f"{name}.pwconv1", block.pwconv1))
     return g.op("Add", x, linear(g, y, f"{name}.pwconv2", block.pwconv2, block.gamma))

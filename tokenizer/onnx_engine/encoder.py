@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tokenizer.attention import RelativeBias
 from tokenizer.encoder import ConvStem, Encoder, LogMelStem, TransformerEncoder, TransformerLayer
-from tokenizer.onnx_engine.layers import FROM_CONV, TO_CONV, dense_conv, feed_forward, grouped_conv, layer_norm, linear
+from tokenizer.onnx_engine.layers import dense_conv, feed_forward, grouped_conv, layer_norm, linear
 from tokenizer.onnx_engine.manifest import StateSpec
 from tokenizer.onnx_engine.state import StepGraph
 
@@ -106,8 +106,7 @@ def transformer_layer(
 
 def transformer(g: StepGraph, x: str, name: str, encoder: TransformerEncoder) -> str:
     conv, path = encoder.positional_embedding.conv, f"{name}.positional_embedding.conv"
-    positional = grouped_conv(g, g.op("Transpose", x, perm=TO_CONV), path, conv, encoder.chunk)
-    x = g.op("Add", x, g.op("Transpose", g.op("Gelu", positional), perm=FROM_CONV))
+    x = g.op("Add", x, g.op("Gelu", grouped_conv(g, x, path, conv, encoder.chunk)))
     shared: list[str] = []  # bias and mask, made by the first layer
     for index, layer in enumerate(encoder.layers):
         x = transformer_layer(g, x, f"{name}.layers.{index}", layer, shared, encoder)

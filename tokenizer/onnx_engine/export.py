@@ -13,13 +13,14 @@ from pathlib import Path
 from tokenizer.atomic import sync_folder
 from tokenizer.codec import Codec
 from tokenizer.errors import InputError
-from tokenizer.onnx_engine.manifest import MANIFEST, PRECISIONS, VERSION, Manifest
+from tokenizer.onnx_engine.manifest import MANIFEST, Manifest, check_precision, sampled_digest
+from tokenizer.onnx_engine.runtime import missing
 
 LARGE = 1024  # bytes from which a tensor lies in the weights file, which the runtime maps into memory
 
 
 def export(codec: Codec, folder: Path, precision: str) -> None:
-    """Write `codec` to `folder`, which appears whole or not at all.
+    """Write `codec` to `folder`, which appears whole or not at all; one that is there keeps its owner and mode.
 
     Args:
         codec: a streaming codec in float32 on the CPU.
@@ -54,44 +55,12 @@ def export(codec: Codec, folder: Path, precision: str) -> None:
                 size_threshold=LARGE,
             )
             del model
-        sizes = {path.name: path.stat().st_size for path in sorted(unfinished.iterdir())}
-        manifest = Manifest(codec.config, codec.fingerprint, precision, sizes, *states)
+        files = {path.name: (path.stat().st_size, sampled_digest(path)) for path in sorted(unfinished.iterdir())}
+        manifest = Manifest(codec.config, codec.fingerprint, precision, files, *states)
         (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         (unfinished / "README.md").write_text(readme(codec, manifest), encoding="utf-8")
         for path in unfinished.iterdir():
             path.chmod(0o644)
-
-
-def cached(codec: Codec, precision: str) -> Path:
-    """The folder of `codec` exported for this machine's user; made when it is not there or is damaged.
-
-    Raises:
-        InputError: where the cache cannot be written.
-    """
-    check_precision(precision)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home.absolute() / "focalstream" / "onnx" / f"{codec.fingerprint}-{precision}-{VERSION}"
-    try:
-        Manifest.read(folder)
-    except InputError:  # not there, or damaged: it is ours to make again
-        require_onnx()
-        try:
-            if folder.is_dir():
-                shutil.rmtree(folder)
-            folder.unlink(missing_ok=True)
-            export(codec, folder, precision)
-        except (OSError, InputError) as error:
-            raise InputError(
-                f"{error}. Exported codecs are kept there; set XDG_CACHE_HOME to a folder that can be written, or use "
-                "`focalstream export` and give its folder as codec"
-            ) from None
-    return folder
-
-
-def check_precision(precision: str) -> None:
-    """Raise InputError unless ONNX Runtime runs it."""
-    if precision not in PRECISIONS:
-        raise InputError(f'precision {precision!r}: the engine "onnx" has {" and ".join(PRECISIONS)}')
 
 
 def require_onnx() -> None:
@@ -100,28 +69,29 @@ def require_onnx() -> None:
         raise missing("onnx")
 
 
-def missing(package: str) -> InputError:
-    """The error for a package that the optional extra brings."""
-    return InputError(f'engine "onnx": the package {package} is not installed; pip install "focalstream[onnx]"')
-
-
 @contextlib.contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder under another name that is renamed to `folder` at the end."""
+    """A folder under another name that becomes `folder` at the end, or whose files move into it where it is there."""
+    is_there = folder.is_dir()
+    beside = folder if is_there else folder.parent
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished."))
+        beside.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=beside, prefix=".unfinished."))
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
+        raise InputError(f"{folder}: cannot be {'written' if is_there else 'made'} ({error.strerror})") from None
     try:
         yield unfinished
         unfinished.chmod(0o755)
         try:
-            os.replace(unfinished, folder)
+            if is_there:
+                for path in sorted(unfinished.iterdir(), key=lambda path: path.name == MANIFEST):  # without it: nothing
+                    os.replace(path, folder / path.name)
+            else:
+                os.replace(unfinished, folder)
         except OSError as error:
             # Another process may have made the same folder meanwhile, from the same weights.
             if not (folder / MANIFEST).is_file():
                 raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
-        sync_folder(folder.parent)
+        sync_folder(beside)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

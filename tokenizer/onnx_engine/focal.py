@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.focal import Compressor, Decompressor, FocalBlock, FocalModulation, Snake
-from tokenizer.onnx_engine.layers import FROM_CONV, TO_CONV, dense_conv, feed_forward, grouped_conv, linear
+from tokenizer.onnx_engine.layers import FROM_CONV, TO_CONV, dense_conv, depthwise_conv, feed_forward, linear
 from tokenizer.onnx_engine.state import StepGraph
 from tokenizer.streaming import FrameUpscale
 
@@ -35,7 +35,7 @@ def focal_modulation(g: StepGraph, x: str, name: str, layer: FocalModulation, ra
     gates = g.op("Split", g.op("Transpose", gates, perm=TO_CONV), count=levels, axis=1, num_outputs=levels)
     gathered = ""
     for level, gate in enumerate(gates):
-        context = g.op("Gelu", grouped_conv(g, context, f"{name}.layers.{level}", layer.layers[level][0], rate))
+        context = g.op("Gelu", depthwise_conv(g, context, f"{name}.layers.{level}", layer.layers[level][0], rate))
         gated = g.op("Mul", context, gate)
         gathered = g.op("Add", gathered, gated) if gathered else gated
     gathered = g.op("Transpose", gathered, perm=FROM_CONV)

@@ -9,9 +9,11 @@ two dimensions. A step is bound by reading the weights, so each product that mix
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tokenizer.onnx_engine.builder import SMALLEST
 from tokenizer.onnx_engine.state import END, StepGraph
 from tokenizer.streaming import CausalConv1d, FeedForward
 
@@ -53,7 +55,36 @@ def dense_conv(
 
 
 def grouped_conv(g: StepGraph, x: str, name: str, layer: CausalConv1d, rate: int) -> str:
-    """A causal convolution of stride 1 within groups of channels, [B, D, 1, T] -> the same."""
+    """A causal convolution of stride 1 within groups of channels, [B, 1, T, D] -> the same."""
+    if g.builder.int8 and layer.out_channels // layer.groups >= SMALLEST:
+        return _grouped_products(g, x, name, layer, rate)
+    y = depthwise_conv(g, g.op("Transpose", x, perm=TO_CONV), name, layer, rate)
+    return g.op("Transpose", y, perm=FROM_CONV)
+
+
+def _grouped_products(g: StepGraph, x: str, name: str, layer: CausalConv1d, rate: int) -> str:
+    """The same as a product a group over its windows, whose weights can be 8 bits; a convolution's cannot."""
+    taps, size = layer.kernel_size[0], layer.in_channels // layer.groups
+    state = g.state(f"{name}.past", (1, 0, layer.in_channels), axis=2, past=taps - 1, rate=rate)
+    frames = g.length(x, 2)
+    joined = g.join(state, x, first_frame(g, x, 2) if layer.replicate else None)
+    if state.history:
+        joined = g.window(state, joined, frames)
+    begins = g.op("Unsqueeze", g.range(frames), g.builder.ints(1))
+    windows = g.op("Add", begins, g.builder.constant(np.arange(taps)))  # [T, K], the frames that each frame sees
+    inputs = g.op("Split", joined, count=layer.groups, axis=3, num_outputs=layer.groups)
+    biases = [None] * layer.groups if layer.bias is None else layer.bias.chunk(layer.groups)
+    outputs = []
+    for group, weight in enumerate(layer.weight.chunk(layer.groups)):
+        seen = g.op("Gather", inputs[group], windows, axis=2)  # [B, 1, T, K, size]
+        seen = g.op("Reshape", seen, g.builder.ints(0, 1, -1, taps * size))
+        flat = weight.transpose(1, 2).flatten(1)
+        outputs.append(g.builder.dense(seen, f"{name}.groups.{group}", flat, biases[group]))
+    return g.op("Concat", *outputs, axis=3)
+
+
+def depthwise_conv(g: StepGraph, x: str, name: str, layer: CausalConv1d, rate: int) -> str:
+    """The same for groups of few channels, [B, D, 1, T] -> the same."""
     past = layer.kernel_size[0] - 1
     state = g.state(f"{name}.past", (layer.in_channels, 1, 0), axis=3, past=past, rate=rate)
     joined = g.join(state, x, first_frame(g, x, 3) if layer.replicate else None)

@@ -19,6 +19,8 @@ Both also take `position`, int64 [batch], the chunks that each stream has had be
 listed below and in `codec.json`: each is an input `<name>` and an output `next.<name>`, float32, zeros before a stream
 begins.
 {history}{int8}
+With the package that wrote this, and without PyTorch: `tokenizer.onnx_engine.arrays.ArrayCodec(folder, "{precision}")`.
+
 ## One stream, chunk by chunk
 
 ```python

@@ -10,7 +10,9 @@ last one that the buffers have given (a stream that branches, rows picked from s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+import mmap
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ class Histories:
         for spec, window in zip(specs, windows, strict=True):
             shape = list(window.shape)
             shape[spec.axis] += spec.rate * chunks
-            buffer = np.zeros(shape, dtype=np.float32)
+            buffer = _zeros(shape)
             buffer[spec.slots(0, spec.past)] = window
             self.buffers.append(buffer)
 
@@ -58,15 +60,17 @@ class StepRunner:
         path: the `.onnx` file; its weights lie beside it.
         specs: the graph's states.
         data, result: names of its data input and output.
-        threads: CPU threads.
+        threads: CPU threads; 0: as many as there are cores.
 
     Raises:
-        InputError: when ONNX Runtime cannot load the file.
+        InputError: when ONNX Runtime cannot load the file, or is not installed.
     """
 
     def __init__(self, path: Path, specs: list[StateSpec], data: str, result: str, threads: int) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError:
+            raise missing("onnxruntime") from None
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -86,7 +90,7 @@ class StepRunner:
 
     def init_state(self, batch: int) -> GraphState:
         """The state of `batch` streams that have not begun."""
-        leaves = [np.zeros((batch, *spec.window), dtype=np.float32) for spec in self._specs]
+        leaves = [_zeros((batch, *spec.window)) for spec in self._specs]
         return GraphState((np.zeros(batch, dtype=np.int64), *leaves))
 
     def step(self, x: np.ndarray, chunks: int, state: tuple[np.ndarray, ...]) -> tuple[np.ndarray, GraphState]:
@@ -131,6 +135,21 @@ class StepRunner:
                 return state.histories, state.slot
         windows = [leaf for spec, leaf in zip(self._specs, state[1:], strict=True) if spec.history]
         return Histories(self._histories, windows, max(ROOM, chunks)), 0
+
+
+def missing(package: str) -> InputError:
+    """The error for a package that the optional extra brings."""
+    return InputError(f'engine "onnx": the package {package} is not installed; pip install "focalstream[onnx]"')
+
+
+def _zeros(shape: Sequence[int]) -> np.ndarray:
+    """float32 zeros in pages of their own, which take memory once they are written and give it back when dropped.
+
+    What the allocator hands out stays with the process: the buffers of one generation would leave holes that the next
+    one does not fit.
+    """
+    pages = mmap.mmap(-1, 4 * math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype=np.float32).reshape(shape)
 
 
 def _bind(bind: Callable[..., None], name: str, array: np.ndarray) -> None:

@@ -1,0 +1,68 @@
+"""Exported codecs in the user's cache: `focalstream/onnx` in $XDG_CACHE_HOME or ~/.cache.
+
+A folder there is named by the fingerprint of the weights. Computing that means reading all of them, so
+`focalstream/sources` remembers the fingerprints of files that were read before, for as long as they do not change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from tokenizer import checkpoint
+from tokenizer.atomic import write_atomically
+from tokenizer.codec import Codec
+from tokenizer.errors import InputError
+from tokenizer.onnx_engine.export import export, require_onnx
+from tokenizer.onnx_engine.manifest import VERSION, Manifest, check_precision
+
+
+def cached(name: str, precision: str) -> Path:
+    """The exported folder of the codec `name`; made when it is not there or is damaged.
+
+    Raises:
+        InputError: where there is no such codec, or the cache cannot be written.
+    """
+    check_precision(precision)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "focalstream"
+    remembered = home / "sources" / _source(*checkpoint.locate(name))
+    with contextlib.suppress(OSError, UnicodeDecodeError, InputError):
+        folder = _folder(home, remembered.read_text(encoding="ascii"), precision)
+        Manifest.read(folder)
+        return folder
+    codec = Codec.from_pretrained(name)
+    folder = _folder(home, codec.fingerprint, precision)
+    try:
+        Manifest.read(folder)
+    except InputError:  # not there, or damaged: it is ours to make again
+        require_onnx()
+        try:
+            if folder.is_dir():
+                shutil.rmtree(folder)
+            folder.unlink(missing_ok=True)
+            export(codec, folder, precision)
+        except (OSError, InputError) as error:
+            raise InputError(
+                f"{error}. Exported codecs are kept there; set XDG_CACHE_HOME to a folder that can be written, or use "
+                "`focalstream export` and give its folder as codec"
+            ) from None
+    with contextlib.suppress(OSError, InputError):  # a cache that can only be read is as good, but for speed
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(remembered, codec.fingerprint.encode("ascii"))
+    return folder
+
+
+def _folder(home: Path, fingerprint: str, precision: str) -> Path:
+    return home / "onnx" / f"{fingerprint}-{precision}-{VERSION}"
+
+
+def _source(config: Path, weights: Path) -> str:
+    """A name for these two files as they are now; another one once either has been written again."""
+    stated = []
+    for path in (config, weights):
+        found = path.stat()
+        stated.append((str(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return hashlib.sha256(repr(stated).encode()).hexdigest()
