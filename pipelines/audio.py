@@ -5,27 +5,29 @@ There is one path for short and long cuts: the file is read in blocks, channels 
 neither the block size nor the length of a recording changes a sample.
 
 Channels: a MonoCut reads its one channel, a MultiCut the mean of its channels. Mixes, recordings with transforms and
-sources that are no local file are loaded by Lhotse itself, whole.
+sources that are neither a file nor a URL are loaded by Lhotse itself, whole.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import math
-import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from pipelines.manifests import TarSlice, recordings
+from pipelines.audio_bytes import AudioBytes, open_audio
+from pipelines.places import open_place, size_of
 from pipelines.plan import PlannedCut
+from pipelines.source_cuts import FILE_SOURCES, recordings
 from tokenizer.audio import LOUDEST
 from tokenizer.errors import InputError
 
 BLOCK_SECONDS = 10.0
 SHORTAGE_SECONDS = 0.025  # audio may end this much before the manifest says, as in Lhotse; zeros fill the gap
+UNKNOWN_SIZE = 0x7FFF0000  # bytes; what writes into a pipe announces about 2^31 or 2^32, not knowing better
 
 
 class CutError(Exception):
@@ -68,8 +70,7 @@ def read_resampled(planned: PlannedCut, samples: int, sample_rate: int) -> Itera
             any audio.
     """
     if samples <= 0:
-        if any(recording.get("sampling_rate") == 0 for recording in recordings(planned.cut)):
-            next(_mono_blocks(planned), None)  # a file whose header could not be read: opening it says why
+        _open_sources(planned)  # a file that cannot be opened, or was cut off, says more than that nothing is there
         raise CutError("zero length", _why_empty(planned))
     remaining = samples
     for block in _resample(_mono_blocks(planned), sample_rate):
@@ -84,7 +85,7 @@ def read_resampled(planned: PlannedCut, samples: int, sample_rate: int) -> Itera
         yield block
         if remaining == 0:
             return
-    if remaining > SHORTAGE_SECONDS * sample_rate:
+    if remaining == samples or remaining > SHORTAGE_SECONDS * sample_rate:
         found, wanted = (samples - remaining) / sample_rate, samples / sample_rate
         raise CutError("truncated", f"the cut lasts {wanted:.3f} s, but its audio ends after {found:.3f} s")
     yield np.zeros(remaining, np.float32)
@@ -116,6 +117,20 @@ def describe_source(planned: PlannedCut) -> str:
     return ", ".join(str(source) for source in found)
 
 
+def _open_sources(planned: PlannedCut) -> None:
+    """Raise what opening the audio of a cut raises."""
+    import soundfile
+
+    for recording in recordings(planned.cut):
+        for source in recording["sources"]:
+            if planned.audio is not None or source["type"] in FILE_SOURCES:
+                audio = open_audio(source, planned.audio)
+                if planned.audio is None and size_of(source["source"]) == 0:
+                    raise CutError("zero length", "the file is empty")
+                with soundfile.SoundFile(audio) as file:
+                    _refuse_cut_off(file, file.frames)
+
+
 def _why_empty(planned: PlannedCut) -> str:
     if not recordings(planned.cut):
         return "the cut has no recording"
@@ -145,8 +160,8 @@ def _resample(blocks: Blocks, sample_rate: int) -> Iterator[np.ndarray]:
 def _mono_blocks(planned: PlannedCut) -> Blocks:
     cut = planned.cut
     sources = [] if cut["type"] == "MixedCut" else cut["recording"]["sources"]
-    is_local = all(source["type"] == "file" for source in sources) or planned.audio is not None
-    if cut["type"] == "MixedCut" or cut["recording"].get("transforms") or not is_local:
+    is_file = all(source["type"] in FILE_SOURCES for source in sources) or planned.audio is not None
+    if cut["type"] == "MixedCut" or cut["recording"].get("transforms") or not is_file:
         return _blocks_from_lhotse(planned)
     return _blocks_from_files(planned)
 
@@ -160,8 +175,12 @@ def _blocks_from_files(planned: PlannedCut) -> Blocks:
     missing = set(channels) - {channel for source in wanted for channel in source["channels"]}
     if missing:
         raise CutError("no such channel", f"channels {sorted(missing)} are in no source of the recording")
+    start = cut.get("start") or 0.0
+    if not isinstance(start, (int, float)) or not 0 <= start < math.inf:
+        raise CutError("impossible start", f"the cut starts at {start} s, expected 0 or more")
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(soundfile.SoundFile(_open_source(source, planned.audio))) for source in wanted]
+        opened = [open_audio(source, planned.audio) for source in wanted]
+        files = [stack.enter_context(soundfile.SoundFile(audio)) for audio in opened]
         rate = files[0].samplerate
         columns = []
         for source, file in zip(wanted, files, strict=True):
@@ -172,14 +191,18 @@ def _blocks_from_files(planned: PlannedCut) -> Blocks:
                     f"at {file.samplerate} Hz",
                 )
             columns.append([i for i, channel in enumerate(source["channels"]) if channel in channels])
-            if cut.get("start"):
-                file.seek(min(source_samples(cut["start"], rate), file.frames))
+            _skip(file, source_samples(start, rate))
         remaining, block_size = source_samples(planned.seconds, rate), int(BLOCK_SECONDS * rate)
+        for file in files:
+            _refuse_cut_off(file, source_samples(start, rate) + remaining)
         while remaining > 0:
             parts = [
                 file.read(min(block_size, remaining), dtype="float32", always_2d=True)[:, picked]
                 for file, picked in zip(files, columns, strict=True)
             ]
+            for audio in opened:
+                if isinstance(audio, AudioBytes):
+                    audio.check()
             frames = min(len(part) for part in parts)
             if frames == 0:
                 return
@@ -188,16 +211,32 @@ def _blocks_from_files(planned: PlannedCut) -> Blocks:
             remaining -= frames
 
 
-def _open_source(source: dict[str, Any], audio: TarSlice | None) -> Any:
-    """What libsndfile is to open: the bytes inside a Shar tar, or a path."""
-    if audio is not None:
-        with open(audio.path, "rb") as tar:
-            tar.seek(audio.offset)
-            return io.BytesIO(tar.read(audio.size))
-    with open(source["source"], "rb") as file:  # libsndfile's "System error." does not tell missing from forbidden
-        if not os.fstat(file.fileno()).st_size:
-            raise CutError("zero length", "the file is empty")
-    return source["source"]
+def _skip(file: Any, frames: int) -> None:
+    """Go to a frame; GSM, for one, has to be decoded up to there."""
+    if file.seekable():
+        file.seek(min(frames, file.frames))
+        return
+    while frames > 0 and len(skipped := file.read(min(frames, int(BLOCK_SECONDS * file.samplerate)))):
+        frames -= len(skipped)
+
+
+def _refuse_cut_off(file: Any, end: int) -> None:
+    """Raise CutError where a cut reaches the end of a file (frame `end`) that was longer when it was written.
+
+    libsndfile fits such a file's length to what is left of it, so nothing would be missed: a copy that broke off would
+    pass for the whole recording. Its log of the header tells.
+    """
+    if end < file.frames:
+        return
+    for line in file.extra_info.splitlines():
+        if "without an End-Of-Stream flag" in line or "lacks an end-of-stream bit" in line:
+            raise CutError("truncated", "the Ogg stream has no end; was the copy or the recording broken off?")
+        sizes = re.search(r": (\d+) \(should be (\d+)\)", line)
+        if sizes is None or int(sizes[1]) >= UNKNOWN_SIZE:
+            continue
+        missing, there = int(sizes[1]) - int(sizes[2]), max(int(sizes[2]), 1)
+        if missing * max(file.frames, 1) > SHORTAGE_SECONDS * file.samplerate * there:
+            raise CutError("truncated", f"its header announces {sizes[1]} bytes, but there are {sizes[2]}")
 
 
 def _blocks_from_lhotse(planned: PlannedCut) -> Blocks:
@@ -207,7 +246,7 @@ def _blocks_from_lhotse(planned: PlannedCut) -> Blocks:
 
     cut = deserialize_item(copy.deepcopy(planned.cut))  # it takes its argument apart
     if planned.audio is not None:
-        with open(planned.audio.path, "rb") as tar:
+        with open_place(planned.audio.path) as tar:
             tar.seek(planned.audio.offset)
             cut.recording.sources[0].type, cut.recording.sources[0].source = "memory", tar.read(planned.audio.size)
     samples = np.atleast_2d(cut.load_audio())

@@ -28,8 +28,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-codec": ("pipelines.commands.train_codec", "train a codec from a Lhotse manifest"),
     "eval-codec": ("pipelines.commands.eval_codec", "measure a codec on held-out speech"),
     # AUDIO -> SHARDS
+    "plan": ("pipelines.commands.plan", "shards, bytes, device-hours and cost of a corpus, before anything is spent"),
     "tokenize": ("pipelines.commands.tokenize", "a manifest or a directory of audio to token shards"),
     "verify": ("pipelines.commands.verify", "re-read a tokenized dataset and list everything wrong with it"),
+    "repair": ("pipelines.commands.repair", "do broken or missing shards of a tokenized dataset again"),
+    "merge": ("pipelines.commands.merge", "several tokenized datasets of one codec as one"),
+    "split": ("pipelines.commands.split", "one tokenized dataset divided into several"),
+    "export-dataset": (
+        "pipelines.commands.export_dataset",
+        "a tokenized dataset as Parquet, for Hugging Face datasets",
+    ),
     # TOKENS -> TOKENS -> AUDIO
     "train-lm": ("slm.commands.train_lm", "train a language model on token shards"),
     "continue": ("slm.commands.continue_speech", "continue a spoken prompt"),

@@ -16,9 +16,10 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,27 +88,39 @@ def fixed_cpu_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+NO_OUTCOMES: Mapping[int, Outcome] = MappingProxyType({})
+
+
 def encode_cuts(
-    cuts: list[PlannedCut], codec: Codec, encoding: Encoding, progress: Callable[[float], None] = lambda seconds: None
+    cuts: list[PlannedCut],
+    codec: Codec,
+    encoding: Encoding,
+    progress: Callable[[float], None] = lambda seconds: None,
+    settled: Mapping[int, Outcome] = NO_OUTCOMES,
 ) -> list[Outcome]:
     """Tokenize the cuts of a shard.
 
     Args:
         cuts: in shard order.
         progress: called with the seconds of audio just dealt with.
+        settled: outcomes that are known already, by position. These cuts are not read, and their rows are silent;
+            the tokens of the others are the same as without.
 
     Returns:
         One outcome a cut, in the same order.
     """
     samples = [expected_samples(planned.cut, planned.seconds, codec.sample_rate_in) for planned in cuts]
-    outcomes: dict[int, Outcome] = {}
+    outcomes = dict(settled)
     long_seconds = LONG_SECONDS if codec.causal else codec.longest_seconds
     batches, long_cuts = lay_out(samples, codec.sample_rate_in, encoding.batch_seconds, long_seconds)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-audio") as pool, _cancelled_on_exit(pool):
-        for batch, waves in _read_ahead(batches, cuts, samples, codec.sample_rate_in, pool):
+        progress(sum(cuts[i].seconds for i in settled))
+        for batch, waves in _read_ahead(batches, cuts, samples, codec.sample_rate_in, pool, settled):
             outcomes.update(_encode_batch(batch, waves, cuts, samples, codec, encoding.device))
-            progress(sum(cuts[i].seconds for i in batch))
+            progress(sum(cuts[i].seconds for i in waves))
         for i in long_cuts:
+            if i in settled:
+                continue
             if codec.causal:
                 outcomes[i] = _encode_long(cuts[i], samples[i], codec, encoding.device, pool, progress)
             else:
@@ -152,18 +165,32 @@ def _cancelled_on_exit(pool: ThreadPoolExecutor) -> Iterator[None]:
 # ---- cuts of ordinary length, in batches ------------------------------------------------------------------------
 
 
+Waves = dict[int, np.ndarray | Quarantined]
+"""What was read of the cuts of a batch, by position in the shard; without those that are settled."""
+
+
 def _read_ahead(
-    batches: list[list[int]], cuts: list[PlannedCut], samples: list[int], sample_rate: int, pool: ThreadPoolExecutor
-) -> Iterator[tuple[list[int], list[np.ndarray | Quarantined]]]:
-    """Each batch with the waves of its cuts, while the next ones are being read."""
-    pending: deque[tuple[list[int], list[Future[np.ndarray | Quarantined]]]] = deque()
+    batches: list[list[int]],
+    cuts: list[PlannedCut],
+    samples: list[int],
+    sample_rate: int,
+    pool: ThreadPoolExecutor,
+    settled: Container[int],
+) -> Iterator[tuple[list[int], Waves]]:
+    """Each batch that is not settled with the waves of its cuts, while the next ones are being read."""
+    pending: deque[tuple[list[int], dict[int, Future[np.ndarray | Quarantined]]]] = deque()
     for batch in batches:
-        pending.append((batch, [pool.submit(_read_wave, cuts[i], samples[i], sample_rate) for i in batch]))
+        reading = {i: pool.submit(_read_wave, cuts[i], samples[i], sample_rate) for i in batch if i not in settled}
+        if reading:
+            pending.append((batch, reading))
         if len(pending) > BATCHES_AHEAD:
-            ready, futures = pending.popleft()
-            yield ready, [future.result() for future in futures]
-    for ready, futures in pending:
-        yield ready, [future.result() for future in futures]
+            yield _wait_for(*pending.popleft())
+    for batch, reading in pending:
+        yield _wait_for(batch, reading)
+
+
+def _wait_for(batch: list[int], reading: dict[int, Future[np.ndarray | Quarantined]]) -> tuple[list[int], Waves]:
+    return batch, {i: future.result() for i, future in reading.items()}
 
 
 def _read_wave(planned: PlannedCut, samples: int, sample_rate: int) -> np.ndarray | Quarantined:
@@ -179,23 +206,22 @@ def _read_wave(planned: PlannedCut, samples: int, sample_rate: int) -> np.ndarra
 
 def _encode_batch(
     batch: list[int],
-    waves: list[np.ndarray | Quarantined],
+    waves: Waves,
     cuts: list[PlannedCut],
     samples: list[int],
     codec: Codec,
     device: str,
 ) -> dict[int, Outcome]:
-    outcomes: dict[int, Outcome] = {
-        i: wave for i, wave in zip(batch, waves, strict=True) if isinstance(wave, Quarantined)
-    }
-    if len(outcomes) == len(batch):
+    """Outcomes of the cuts in `waves`. All of `batch` decides the shape that the codec is given."""
+    outcomes: dict[int, Outcome] = {i: wave for i, wave in waves.items() if isinstance(wave, Quarantined)}
+    if len(outcomes) == len(waves):
         return outcomes
     # Rows of cuts with no length have one silent sample: the codec takes no empty rows.
     lengths = np.maximum([samples[i] for i in batch], 1)
     padded = np.zeros((len(batch), lengths.max()), np.float32)
-    for row, wave in enumerate(waves):
-        if not isinstance(wave, Quarantined):
-            padded[row, : len(wave)] = wave
+    for row, i in enumerate(batch):
+        if i in waves and i not in outcomes:
+            padded[row, : len(waves[i])] = waves[i]  # type: ignore[arg-type]
     rows: Sequence[np.ndarray | CutError]
     try:
         rows = _encode_rows(padded, lengths, codec, device)
@@ -203,7 +229,7 @@ def _encode_batch(
         log.warning("a batch of %d cuts failed (%s: %s); trying each alone", len(batch), type(error).__name__, error)
         rows = _encode_alone(padded, lengths, codec, device)
     for i, codes in zip(batch, rows, strict=True):
-        if i not in outcomes:
+        if i in waves and i not in outcomes:
             outcomes[i] = quarantine(cuts[i], codes, ATTEMPTS) if isinstance(codes, CutError) else codes
     return outcomes
 

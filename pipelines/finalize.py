@@ -37,14 +37,15 @@ def describe_codec(codec: Codec) -> dict[str, Any]:
 
 
 def finalize(layout: Layout, plan: Plan, codec: dict[str, Any]) -> dict[str, Any]:
-    """Write the ledgers and, last, `dataset.json`. Returns its content.
+    """Write the ledgers, the copy of `dataset.json` and, last, itself. Returns its content.
 
     Every byte follows from the plan and the receipts, so it does not matter how often or by whom a run was continued.
     """
     receipts = list(_receipts(layout, len(plan.shards)))
     with_files = [receipt for receipt in receipts if receipt.files]
-    quarantined = [entry.to_dict() for receipt in receipts for entry in receipt.quarantined]
+    quarantined = [{"shard": receipt.shard, **asdict(entry)} for receipt in receipts for entry in receipt.quarantined]
     totals = {
+        "skipped": plan.skipped,
         "planned": plan.cuts,
         "cuts": sum(receipt.cuts for receipt in receipts),
         "quarantined": len(quarantined),
@@ -54,12 +55,13 @@ def finalize(layout: Layout, plan: Plan, codec: dict[str, Any]) -> dict[str, Any
     }
     if totals["planned"] != totals["cuts"] + totals["quarantined"]:
         raise RuntimeError(f"{layout.out}: the totals do not balance: {totals}")
-    ledgers = {layout.quarantine: json_lines(quarantined), layout.wids: _wids(layout, with_files)}
+    ledgers = {layout.quarantine: json_lines(quarantined), layout.wids: wids(layout, with_files)}
     for path, data in ledgers.items():
         layout.write(path, data)
     description = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
+        "has_copy": True,
         "codec": codec,
         "made_from": plan.identity,
         "tools": {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
@@ -71,7 +73,8 @@ def finalize(layout: Layout, plan: Plan, codec: dict[str, Any]) -> dict[str, Any
         "shards": [_shard_entry(receipt) for receipt in with_files],
     }
     description["checksum"] = description_checksum(description)
-    layout.write(layout.dataset, json_bytes(description))
+    for path in (layout.dataset_copy, layout.dataset):
+        layout.write(path, json_bytes(description))
     return description
 
 
@@ -94,7 +97,7 @@ def _shard_entry(receipt: Receipt) -> dict[str, Any]:
     return {**entry, "quarantined": len(receipt.quarantined)}
 
 
-def _wids(layout: Layout, receipts: list[Receipt]) -> bytes:
+def wids(layout: Layout, receipts: list[Receipt]) -> bytes:
     """The shard list that webdataset's indexed reader opens; addresses are relative to this file."""
     shards = []
     for receipt in receipts:

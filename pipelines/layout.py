@@ -2,6 +2,7 @@
 
 OUT/
   dataset.json                 identity and totals; written last, so its presence means "complete"
+  dataset.copy.json            the same bytes, for `focalstream repair`
   shards/                      nothing but the pairs below: Lhotse takes every file in a Shar folder for a field
     cuts.000000.jsonl.gz       Lhotse Shar cuts, in the order of the tar
     codes.000000.tar           {member}.npy then {member}.json, one pair a cut
@@ -9,6 +10,8 @@ OUT/
     codes.000000.npy           `INDEX_DTYPE`, one row a cut: random access into the tar
     codes.000000.tar.idx       Lhotse's index: little-endian uint64 offset of every pair, then the tar's size
     wids.json                  shard list of webdataset's indexed reader
+  packed/
+    codes.000000.bits          with --pack: all codes of the shard bit by bit, see `pipelines.packed`
   quarantine.jsonl             one line per cut that could not be tokenized
   work/                        only while a run is unfinished: the plan, the receipts, temporary files
 """
@@ -41,6 +44,10 @@ class Layout:
         return self.out / "dataset.json"
 
     @property
+    def dataset_copy(self) -> Path:
+        return self.out / "dataset.copy.json"
+
+    @property
     def quarantine(self) -> Path:
         return self.out / "quarantine.jsonl"
 
@@ -51,6 +58,10 @@ class Layout:
     @property
     def index(self) -> Path:
         return self.out / "index"
+
+    @property
+    def packed(self) -> Path:
+        return self.out / "packed"
 
     @property
     def wids(self) -> Path:
@@ -76,6 +87,9 @@ class Layout:
     def lhotse_index(self, shard: int) -> Path:
         return self.index / f"codes.{shard:06d}.tar.idx"
 
+    def packed_codes(self, shard: int) -> Path:
+        return self.packed / f"codes.{shard:06d}.bits"
+
     def write(self, path: Path, data: bytes) -> None:
         """Make or replace a file of this dataset. It appears whole or not at all, and the name it has before lies in
         `temporary`, because readers of a shard folder take every file in it for data."""
@@ -84,10 +98,11 @@ class Layout:
         write_atomically(path, data, self.temporary)
 
     def shard_files(self, shard: int) -> tuple[Path, ...]:
-        """Every file that belongs to one shard."""
+        """Every file that may belong to one shard."""
         return (
             self.cuts_file(shard),
             self.codes_tar(shard),
             self.codes_index(shard),
             self.lhotse_index(shard),
+            self.packed_codes(shard),
         )

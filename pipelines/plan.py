@@ -22,19 +22,25 @@ from typing import Any, TextIO
 
 from pipelines.content import json_bytes
 from pipelines.layout import Layout
-from pipelines.manifests import TarSlice, content_digest, find_inputs, read_cuts
+from pipelines.manifests import content_digest, read_cuts
 from pipelines.member_ids import member_id
 from pipelines.seen_ids import SeenIds
+from pipelines.selection import Selection
+from pipelines.source_cuts import SourceCut, TarSlice
 from tokenizer.atomic import sync_folder
 from tokenizer.errors import InputError
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """When a shard is full: at `cuts` cuts or at `hours` hours of audio. Exactly one of them is set."""
+    """When a shard is full: at `cuts` cuts or at `hours` hours of audio. Exactly one of them is set.
+
+    With `pack` each shard has a bit-packed file of its codes as well.
+    """
 
     cuts: int | None = None
     hours: float | None = None
+    pack: bool = False
 
     def __post_init__(self) -> None:
         if (self.cuts is None) == (self.hours is None):
@@ -74,11 +80,16 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class Plan:
-    """A stored plan. `identity` is all that decides the bytes of the shards: input, sharding, encoding, codec."""
+    """A stored plan.
+
+    `identity` is all that decides the bytes of the shards: input, selection, sharding, encoding, codec.
+    `skipped` counts the cuts of the input that the selection leaves out.
+    """
 
     identity: dict[str, Any]
     shards: tuple[PlannedShard, ...]
     duplicate_ids: int
+    skipped: int = 0
 
     @property
     def cuts(self) -> int:
@@ -99,12 +110,20 @@ def duration(cut: dict[str, Any]) -> float:
     return float(seconds) if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
-def identify(pattern: str, sharding: Sharding, encoding: dict[str, Any], codec: dict[str, Any]) -> dict[str, Any]:
-    """What a run is made from, without reading the audio. Two runs with equal identities write equal shards."""
-    inputs = find_inputs(pattern)
+def identify(
+    inputs: list[str], selection: Selection, sharding: Sharding, encoding: dict[str, Any], codec: dict[str, Any]
+) -> dict[str, Any]:
+    """What a run is made from, without reading the audio. Two runs with equal identities write equal shards.
+
+    Args:
+        inputs: of `find_inputs`.
+        codec: of `describe_codec`.
+    """
+    chosen = selection.to_dict()
     return {
-        "input": {"paths": [str(path) for path in inputs], "sha256": content_digest(inputs)},
-        "sharding": {name: value for name, value in asdict(sharding).items() if value is not None},
+        "input": {"paths": inputs, "sha256": content_digest(inputs)},
+        **({"selection": chosen} if chosen else {}),
+        "sharding": {name: value for name, value in asdict(sharding).items() if value},
         "encoding": encoding,
         "codec": codec["fingerprint"],
     }
@@ -125,11 +144,11 @@ def load_or_make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
         content = json.loads(_plan_file(layout).read_text(encoding="ascii"))
         refuse_difference(layout, content["identity"], identity)
         shards = tuple(PlannedShard(**shard) for shard in content["shards"])
-        return Plan(content["identity"], shards, content["duplicate_ids"])
-    for folder in (layout.shards, layout.index):
+        return Plan(content["identity"], shards, content["duplicate_ids"], content.get("skipped", 0))
+    for folder in (layout.shards, layout.index, layout.packed):
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder} has files that belong to no known run; give another OUT or remove that folder")
-    return _make_plan(layout, identity)
+    return make_plan(layout, identity)
 
 
 def refuse_difference(layout: Layout, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -144,19 +163,43 @@ def refuse_difference(layout: Layout, stored: dict[str, Any], wanted: dict[str, 
         )
 
 
+class SelectedCuts:
+    """The cuts of the inputs that a selection takes, lazily, narrowed to its channel.
+
+    Attributes:
+        skipped: how many it has left out so far.
+    """
+
+    def __init__(self, inputs: list[str], selection: Selection) -> None:
+        self.skipped = 0
+        self._selection = selection
+        self._source = read_cuts(inputs)
+
+    def __iter__(self) -> SelectedCuts:
+        return self
+
+    def __next__(self) -> SourceCut:
+        for item in self._source:
+            if not self._selection.skips(duration(item.cut)):
+                return SourceCut(self._selection.narrowed(item.cut), item.audio)
+            self.skipped += 1
+        raise StopIteration
+
+
 def shard_cuts(layout: Layout, shard: int) -> list[PlannedCut]:
     """The cuts of one shard, in order."""
     with gzip.open(_cut_list(layout, shard), "rt", encoding="ascii") as lines:
         return [_planned(json.loads(line)) for line in lines]
 
 
-def _make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
+def make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
+    """Divide the input into shards, and store that. The same identity gives the same plan."""
     folder = layout.work / "plan"
     shutil.rmtree(folder, ignore_errors=True)  # cut lists of a plan that was never finished
     folder.mkdir(parents=True)
     sharding, seen = Sharding(**identity["sharding"]), SeenIds()
+    source = SelectedCuts(identity["input"]["paths"], Selection(**identity.get("selection", {})))
     shards: list[PlannedShard] = []
-    source = read_cuts([Path(path) for path in identity["input"]["paths"]])
     while first := next(source, None):
         with _open_cut_list(layout, len(shards)) as lines:
             cuts, seconds = 0, 0.0
@@ -168,9 +211,10 @@ def _make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
                     break
         shards.append(PlannedShard(cuts, round(seconds, 6)))
     if not shards:
-        raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it; expected at least one")
+        skipped = f" but {source.skipped} that are too short or too long" if source.skipped else ""
+        raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it{skipped}; expected at least one")
     sync_folder(folder)
-    plan = Plan(identity, tuple(shards), seen.duplicates)
+    plan = Plan(identity, tuple(shards), seen.duplicates, source.skipped)
     layout.write(_plan_file(layout), json_bytes(asdict(plan)))
     return plan
 

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 
 from pipelines.shards import Receipt
-from pipelines.workers import Event, Progress
+from pipelines.worker_process import Event, Progress
 
 SECONDS_BETWEEN_LINES = 60.0
 

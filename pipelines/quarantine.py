@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pipelines.audio import CutError, describe_source
 from pipelines.plan import PlannedCut
@@ -14,11 +13,11 @@ MAX_DETAIL = 300  # characters
 
 @dataclass(frozen=True)
 class Quarantined:
-    """One line of `quarantine.jsonl`.
+    """One line of `quarantine.jsonl`, where the number of its shard stands before it.
 
     `reason` is a phrase to group by: "missing file", "unreadable", "zero length", "truncated", "not finite",
-    "not audio", "no such channel", "too long", "encoder failed". `error` is the class of the exception, `detail` its
-    message.
+    "not audio", "no such channel", "impossible start", "too long", "encoder failed", "killed its worker". `error` is
+    the class of the exception, `detail` its message.
     """
 
     id: str
@@ -27,9 +26,6 @@ class Quarantined:
     error: str
     detail: str
     attempts: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def quarantine(planned: PlannedCut, error: Exception, attempts: int) -> Quarantined:

@@ -21,6 +21,7 @@ import numpy as np
 from pipelines.content import gzip_bytes, json_bytes, json_lines
 from pipelines.encoding import Outcome
 from pipelines.layout import INDEX_DTYPE, Layout
+from pipelines.packed import pack
 from pipelines.plan import PlannedCut
 from pipelines.quarantine import Quarantined
 
@@ -45,11 +46,18 @@ class Receipt:
 
 
 def write_shard(
-    layout: Layout, shard: int, cuts: Sequence[PlannedCut], outcomes: Sequence[Outcome], token_rate: float
+    layout: Layout,
+    shard: int,
+    cuts: Sequence[PlannedCut],
+    outcomes: Sequence[Outcome],
+    token_rate: float,
+    pack_bits: int | None = None,
 ) -> Receipt:
-    """Write every file of one shard, then its receipt."""
+    """Write every file of one shard, then its receipt. With `pack_bits`, the bits of a code, a packed file too."""
     good = [(planned, codes) for planned, codes in zip(cuts, outcomes, strict=True) if isinstance(codes, np.ndarray)]
     files = _shard_files(layout, shard, good, token_rate) if good else {}
+    if good and pack_bits is not None:
+        files[layout.packed_codes(shard)] = pack([(planned.member, codes) for planned, codes in good], pack_bits)
     for stale in set(layout.shard_files(shard)) - set(files):  # of an earlier attempt that could read a cut
         stale.unlink(missing_ok=True)
     for path, data in files.items():
@@ -62,8 +70,13 @@ def write_shard(
         seconds=round(sum(planned.seconds for planned, _ in good), 6),
         quarantined=tuple(outcome for outcome in outcomes if isinstance(outcome, Quarantined)),
     )
-    layout.write(_receipt_path(layout, shard), json_bytes(asdict(receipt)))
+    write_receipt(layout, receipt)
     return receipt
+
+
+def write_receipt(layout: Layout, receipt: Receipt) -> None:
+    """Say that a shard is done."""
+    layout.write(_receipt_path(layout, receipt.shard), json_bytes(asdict(receipt)))
 
 
 def read_receipt(layout: Layout, shard: int) -> Receipt | None:

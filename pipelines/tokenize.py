@@ -7,14 +7,13 @@ those of a run that nothing disturbed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,11 +22,15 @@ from pipelines.dataset import read_description
 from pipelines.encoding import Encoding
 from pipelines.finalize import describe_codec, finalize
 from pipelines.layout import Layout
-from pipelines.ownership import refuse_strange_folder
-from pipelines.plan import Plan, Sharding, has_plan, identify, load_or_make_plan, refuse_difference
+from pipelines.manifests import find_inputs
+from pipelines.ownership import only_run, refuse_strange_folder
+from pipelines.plan import Plan, Sharding, has_plan, identify, load_or_make_plan, make_plan, refuse_difference
 from pipelines.progress import ProgressBar
+from pipelines.reopen import reopen, shards_with_failures
+from pipelines.selection import Selection
 from pipelines.shards import Receipt, read_receipt
-from pipelines.workers import Event, ShardWork, run_inline, run_processes
+from pipelines.worker_process import Event, ShardWork, Task
+from pipelines.workers import run_inline, run_processes
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 
@@ -40,12 +43,15 @@ class Job:
     """One call of `focalstream tokenize`.
 
     Attributes:
-        source: a manifest, a Shar folder, a folder of audio, or a glob of these.
+        source: a manifest, a Shar folder, a folder of audio, or a glob of these; a path or a URL.
         out: the folder of the dataset.
         codec: what `Codec.from_pretrained` takes.
         workers: processes; None: one a CPU core, or one on another device.
-        engine: "inline" (in this process) or "local" (worker processes); None: local when that brings parallel work.
+        engine: "inline" (in this process) or "local" (worker processes); None: local when that brings parallel work,
+            or when the run was interrupted before.
         max_quarantine_rate: stop when more than this share of all planned cuts has failed.
+        selection: which cuts and channels of the source take part.
+        retry_quarantined: where the dataset is finished, try again what could not be tokenized, and nothing else.
     """
 
     source: str
@@ -56,6 +62,8 @@ class Job:
     workers: int | None = None
     engine: str | None = None
     max_quarantine_rate: float = 0.5
+    selection: Selection = field(default_factory=Selection)
+    retry_quarantined: bool = False
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -83,39 +91,68 @@ def tokenize(job: Job) -> Result:
             too many failures.
         KeyboardInterrupt: SIGINT or SIGTERM; finished shards are kept and no unfinished one leaves a trace.
     """
-    from tokenizer import Codec
-
     begun = time.monotonic()
     layout = Layout(job.out.absolute())
+    codec = load_codec(job)
+    entry = describe_codec(codec)
+    identity = identify(find_inputs(job.source), job.selection, job.sharding, job.encoding.to_dict(), entry)
+    if layout.dataset.exists():
+        refuse_strange_folder(layout)
+        read_description(layout)  # somebody else's dataset.json is refused before anything is made
+    with interrupted_by_sigterm(), only_run(layout):
+        kept: set[int] = set()
+        if layout.dataset.exists():
+            description = read_description(layout)
+            refuse_difference(layout, description["made_from"], identity)
+            if not (job.retry_quarantined and description["totals"]["quarantined"]):
+                return Result(layout.out, description["totals"], True, time.monotonic() - begun, 0.0)
+            plan = make_plan(layout, identity)
+            kept = reopen(layout, description, plan, shards_with_failures(description, plan))
+            job = replace(job, max_quarantine_rate=1.0)  # it was kept to before, and no more can fail now
+        else:
+            if job.engine is None and has_plan(layout):  # that run may have died of a cut; workers can without harm
+                job = replace(job, engine="local")
+            plan = load_or_make_plan(layout, identity)
+        description, speed = finish(job, layout, plan, codec, kept)
+    return Result(layout.out, description["totals"], False, time.monotonic() - begun, speed)
+
+
+def load_codec(job: Job) -> Codec:
+    """The codec of a job, on its device. Raises InputError where shards cannot hold its codes."""
+    from tokenizer import Codec
+
     check_device(job.encoding.device)
     codec = Codec.from_pretrained(job.codec, device=job.encoding.device)
     if codec.codebook_size > 1 << 16:
         raise InputError(f"codec {job.codec} has {codec.codebook_size} codes; shards hold at most {1 << 16} (uint16)")
-    entry = describe_codec(codec)
-    identity = identify(job.source, job.sharding, job.encoding.to_dict(), entry)
-    with _interrupted_by_sigterm(), _only_run(layout):
-        if layout.dataset.exists():
-            description = read_description(layout)
-            refuse_difference(layout, description["made_from"], identity)
-            return Result(layout.out, description["totals"], True, time.monotonic() - begun, 0.0)
-        shutil.rmtree(layout.temporary, ignore_errors=True)  # of a run that was killed
-        plan = load_or_make_plan(layout, identity)
-        speed = _do_shards(job, layout, plan, codec)
-        description = finalize(layout, plan, entry)
-    return Result(layout.out, description["totals"], False, time.monotonic() - begun, speed)
+    return codec
 
 
-def _do_shards(job: Job, layout: Layout, plan: Plan, codec: Codec) -> float:
+def finish(job: Job, layout: Layout, plan: Plan, codec: Codec, kept: set[int]) -> tuple[dict[str, Any], float]:
+    """Do the shards of a plan that have no receipt, and write `dataset.json`.
+
+    Args:
+        kept: shards without receipt whose codes are sound: only what they lack is tried again.
+
+    Returns:
+        The content of `dataset.json`, and how many times faster than real time it went.
+    """
+    shutil.rmtree(layout.temporary, ignore_errors=True)  # of a run that was killed
+    speed = _do_shards(job, layout, plan, codec, kept)
+    return finalize(layout, plan, describe_codec(codec)), speed
+
+
+def _do_shards(job: Job, layout: Layout, plan: Plan, codec: Codec, kept: set[int]) -> float:
     """Do the shards that have no receipt, or that failed so much that something must have been wrong (a file server
     away) and may now be mended. Returns how many times faster than real time."""
     receipts = [
         receipt if receipt is not None and not _failed_too_much(receipt, job.max_quarantine_rate) else None
         for receipt in (read_receipt(layout, shard) for shard in range(len(plan.shards)))
     ]
-    todo = [shard for shard, receipt in enumerate(receipts) if receipt is None]
-    done_seconds = plan.seconds - sum(plan.shards[shard].seconds for shard in todo)
+    todo = [Task(shard, keeps_codes=shard in kept) for shard, receipt in enumerate(receipts) if receipt is None]
+    done_seconds = plan.seconds - sum(plan.shards[task.shard].seconds for task in todo)
     failed_before = sum(len(receipt.quarantined) for receipt in receipts if receipt is not None)
-    work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding)
+    work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack)
     workers = min(job.workers or _default_workers(job.encoding.device), len(todo))
     with ProgressBar(plan.seconds, done_seconds, failed_before) as bar:
 
@@ -157,29 +194,7 @@ def _default_workers(device: str) -> int:
 
 
 @contextlib.contextmanager
-def _only_run(layout: Layout) -> Iterator[None]:
-    """Hold OUT's lock; the system lets go of it however the process ends. `work/` leaves with a run that came to its
-    end or never had a plan."""
-    refuse_strange_folder(layout)
-    if layout.dataset.exists():
-        read_description(layout)  # somebody else's dataset.json is refused before anything is made
-    layout.work.mkdir(parents=True, exist_ok=True)
-    with open(layout.work / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{layout.out}: another run is writing there; wait for it or give another OUT") from None
-        try:
-            yield
-        finally:
-            if layout.dataset.exists() or not has_plan(layout):
-                shutil.rmtree(layout.work)
-                with contextlib.suppress(OSError):
-                    layout.out.rmdir()  # only an empty one: nothing half-written stays of a run that was refused
-
-
-@contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def interrupted_by_sigterm() -> Iterator[None]:
     """Let SIGTERM (a scheduler's "time is up") end the run as orderly as Ctrl-C does."""
 
     if threading.current_thread() is not threading.main_thread():  # the only one that may set handlers

@@ -7,11 +7,11 @@ the totals against one another; and the shards through the libraries that are to
 from __future__ import annotations
 
 import gzip
-import io
 import itertools
 import json
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from pipelines.dataset import read_description
 from pipelines.finalize import description_checksum
 from pipelines.layout import INDEX_DTYPE, Layout
 from pipelines.member_ids import original_id
+from pipelines.packed import PackedShard
 from pipelines.plan import duration
 from pipelines.readers import Reader, installed_readers
+from pipelines.stored_shard import Pair, read_pairs
 from tokenizer.errors import InputError
 from tokenizer.rates import token_count
 
@@ -58,12 +60,14 @@ def verify(out: Path) -> list[str]:
 def _problems(layout: Layout, description: dict[str, Any]) -> Iterator[str]:
     if description["checksum"] != description_checksum(description):
         yield "dataset.json: its content does not match its checksum"
+    if description.get("has_copy") and not _same_content(layout.dataset, layout.dataset_copy):
+        yield f"{layout.dataset_copy.name}: missing or not the same as dataset.json"
     yield from _strange_files(layout, description)
     yield from _totals(description)
     damaged = set()
     for name, recorded in description["files"].items():
         yield from _checksum(layout, name, recorded)
-    yield from _quarantine(layout, description["totals"]["quarantined"])
+    yield from _quarantine(layout, description)
     for entry in description["shards"]:
         problems = list(itertools.chain(_checksums(layout, entry), _shard(layout, entry, description["codec"])))
         if problems:
@@ -81,11 +85,15 @@ def _problems(layout: Layout, description: dict[str, Any]) -> Iterator[str]:
 def _strange_files(layout: Layout, description: dict[str, Any]) -> Iterator[str]:
     """Files that nobody knows: Lhotse would take one in shards/ for a data field."""
     known = set(description["files"]) | {name for entry in description["shards"] for name in entry["files"]}
-    for folder in (layout.shards, layout.index):
+    for folder in (layout.shards, layout.index, layout.packed):
         for path in sorted(folder.iterdir()) if folder.exists() else []:
             name = path.relative_to(layout.out).as_posix()
             if name not in known:
                 yield f"{name}: not part of the dataset; remove it"
+
+
+def _same_content(path: Path, copy: Path) -> bool:
+    return copy.is_file() and path.read_bytes() == copy.read_bytes()
 
 
 def _checksums(layout: Layout, entry: dict[str, Any]) -> Iterator[str]:
@@ -119,10 +127,12 @@ def _totals(description: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _quarantine(layout: Layout, expected: int) -> Iterator[str]:
+def _quarantine(layout: Layout, description: dict[str, Any]) -> Iterator[str]:
+    expected = description["totals"]["quarantined"]
     try:
         entries = [json.loads(line) for line in layout.quarantine.read_text(encoding="utf-8").splitlines()]
         unexplained = sum(not (entry["id"] and entry["reason"]) for entry in entries)
+        by_shard = Counter(entry.get("shard") for entry in entries)
     except READ_ERRORS as error:
         yield f"quarantine.jsonl: cannot be read ({error!r})"
         return
@@ -130,6 +140,13 @@ def _quarantine(layout: Layout, expected: int) -> Iterator[str]:
         yield f"quarantine.jsonl: {len(entries)} cuts, dataset.json says {expected}"
     if unexplained:
         yield f"quarantine.jsonl: {unexplained} cuts without an id or a reason"
+    if None not in by_shard:  # version 0.1.0 did not write the shard
+        for shard in description["shards"]:
+            if by_shard[shard["shard"]] != shard["quarantined"]:
+                yield (
+                    f"quarantine.jsonl: {by_shard[shard['shard']]} cuts of shard {shard['shard']}, dataset.json says "
+                    f"{shard['quarantined']}"
+                )
 
 
 # ---- one shard --------------------------------------------------------------------------------------------------
@@ -140,7 +157,7 @@ def _shard(layout: Layout, entry: dict[str, Any], codec: dict[str, Any]) -> Iter
     shard = entry["shard"]
     tar_name, cuts_name = f"shards/{layout.codes_tar(shard).name}", f"shards/{layout.cuts_file(shard).name}"
     try:
-        pairs = list(_read_pairs(layout.codes_tar(shard)))
+        pairs = list(read_pairs(layout.codes_tar(shard)))
     except READ_ERRORS as error:
         yield f"{tar_name}: cannot be read ({error})"
         return
@@ -162,25 +179,8 @@ def _shard(layout: Layout, entry: dict[str, Any], codec: dict[str, Any]) -> Iter
     if len({member for member, _, _, _ in pairs}) != len(pairs):
         yield f"{tar_name}: the same member twice"
     yield from _indexes(layout, shard, pairs)
-
-
-Pair = tuple[str, np.ndarray, dict[str, Any], int]
-"""(member id, codes, TemporalArray manifest, byte where the raw codes begin)."""
-
-
-def _read_pairs(path: Path) -> Iterator[Pair]:
-    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        members = tar.getmembers()
-        names = [member.name for member in members]
-        for data, meta in zip(members[::2], members[1::2], strict=True):
-            stem = data.name.removesuffix(".npy")
-            if (data.name, meta.name) != (f"{stem}.npy", f"{stem}.json"):
-                raise ValueError(f"members {names.index(data.name)} and on are {data.name}, {meta.name}: not a pair")
-            file.seek(data.offset_data)
-            stream = io.BytesIO(file.read(data.size))
-            codes = np.load(stream, allow_pickle=False)
-            file.seek(meta.offset_data)
-            yield stem, codes, json.loads(file.read(meta.size)), data.offset_data + data.size - codes.nbytes
+    if f"packed/{layout.packed_codes(shard).name}" in entry["files"]:
+        yield from _packed(layout, shard, pairs)
 
 
 def _codes(codes: np.ndarray, cut: dict[str, Any], codec: dict[str, Any]) -> Iterator[str]:
@@ -228,12 +228,25 @@ def _indexes(layout: Layout, shard: int, pairs: list[Pair]) -> Iterator[str]:
             yield f"index/{path.name}: does not match the tar"
 
 
+def _packed(layout: Layout, shard: int, pairs: list[Pair]) -> Iterator[str]:
+    name = f"packed/{layout.packed_codes(shard).name}"
+    try:
+        packed = PackedShard(layout.packed_codes(shard))
+    except (*READ_ERRORS, InputError) as error:
+        yield f"{name}: cannot be read ({error})"
+        return
+    if packed.ids != [member for member, _, _, _ in pairs]:
+        yield f"{name}: its ids are not those of the tar"
+    elif not all(np.array_equal(packed.codes(i), codes) for i, (_, codes, _, _) in enumerate(pairs)):
+        yield f"{name}: its codes are not those of the tar"
+
+
 # ---- other libraries --------------------------------------------------------------------------------------------
 
 
 def _reader_agrees(layout: Layout, shards: list[int], name: str, reader: Reader) -> Iterator[str]:
     """One problem at most: where a reader first differs from this project, or that it fails."""
-    ours = ((member, codes) for shard in shards for member, codes, _, _ in _read_pairs(layout.codes_tar(shard)))
+    ours = ((member, codes) for shard in shards for member, codes, _, _ in read_pairs(layout.codes_tar(shard)))
     read = 0
     try:
         for ours_next, theirs in itertools.zip_longest(ours, reader(layout, shards)):

@@ -7,18 +7,14 @@ import json
 import sys
 from pathlib import Path
 
+from pipelines.commands.selection_options import add_selection_arguments, read_selection
+from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
 from pipelines.encoding import Encoding
-from pipelines.plan import Sharding
 from pipelines.tokenize import Job, Result, tokenize
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source",
-        metavar="MANIFEST_OR_DIR",
-        help="Lhotse cuts or recordings (.jsonl, .jsonl.gz), a Shar folder, a folder of audio files (searched "
-        "recursively; hidden files are left out), an audio file, or a quoted glob of these",
-    )
+    add_selection_arguments(parser)
     parser.add_argument(
         "out",
         metavar="OUT",
@@ -26,14 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the dataset. The same command again continues a run that was interrupted",
     )
     parser.add_argument("--codec", default="small", help="shipped name, directory, or Hugging Face Hub id")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--shard-cuts", type=int, metavar="N", help="cuts in a shard, instead of hours")
-    size.add_argument("--shard-hours", type=float, default=1.0, metavar="H", help="hours of audio in a shard")
+    add_sharding_arguments(parser)
     parser.add_argument(
         "--engine",
         choices=("inline", "local"),
-        help="in this process, or by worker processes of this machine; when not given, local where there are "
-        "several workers and shards",
+        help="in this process, or by worker processes of this machine, which survive cuts that crash them; when not "
+        "given, local where there are several workers and shards, or where the run was interrupted before",
     )
     parser.add_argument(
         "--workers",
@@ -56,21 +50,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="stop when more than this share of all cuts cannot be tokenized, from 0 to 1",
     )
+    parser.add_argument(
+        "--retry-quarantined",
+        action="store_true",
+        help="where OUT is finished: try again the cuts in quarantine.jsonl, and nothing else",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    sharding = Sharding(cuts=args.shard_cuts) if args.shard_cuts is not None else Sharding(hours=args.shard_hours)
     result = tokenize(
         Job(
             source=args.source,
             out=args.out,
             codec=args.codec,
-            sharding=sharding,
+            sharding=read_sharding(args),
+            selection=read_selection(args),
             encoding=Encoding(batch_seconds=args.batch_seconds, device=args.device),
             workers=args.workers,
             engine=args.engine,
             max_quarantine_rate=args.max_quarantine_rate,
+            retry_quarantined=args.retry_quarantined,
         )
     )
     if args.json:

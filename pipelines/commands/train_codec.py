@@ -73,7 +73,7 @@ def corpus(source: str, directory: Path, sample_rate: int) -> Corpus:
     return decode_corpus(spoken(inputs, sample_rate), f"{content_digest(inputs)} {sample_rate}", directory)
 
 
-def spoken(inputs: list[Path], sample_rate: int) -> Iterator[tuple[np.ndarray, str]]:
+def spoken(inputs: list[str], sample_rate: int) -> Iterator[tuple[np.ndarray, str]]:
     """float32 [S] and the text of every cut. Raises InputError naming the first cut that cannot be read."""
     from pipelines.audio import read_wave
     from pipelines.manifests import read_cuts

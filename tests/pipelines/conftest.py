@@ -109,12 +109,16 @@ def cut_line(cut_id: str, path: str, samples: int, rate: int, channels: int = 1)
 
 @pytest.fixture
 def run(tiny_codec_dir: Path) -> Callable[..., dict]:
-    """run(source, out, shard_cuts=5, **job fields) -> the totals of the finished dataset."""
+    """run(source, out, shard_cuts=5, pack=False, **job fields) -> the totals of the finished dataset."""
 
-    def call(source: Path, out: Path, shard_cuts: int = 5, batch_seconds: float = 6.0, **fields) -> dict:
+    def call(
+        source: Path, out: Path, shard_cuts: int = 5, batch_seconds: float = 6.0, pack: bool = False, **fields
+    ) -> dict:
         fields = {"engine": "inline", "codec": str(tiny_codec_dir), **fields}
         encoding = Encoding(batch_seconds=batch_seconds)
-        return tokenize(Job(str(source), out, sharding=Sharding(cuts=shard_cuts), encoding=encoding, **fields)).totals
+        return tokenize(
+            Job(str(source), out, sharding=Sharding(cuts=shard_cuts, pack=pack), encoding=encoding, **fields)
+        ).totals
 
     return call
 

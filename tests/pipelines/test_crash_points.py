@@ -27,7 +27,9 @@ def test_resuming_from_the_state_at_every_rename(audio_folder, run, tmp_path, fi
         patch.setattr(os, "replace", photograph_and_replace)
         run(audio_folder, tmp_path / "out", shard_cuts=8)
     whole = file_bytes(tmp_path / "out")
-    assert len(pictures) == 1 + 3 * 5 + 3 + 1  # plan; four files and a receipt a shard; ledgers, dataset.json; the end
+    assert (
+        len(pictures) == 1 + 3 * 5 + 4 + 1
+    )  # plan; 4 files and a receipt a shard; ledgers, dataset.json twice; the end
     for picture in pictures:
         run(audio_folder, picture, shard_cuts=8)
         assert file_bytes(picture) == whole

@@ -212,3 +212,13 @@ def test_layout_bounds_memory_and_holds_every_cut_once():
     assert all(samples[i] > 60 * 100 for i in long_cuts) and long_cuts
     assert all(len(batch) == 1 or max(samples[i] for i in batch) * len(batch) <= 120 * 100 for batch in batches)
     assert lay_out(samples, 100, 120.0, 60.0) == (batches, long_cuts)
+
+
+def test_a_cut_in_the_middle_of_a_format_without_seeking(write_manifest, speech, tmp_path):
+    (cut,) = planned(write_manifest({"a": speech(8, 3.0, 8000)}, 8000))
+    soundfile.write(tmp_path / "audio/0.wav", speech(8, 3.0, 8000), 8000, format="WAV", subtype="GSM610")
+    with soundfile.SoundFile(tmp_path / "audio/0.wav") as file:
+        whole = file.read(24000, dtype="float32")
+    middle = PlannedCut({**cut.cut, "start": 0.7, "duration": 1.3}, "m")
+    found = np.concatenate(list(read_resampled(middle, expected_samples(middle.cut, 1.3, 8000), 8000)))
+    np.testing.assert_array_equal(found, whole[5600 : 5600 + 10400])

@@ -121,10 +121,10 @@ def test_nothing_to_read(tmp_path, name):
 
 def test_digest_follows_the_content(write_manifest, speech, tmp_path):
     manifest = write_manifest({"a": speech(0, 0.2)})
-    before = content_digest([manifest])
-    assert content_digest([manifest]) == before
+    before = content_digest([str(manifest)])
+    assert content_digest([str(manifest)]) == before
     manifest.write_text(manifest.read_text().replace("anna", "anne"))
-    assert content_digest([manifest]) != before
-    folder_before = content_digest([tmp_path / "audio"])
+    assert content_digest([str(manifest)]) != before
+    folder_before = content_digest([str(tmp_path / "audio")])
     soundfile.write(tmp_path / "audio/new.wav", speech(1, 0.2), 16000)
-    assert content_digest([tmp_path / "audio"]) != folder_before
+    assert content_digest([str(tmp_path / "audio")]) != folder_before

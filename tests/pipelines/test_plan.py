@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.layout import Layout
 from pipelines.plan import Sharding, duration, identify, load_or_make_plan, shard_cuts
+from pipelines.selection import Selection
 from tokenizer.errors import InputError
 
 CODEC = {"fingerprint": "f" * 64}
@@ -20,7 +21,7 @@ def make(tmp_path, durations, sharding, ids=None):
     ]
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     layout = Layout(tmp_path / "out")
-    return layout, load_or_make_plan(layout, identify(str(manifest), sharding, {}, CODEC))
+    return layout, load_or_make_plan(layout, identify([str(manifest)], Selection(), sharding, {}, CODEC))
 
 
 @pytest.mark.parametrize("size", [1, 4, 10, 11, 100])
@@ -66,16 +67,16 @@ def test_a_stored_plan_is_taken_up_again(tmp_path):
 
 def test_another_plan_is_refused_and_the_difference_named(tmp_path):
     layout, _ = make(tmp_path, [1.0] * 5, Sharding(cuts=2))
-    manifest = str(tmp_path / "cuts.jsonl")
+    manifest = [str(tmp_path / "cuts.jsonl")]
     with pytest.raises(InputError, match=r"sharding\.cuts was 2, now 3"):
-        load_or_make_plan(layout, identify(manifest, Sharding(cuts=3), {}, CODEC))
+        load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=3), {}, CODEC))
     with pytest.raises(InputError, match=r"sharding\.cuts was 2, now None; sharding\.hours was None, now 2"):
-        load_or_make_plan(layout, identify(manifest, Sharding(hours=2), {}, CODEC))
+        load_or_make_plan(layout, identify(manifest, Selection(), Sharding(hours=2), {}, CODEC))
     with pytest.raises(InputError, match=r"codec was ffff.*, now eeee"):
-        load_or_make_plan(layout, identify(manifest, Sharding(cuts=2), {}, {"fingerprint": "e" * 64}))
+        load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=2), {}, {"fingerprint": "e" * 64}))
     (tmp_path / "cuts.jsonl").write_text((tmp_path / "cuts.jsonl").read_text() + "\n")
     with pytest.raises(InputError, match=r"input\.sha256 was"):
-        load_or_make_plan(layout, identify(manifest, Sharding(cuts=2), {}, CODEC))
+        load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=2), {}, CODEC))
 
 
 def test_files_of_no_run_are_not_mixed_with_new_ones(tmp_path):

@@ -1,0 +1,21 @@
+"""`focalstream merge`: several tokenized datasets of one codec as one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
+from pipelines.merge import merge
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the new dataset")
+    parser.add_argument("sources", metavar="DATASET", type=Path, nargs="+", help="at least two finished datasets")
+    add_sharding_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    totals = merge(args.sources, args.out, read_sharding(args))["totals"]
+    print(f"{args.out}: {totals['cuts']:,} cuts, {totals['hours']:.2f} h, {totals['quarantined']} quarantined")
+    return 0

@@ -1,0 +1,47 @@
+"""`focalstream repair`: do broken or missing shards of a dataset again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from pipelines.repair import Repaired, repair
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder written by `focalstream tokenize`")
+    parser.add_argument("--codec", help="where the codec is now; when not given, where it was")
+    parser.add_argument("--device", help='where the codec runs: "cpu", "cuda", "cuda:1"; when not given, as it was')
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="worker processes; when not given, one a CPU core, or one on a GPU"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0 when every file has its original bytes, 1 when shards were made again with others."""
+    repaired = repair(args.out, args.codec, args.device, args.workers)
+    if args.json:
+        json.dump({"out": str(args.out), **asdict(repaired)}, sys.stdout)
+        print()
+    else:
+        print(f"{args.out}: {_sentence(repaired)}")
+    return 0 if repaired.is_original else 1
+
+
+def _sentence(repaired: Repaired) -> str:
+    if not repaired.files and not repaired.shards:
+        return "sound; nothing to do"
+    shards = [f"shard {shard}" for shard in repaired.shards]
+    done = f"restored {', '.join([*repaired.files, *shards])}"
+    if repaired.is_original:
+        return f"{done}; every file has its original bytes"
+    if repaired.lost_cuts:
+        return (
+            f"{done}, but {repaired.lost_cuts} cuts can be read no more: see quarantine.jsonl, mend what is wrong, and "
+            "use `focalstream tokenize --retry-quarantined`"
+        )
+    return f"{done}; what was made again has other bytes than before (another machine, version or audio), and is sound"

@@ -1,0 +1,33 @@
+"""The options that say which cuts of an input take part."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from pipelines.selection import Selection
+
+SOURCE_HELP = (
+    "Lhotse cuts or recordings (.jsonl, .jsonl.gz), a Shar folder, a folder of audio files (searched recursively; "
+    "hidden files are left out), an audio file, or a quoted glob of these; each a path or a URL (s3://, gs://, hf://, "
+    "http:// ... with the fsspec package of that protocol)"
+)
+
+
+def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="MANIFEST_OR_DIR", help=SOURCE_HELP)
+    parser.add_argument("--min-seconds", type=float, default=0.0, metavar="S", help="skip shorter cuts, and count them")
+    parser.add_argument(
+        "--max-seconds", type=float, default=math.inf, metavar="S", help="skip longer cuts, and count them"
+    )
+    parser.add_argument(
+        "--channel",
+        type=int,
+        metavar="C",
+        help="of recordings with several channels take channel C, counted from 0; when not given, the mean of all",
+    )
+
+
+def read_selection(args: argparse.Namespace) -> Selection:
+    """Raises InputError for limits that make no sense."""
+    return Selection(args.min_seconds, args.max_seconds, args.channel)
