@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,12 +21,10 @@ from pipelines.audio_bytes import AudioBytes, open_audio
 from pipelines.places import open_place, size_of
 from pipelines.plan import PlannedCut
 from pipelines.source_cuts import FILE_SOURCES, recordings
-from tokenizer.audio import LOUDEST
+from tokenizer.audio import LOUDEST, SHORTAGE_SECONDS, why_cut_off
 from tokenizer.errors import InputError
 
 BLOCK_SECONDS = 10.0
-SHORTAGE_SECONDS = 0.025  # audio may end this much before the manifest says, as in Lhotse; zeros fill the gap
-UNKNOWN_SIZE = 0x7FFF0000  # bytes; what writes into a pipe announces about 2^31 or 2^32, not knowing better
 
 
 class CutError(Exception):
@@ -221,22 +218,9 @@ def _skip(file: Any, frames: int) -> None:
 
 
 def _refuse_cut_off(file: Any, end: int) -> None:
-    """Raise CutError where a cut reaches the end of a file (frame `end`) that was longer when it was written.
-
-    libsndfile fits such a file's length to what is left of it, so nothing would be missed: a copy that broke off would
-    pass for the whole recording. Its log of the header tells.
-    """
-    if end < file.frames:
-        return
-    for line in file.extra_info.splitlines():
-        if "without an End-Of-Stream flag" in line or "lacks an end-of-stream bit" in line:
-            raise CutError("truncated", "the Ogg stream has no end; was the copy or the recording broken off?")
-        sizes = re.search(r": (\d+) \(should be (\d+)\)", line)
-        if sizes is None or int(sizes[1]) >= UNKNOWN_SIZE:
-            continue
-        missing, there = int(sizes[1]) - int(sizes[2]), max(int(sizes[2]), 1)
-        if missing * max(file.frames, 1) > SHORTAGE_SECONDS * file.samplerate * there:
-            raise CutError("truncated", f"its header announces {sizes[1]} bytes, but there are {sizes[2]}")
+    """Raise CutError where a cut reaches the end of a file (frame `end`) that was longer when it was written."""
+    if end >= file.frames and (why := why_cut_off(file)) is not None:
+        raise CutError("truncated", why)
 
 
 def _blocks_from_lhotse(planned: PlannedCut) -> Blocks:

@@ -5,10 +5,12 @@ A place is text: an absolute path, or a URL. Local files never pass through fssp
 
 from __future__ import annotations
 
+import argparse
 import glob
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from tokenizer.errors import InputError
@@ -18,6 +20,19 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)")  # "zip::s3://..." chains t
 
 def is_url(place: str) -> bool:
     return _URL.match(place) is not None
+
+
+def local_folder(text: str) -> Path:
+    """The argument of a command that names the folder of a dataset.
+
+    Raises:
+        ArgumentTypeError: it is a URL, which `Path` would turn into a folder here named `s3:`.
+    """
+    if is_url(text):
+        raise argparse.ArgumentTypeError(
+            f"{text} is a URL; a dataset is written and read in a local folder: name one, and copy it from there"
+        )
+    return Path(text)
 
 
 def absolute(place: str) -> str:

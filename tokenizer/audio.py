@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -16,6 +18,8 @@ from tokenizer.errors import InputError
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".sph")
 )
+SHORTAGE_SECONDS = 0.025  # audio may end this much before a header or a manifest says, as in Lhotse
+UNKNOWN_SIZE = 0x7FFF0000  # bytes; what writes into a pipe announces about 2^31 or 2^32, not knowing better
 LOUDEST = 1e4  # a peak above this is no audio: the spectrum would overflow, and its tokens mean nothing
 
 
@@ -32,7 +36,8 @@ def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) ->
 
     Raises:
         FileNotFoundError, PermissionError: when there is no such file, or it may not be read.
-        InputError: when it is no sound file, is damaged, is empty, or holds NaN or infinite samples.
+        InputError: when it is no sound file, is damaged or cut off, is empty, or holds NaN, infinite or absurdly loud
+            samples.
     """
     path = Path(path)
     if not path.exists():
@@ -44,10 +49,31 @@ def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) ->
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate
             wave = file.read(int(min(seconds * rate, file.frames)), dtype="float32", always_2d=True)
+            missing = why_cut_off(file) if len(wave) and file.tell() == file.frames else None
     except (soundfile.LibsndfileError, TypeError) as error:  # the latter: a .raw file, which says no rate
         reason = str(error).split(": ", 1)[-1]
         raise InputError(f"{path}: not a readable sound file ({reason}) Convert it to WAV or FLAC first.") from None
+    if missing is not None:
+        raise InputError(f"{path}: is truncated: {missing}. Copy or record it again, or `sox` it to keep what is there")
     return to_mono(wave.T, rate, sample_rate, str(path))
+
+
+def why_cut_off(file: Any) -> str | None:
+    """What tells that an open SoundFile was longer when it was written; None where nothing does.
+
+    libsndfile fits such a file's length to what is left of it, so nothing would be missed: a copy that broke off would
+    pass for the whole recording. Its log of the header tells.
+    """
+    for line in file.extra_info.splitlines():
+        if "without an End-Of-Stream flag" in line or "lacks an end-of-stream bit" in line:
+            return "the Ogg stream has no end; was the copy or the recording broken off?"
+        sizes = re.search(r": (\d+) \(should be (\d+)\)", line)
+        if sizes is None or int(sizes[1]) >= UNKNOWN_SIZE:
+            continue
+        missing, there = int(sizes[1]) - int(sizes[2]), max(int(sizes[2]), 1)
+        if missing * max(file.frames, 1) > SHORTAGE_SECONDS * file.samplerate * there:
+            return f"its header announces {sizes[1]} bytes, but there are {sizes[2]}"
+    return None
 
 
 def to_mono(channels: np.ndarray, rate: int, sample_rate: int, source: str) -> np.ndarray:
@@ -56,6 +82,8 @@ def to_mono(channels: np.ndarray, rate: int, sample_rate: int, source: str) -> n
         raise InputError(f"{source}: holds no samples")
     if not np.isfinite(channels).all():
         raise InputError(f"{source}: holds NaN or infinite samples; repair or drop this recording")
+    if (peak := float(np.abs(channels).max())) > LOUDEST:
+        raise InputError(f"{source}: has a peak of {peak:g}; expected samples in about [-1, 1]. Scale it first")
     wave = channels.mean(axis=0, dtype=np.float32)
     wave = wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
     if not len(wave):

@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     for option in ("threads", "workers"):
         if getattr(args, option) < 1:
             raise InputError(f"--{option} is {getattr(args, option)}, expected at least 1")
+    if args.per_source < 0:
+        raise InputError(f"--per-source is {args.per_source}, expected 0 (all clips) or more")
     for path in (args.html, args.json):
         if path not in (None, "-"):
             check_place(path)  # before minutes of work

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from pipelines.export import export
+from pipelines.places import local_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="DATASET", type=Path, help="a finished dataset; it stays as it is")
-    parser.add_argument("out", metavar="OUT", type=Path, help="new folder, to be loaded or uploaded as it is")
+    parser.add_argument("source", metavar="DATASET", type=local_folder, help="a finished dataset; it stays as it is")
+    parser.add_argument("out", metavar="OUT", type=local_folder, help="new folder, to be loaded or uploaded as it is")
     parser.add_argument("--split", default="train", help="name of the split that the cuts become")
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
 from pipelines.merge import merge
+from pipelines.places import local_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the new dataset")
-    parser.add_argument("sources", metavar="DATASET", type=Path, nargs="+", help="at least two finished datasets")
+    parser.add_argument("out", metavar="OUT", type=local_folder, help="folder of the new dataset")
+    parser.add_argument(
+        "sources", metavar="DATASET", type=local_folder, nargs="+", help="at least two finished datasets"
+    )
     add_sharding_arguments(parser)
 
 

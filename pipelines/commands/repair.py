@@ -6,13 +6,13 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
+from pipelines.places import local_folder
 from pipelines.repair import Repaired, repair
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder written by `focalstream tokenize`")
+    parser.add_argument("out", metavar="OUT", type=local_folder, help="folder written by `focalstream tokenize`")
     parser.add_argument("--codec", help="where the codec is now; when not given, where it was")
     parser.add_argument("--device", help='where the codec runs: "cpu", "cuda", "cuda:1"; when not given, as it was')
     parser.add_argument(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
+from pipelines.places import local_folder
 from pipelines.split import BY, split
 from tokenizer.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="DATASET", type=Path, help="a finished dataset; it stays as it is")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the new datasets OUT/NAME")
+    parser.add_argument("source", metavar="DATASET", type=local_folder, help="a finished dataset; it stays as it is")
+    parser.add_argument("out", metavar="OUT", type=local_folder, help="folder of the new datasets OUT/NAME")
     parser.add_argument("shares", metavar="NAME=SHARE", nargs="+", help="such as train=0.98 test=0.02; together 1")
-    parser.add_argument("--by", choices=tuple(BY), default="cut", help="what stays together in one part")
+    parser.add_argument(
+        "--by",
+        choices=tuple(BY),
+        default="cut",
+        help="what stays together in one part; a cut that does not say its speaker or recording stays by itself",
+    )
     add_sharding_arguments(parser)
 
 

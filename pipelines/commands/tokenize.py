@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from pipelines.commands.selection_options import add_selection_arguments, read_selection
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
 from pipelines.encoding import Encoding
+from pipelines.places import local_folder
 from pipelines.tokenize import Job, Result, tokenize
 
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out",
         metavar="OUT",
-        type=Path,
+        type=local_folder,
         help="folder of the dataset. The same command again continues a run that was interrupted",
     )
     parser.add_argument("--codec", default="small", help="shipped name, directory, or Hugging Face Hub id")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from pipelines.dataset import read_description
 from pipelines.layout import Layout
+from pipelines.places import local_folder
 from pipelines.readers import installed_readers
 from pipelines.verify import verify
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder written by `focalstream tokenize`")
+    parser.add_argument("out", metavar="OUT", type=local_folder, help="folder written by `focalstream tokenize`")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -50,6 +50,7 @@ def test_a_cut_that_cannot_be_read(write_manifest, speech, tmp_path, capsys, tin
         ("train-codec", ["--threads", "-1"], "--threads -1 and --workers 0: expected 0 or more"),
         ("train-codec", ["--device", "gramophone"], "device 'gramophone' cannot be used"),
         ("eval-codec", ["--threads", "-1"], "--threads is -1, expected at least 1"),
+        ("eval-codec", ["--per-source", "-1"], "--per-source is -1, expected 0 (all clips) or more"),
         ("eval-codec", ["--threads", "0"], "--threads is 0, expected at least 1"),
     ],
 )

@@ -11,6 +11,7 @@ import soundfile
 
 from pipelines.audio import read_wave
 from pipelines.audio_bytes import AudioBytes
+from pipelines.cli import main
 from pipelines.dataset import TokenDataset
 from pipelines.manifests import content_digest, find_inputs, read_cuts
 from pipelines.plan import PlannedCut
@@ -139,3 +140,17 @@ def test_a_stretch_of_a_file_reads_like_a_file_of_its_own(tmp_path, speech):
         file.seek(8000)
         half = file.read(dtype="float32")
     np.testing.assert_array_equal(half, soundfile.read(io.BytesIO(content), dtype="float32")[0][8000:])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["tokenize", "IN", "s3://a/b"], ["merge", "memory://a", "x", "y"], ["verify", "file:///tmp/a"]],
+)
+def test_a_dataset_at_a_url_is_refused(audio_folder, tmp_path, monkeypatch, capsys, words):
+    """Once it became a local folder named `s3:`."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as stop:
+        main([str(audio_folder) if word == "IN" else word for word in words])
+    assert stop.value.code == 2 and "local folder" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before

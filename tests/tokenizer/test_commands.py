@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import types
@@ -119,15 +120,24 @@ def test_any_rate_and_channels_are_read(tmp_path: Path, rate: int, channels: int
 
 
 def bad_inputs(folder: Path) -> dict[str, Path]:
-    files = {name: folder / name for name in ("empty.wav", "text.wav", "nan.wav", "short.flac", "absent.wav")}
+    files = {
+        name: folder / name
+        for name in ("empty.wav", "text.wav", "nan.wav", "short.flac", "loud.wav", "cut.wav", "absent.wav")
+    }
     files["empty.wav"].write_bytes(b"")
     files["text.wav"].write_text("this is no sound")
     soundfile.write(files["nan.wav"], np.array([0.0, np.nan], np.float32), 16000, subtype="FLOAT")
+    noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
+    soundfile.write(files["loud.wav"], (1e6 * noise).astype(np.float32), 16000, subtype="FLOAT")
+    soundfile.write(files["cut.wav"], noise, 16000)
+    os.truncate(files["cut.wav"], 8000)
     soundfile.write(files["short.flac"], np.zeros(0, np.float32), 16000)
     return files
 
 
-@pytest.mark.parametrize("name", ["empty.wav", "text.wav", "nan.wav", "short.flac", "absent.wav"])
+@pytest.mark.parametrize(
+    "name", ["empty.wav", "text.wav", "nan.wav", "short.flac", "loud.wav", "cut.wav", "absent.wav"]
+)
 def test_bad_audio_is_one_line_and_status_2(tiny_codec_dir: Path, tmp_path: Path, capsys, name: str) -> None:
     path = bad_inputs(tmp_path)[name]
     assert main(["encode", str(path), str(tmp_path / "out.npy"), "--codec", str(tiny_codec_dir)]) == 2
