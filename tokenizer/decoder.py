@@ -70,7 +70,8 @@ class LinearHead(nn.Module):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, D] -> [B, T * hop]."""
-        return self.proj(x).flatten(1), state
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would add noise 50 dB below each sample
+            return self.proj(x.to(self.proj.weight.dtype)).flatten(1), state
 
 
 class FourierHead(nn.Module):

@@ -70,7 +70,8 @@ def corpus(source: str, directory: Path, sample_rate: int) -> Corpus:
     from tokenizer.training.corpus import decode_corpus
 
     inputs = find_inputs(source)
-    return decode_corpus(spoken(inputs, sample_rate), f"{content_digest(inputs)} {sample_rate}", directory)
+    identity = f"{content_digest(inputs)} {sample_rate}"
+    return decode_corpus(spoken(inputs, sample_rate), identity, directory, source)
 
 
 def spoken(inputs: list[str], sample_rate: int) -> Iterator[tuple[np.ndarray, str]]:

@@ -1,17 +1,19 @@
 """Discriminators of the waveform, and the losses of the game.
 
 Multi-period and multi-scale discriminators: HiFi-GAN, arXiv 2010.05646. Hinge loss: arXiv 1705.02894. Feature matching:
-arXiv 1910.06711.
+arXiv 1910.06711. Losses are summed over discriminators, as in the published recipe of FocalCodec-Stream.
 
 Legend: B batch, S samples, C channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from tokenizer.training.stages import Outcome
 
@@ -44,18 +46,23 @@ class PeriodDiscriminator(nn.Module):
 
 
 class ScaleDiscriminator(nn.Module):
-    """Strided, grouped convolutions of up to 41 taps."""
+    """Strided, grouped convolutions of up to 41 taps.
 
-    def __init__(self, width: float) -> None:
+    Args:
+        width: channels relative to the published ones.
+        norm: of the weights: spectral at the full rate, by length at the others, as published.
+    """
+
+    def __init__(self, width: float, norm: Callable[[nn.Module], nn.Module]) -> None:
         super().__init__()
         sizes = [max(16, round(c * width) // 16 * 16) for c in (128, 128, 256, 512, 1024, 1024, 1024)]
         shapes = ((15, 1, 1), (41, 2, 4), (41, 2, 16), (41, 4, 16), (41, 4, 16), (41, 1, 16), (5, 1, 1))
         channels = [1, *sizes]
         self.layers = nn.ModuleList(
-            weight_norm(nn.Conv1d(channels[i], channels[i + 1], kernel, stride, kernel // 2, groups=groups))
+            norm(nn.Conv1d(channels[i], channels[i + 1], kernel, stride, kernel // 2, groups=groups))
             for i, (kernel, stride, groups) in enumerate(shapes)
         )
-        self.score = weight_norm(nn.Conv1d(channels[-1], 1, 3, padding=1))
+        self.score = norm(nn.Conv1d(channels[-1], 1, 3, padding=1))
 
     def forward(self, wave: Tensor) -> Judgement:
         """[B, S] -> layers."""
@@ -72,7 +79,9 @@ class Adversary(nn.Module):
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
         self.periods = nn.ModuleList(PeriodDiscriminator(period, width) for period in PERIODS)
-        self.scales = nn.ModuleList(ScaleDiscriminator(width) for _ in range(SCALES))
+        self.scales = nn.ModuleList(
+            ScaleDiscriminator(width, weight_norm if scale else spectral_norm) for scale in range(SCALES)
+        )
 
     def forward(self, wave: Tensor) -> list[Judgement]:
         """[B, S] -> what each discriminator makes of it."""
@@ -87,7 +96,7 @@ class Adversary(nn.Module):
         assert outcome.wave is not None and outcome.target is not None
         made, real = self(outcome.wave.detach()), self(outcome.target)
         terms = [F.relu(1 - r[-1]).mean() + F.relu(1 + m[-1]).mean() for m, r in zip(made, real, strict=True)]
-        return torch.stack(terms).mean()
+        return torch.stack(terms).sum()
 
     def losses(self, outcome: Outcome) -> dict[str, Tensor]:
         """What the codec is to lower: being told from real, in the score and in any layer."""
@@ -97,7 +106,7 @@ class Adversary(nn.Module):
         with torch.no_grad():
             real = self(outcome.target)
         self.requires_grad_(True)
-        adversarial = torch.stack([-m[-1].mean() for m in made]).mean()
+        adversarial = torch.stack([-m[-1].mean() for m in made]).sum()
         pairs = [pair for m, r in zip(made, real, strict=True) for pair in zip(m, r, strict=True)]
         matching = [(got - wanted).abs().mean() for got, wanted in pairs]
         return {"adversarial": adversarial, "feature_matching": torch.stack(matching).sum()}

@@ -22,7 +22,8 @@ SHUFFLED_TOGETHER = 50  # batches of utterances next to one another in duration,
 
 
 class Batch(NamedTuple):
-    """wave [B, S]; target [B, S'], the same audio at the output rate; lengths int64 [B] in samples of `wave`; texts."""
+    """wave [B, S]; target [B, S'], the same audio at the output rate; lengths int64 [B] in samples of `wave`; texts,
+    "" for rows that hold a part of a cut."""
 
     wave: Tensor
     target: Tensor
@@ -126,15 +127,15 @@ def _batch(corpus: Corpus, rates: Rates, cuts: np.ndarray, read: Callable[[int],
     """Rows of `samples` at the input rate, filled with silence."""
     target = np.zeros((len(cuts), rates.target_samples(samples)), dtype=np.float32)
     wave = target if rates.input == rates.output else np.zeros((len(cuts), samples), dtype=np.float32)
-    lengths = np.zeros(len(cuts), dtype=np.int64)
+    lengths, texts = np.zeros(len(cuts), dtype=np.int64), []
     for row, cut in enumerate(cuts):
         piece = read(int(cut))
         target[row, : len(piece)] = piece
+        texts.append(corpus.texts[int(cut)] if len(piece) == corpus.lengths[cut] else "")
         lengths[row] = min(-(-len(piece) * rates.input // rates.output), samples)
         if wave is not target:
             wave[row] = _resampled(target[row], rates, samples)
-    texts = tuple(corpus.texts[int(cut)] for cut in cuts)
-    return Batch(torch.from_numpy(wave), torch.from_numpy(target), torch.from_numpy(lengths), texts)
+    return Batch(torch.from_numpy(wave), torch.from_numpy(target), torch.from_numpy(lengths), tuple(texts))
 
 
 def _resampled(target: np.ndarray, rates: Rates, samples: int) -> np.ndarray:

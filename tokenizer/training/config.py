@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ from tokenizer.parsed import dataclass_from_dict
 
 SCHEDULES = ("cosine", "plateau", "epoch")
 OPTIMIZERS = ("adamw", "muon")
+POSITIVE = {  # settings that must be more than 0
+    *("batch_size", "crop_seconds", "longest_seconds", "learning_rate", "final_learning_rate", "clip_norm"),
+    *("validate_every", "validation_batches", "save_every", "entropy_temperature"),
+    *("adversary_width", "adversary_learning_rate"),
+}
+ADVERSARIAL = {"adversarial": 1.0, "feature_matching": 1.0}  # losses of the discriminators, with their weights
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class StageConfig:
     `crop_seconds`, or whole utterances (at most `longest_seconds` of each) of like durations.
 
     The learning rate warms up, then falls by `schedule`: "cosine" to `final_learning_rate` at the last step, "plateau"
-    by the factor `annealing` after each validation that was no better than the best, "epoch" by `annealing` an epoch.
+    by the factor `annealing` after each validation hardly better than the one before, "epoch" by `annealing` an epoch.
     """
 
     steps: int = 0
@@ -45,7 +52,7 @@ class StageConfig:
     adversary_width: float = 1.0  # channels of the discriminators, relative to the published ones
     adversary_learning_rate: float | None = None  # None: the same as the codec's
     bfloat16: bool = True
-    validate_every: int = 500  # steps
+    validate_every: int | None = 500  # steps; None: once an epoch
     validation_batches: int = 8
     save_every: int = 100  # steps
     seed: int = 0
@@ -59,14 +66,12 @@ class StageConfig:
             raise InputError(f"optimizer {self.optimizer!r} is unknown; use one of {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule {self.schedule!r} is unknown; use one of {', '.join(SCHEDULES)}")
-        for name in ("batch_size", "longest_seconds", "learning_rate", "final_learning_rate", "clip_norm"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}, expected more than 0")
-        for name in ("validate_every", "validation_batches", "save_every", "entropy_temperature", "adversary_width"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}, expected more than 0")
-        if self.crop_seconds is not None and self.crop_seconds <= 0:
-            raise InputError(f"crop_seconds is {self.crop_seconds}, expected more than 0, or null for whole utterances")
+        for name, value in vars(self).items():
+            unbounded = name == "clip_norm" and value == math.inf  # does not clip
+            if isinstance(value, float) and not (math.isfinite(value) or unbounded):
+                raise InputError(f"{name} is {value}, expected a finite number")
+            if name in POSITIVE and value is not None and value <= 0:
+                raise InputError(f"{name} is {value}, expected more than 0")
         for name in ("beta1", "beta2", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 0 and less than 1")
@@ -74,6 +79,10 @@ class StageConfig:
             raise InputError(
                 f"annealing {self.annealing}, warmup_steps {self.warmup_steps}, weight_decay {self.weight_decay} and "
                 f"seed {self.seed}: expected 0 < annealing <= 1, and the others not negative"
+            )
+        if self.final_learning_rate > self.learning_rate:
+            raise InputError(
+                f"final_learning_rate {self.final_learning_rate} must not exceed learning_rate {self.learning_rate}"
             )
         if self.steps and self.warmup_steps >= self.steps:
             raise InputError(f"warmup_steps {self.warmup_steps} must be less than steps {self.steps}")
@@ -142,9 +151,12 @@ def _stage(raw: Any, own: dict[str, float], section: str) -> StageConfig:
     for name, weight in weights.items():
         if name not in own:
             raise InputError(f"{section}.losses: {name!r} is unknown; this stage has {', '.join(own)}")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
             raise InputError(f"{section}.losses: {name} is {weight!r}, expected a weight of 0 or more")
     chosen = {name: float(weight) for name, weight in (own | weights).items() if weight}
+    if not set(chosen) - set(ADVERSARIAL):  # validation is without discriminators, and needs something to measure
+        measured = ", ".join(name for name in own if name not in ADVERSARIAL)
+        raise InputError(f"{section}.losses: expected a weight above 0 for one of {measured}")
     plain = {key: value for key, value in raw.items() if key != "losses"}
     try:
         stage = dataclass_from_dict(StageConfig, plain, section)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 BANDS = 15
 LOWEST_BAND = 150.0  # Hz, centre
@@ -57,6 +58,7 @@ class Intelligibility(nn.Module):
     def _power(self, wave: Tensor) -> Tensor:
         """[B, n_fft / 2 + 1, T]."""
         taps = self.get_buffer("taps")
+        wave = F.pad(wave, (0, max(0, SEGMENT * self.hop - wave.shape[1])))  # so that there is a segment, if of silence
         spectrum = torch.stft(wave, self.n_fft, self.hop, self.window, taps, return_complex=True)
         return spectrum.real.square() + spectrum.imag.square()
 

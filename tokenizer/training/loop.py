@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -97,7 +98,7 @@ def run_stage(
         workers: processes that prepare batches ahead; 0: none.
 
     Returns:
-        The name of the signal that stopped the stage before its last step, or None.
+        The name of the signal that stopped the stage (if it was heard at the last step, the stage is done), or None.
 
     Raises:
         InputError: `out` holds a run of other settings, or a gradient is no longer finite.
@@ -105,7 +106,9 @@ def run_stage(
     torch.manual_seed(config.seed)
     start = fingerprint(codec.config, codec.state_dict())
     settings = {"stage": name, "train": asdict(config), "model": codec.config.to_dict(), "start": start}
-    run = _begin(name, config, codec, teacher, training, device)
+    run = _begin(name, config, codec, teacher, training, device, ranks)
+    if run.teaches and teacher is not None:
+        settings["teacher"] = fingerprint(codec.config, teacher.state_dict())
     _resume(out, settings, run, ranks)
     stage, steps = run.stage, run.schedule.steps
     batches: DataLoader[Batch] = DataLoader(
@@ -117,10 +120,12 @@ def run_stage(
         pin_memory=device.startswith("cuda"),
     )
     with stop_signals() as signals, Monitor(out, name, run.step, steps, ranks.rank > 0) as monitor:
-        began = time.perf_counter()
+        began, stopped = time.perf_counter(), False
+        validate_every = config.validate_every or run.schedule.per_epoch
         for batch in batches:
+            torch.manual_seed(_seed(config.seed, run.step, ranks.rank))  # so that dropout needs no state to go on
             record = _step(run, config, batch.to(device), ranks)
-            if held_out is not None and (run.step % config.validate_every == 0 or run.step == steps):
+            if held_out is not None and (run.step % validate_every == 0 or run.step == steps):
                 loss = _validate(run, config, held_out, device, out, monitor, ranks)
                 record["held_out"] = round(loss, 6)
                 if run.schedule.validated(loss) and not ranks.rank:
@@ -133,8 +138,13 @@ def run_stage(
                 _save(out, run)
             if stopped:
                 break
+    ranks.meet()  # what the first process saved is there for all
     stage.codec.load_state_dict(run.shown.state_dict())
-    return signals[0] if signals and run.step < steps else None
+    return [*signals, "SIGTERM"][0] if stopped else None  # perhaps it was another process that heard a signal
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -142,7 +152,13 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _begin(
-    name: str, config: StageConfig, codec: Codec, teacher: Encoder | None, training: Batches, device: str
+    name: str,
+    config: StageConfig,
+    codec: Codec,
+    teacher: Encoder | None,
+    training: Batches,
+    device: str,
+    ranks: Ranks,
 ) -> Run:
     """A run at its first step."""
     stage = STAGES[name](codec, teacher, config)
@@ -156,9 +172,10 @@ def _begin(
     averaged = None
     if config.average:
         averaged = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.average))
-    steps = config.steps or max(1, math.ceil(config.epochs * training.per_epoch))
+    per_epoch = math.ceil(training.per_epoch / ranks.world)
+    steps = config.steps or math.ceil(config.epochs * per_epoch)
     optimizer = Optimizers(stage.trained(), config, config.learning_rate)
-    schedule = Schedule(config, steps, training.per_epoch)
+    schedule = Schedule(config, steps, per_epoch)
     return Run(stage, optimizer, averaged, adversary, adversary_optimizer, schedule)
 
 
@@ -215,14 +232,17 @@ def _update(optimizer: Optimizers, loss: Tensor, share: float, config: StageConf
 def _validate(
     run: Run, config: StageConfig, held_out: Batches, device: str, out: Path, monitor: Monitor, ranks: Ranks
 ) -> float:
-    """The stage's loss in float32, without the discriminators, on the first batches of held-out speech."""
+    """The stage's loss in float32, without the discriminators, on the first batches of held-out speech.
+
+    The processes share the batches, and all get the same loss: their learning rates depend on it.
+    """
     trained = run.stage.codec
     run.stage.codec = run.shown
     run.stage.eval()
-    totals = []
-    for index in range(config.validation_batches):
+    total = torch.zeros(2, device=device)  # of losses, and batches
+    for index in range(ranks.rank, config.validation_batches, ranks.world):
         outcome = run.stage(held_out[index].to(device))
-        totals.append(float(_total(outcome, config)))
+        total += torch.stack([_total(outcome, config), total.new_ones(())])
         if index == 0 and outcome.wave is not None and not ranks.rank:
             rows = outcome.wave[:SAMPLES].float()
             monitor.hear(run.step, rows, trained.sample_rate_out)
@@ -231,19 +251,20 @@ def _validate(
                 write_wav(out / "held_out" / f"{row}.wav", wave.cpu().numpy(), trained.sample_rate_out)
     run.stage.codec = trained
     run.stage.train()
-    return sum(totals) / len(totals)
+    loss, count = ranks.mean(total).tolist()
+    return loss / count
 
 
 def _save(out: Path, run: Run) -> None:
     state = {name: part.state_dict() for name, part in run.parts().items()}
     if run.teaches:  # the teacher comes from elsewhere, and does not change
         state["stage"] = {name: t for name, t in state["stage"].items() if not name.startswith("teacher.")}
-    buffer = io.BytesIO()
-    torch.save(state | {"schedule": run.schedule.state(), "step": run.step}, buffer)
-    write_atomically(out / "last.pt", buffer.getvalue())
     run.shown.save_pretrained(out / "codec")
     if run.stage.teacher is not None and not run.teaches:
         save_teacher(run.stage.teacher, out / "teacher")
+    buffer = io.BytesIO()
+    torch.save(state | {"schedule": run.schedule.state(), "step": run.step}, buffer)
+    write_atomically(out / "last.pt", buffer.getvalue())  # last of all: a run killed before it does these steps again
 
 
 def _resume(out: Path, settings: dict[str, Any], run: Run, ranks: Ranks) -> None:

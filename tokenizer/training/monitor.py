@@ -66,6 +66,7 @@ def forget_from(log: Path, step: int) -> None:
     """Drop the lines past `step` of a log: those steps will be done again."""
     from tokenizer.atomic import write_atomically
 
-    lines = log.read_text().splitlines() if log.exists() else []
+    written = log.read_text() if log.exists() else ""
+    lines = written.rpartition("\n")[0].splitlines()  # a power cut may have left a last line without its end
     kept = [line for line in lines if json.loads(line)["step"] <= step]
     write_atomically(log, "".join(f"{line}\n" for line in kept).encode())

@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+PATIENCE = timedelta(days=2)  # that the others wait while the first decodes the corpus; NCCL's own limit is 10 minutes
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,30 @@ class Ranks:
     @contextmanager
     def first(self) -> Iterator[None]:
         """Let the first process do something before the others do it (and find it done)."""
-        if self.world > 1 and self.rank:
-            dist.barrier()
+        if self.rank:
+            self.meet()
         yield
-        if self.world > 1 and not self.rank:
+        if not self.rank:
+            self.meet()
+
+    def meet(self) -> None:
+        """Wait until all processes are here."""
+        if self.world > 1:
             dist.barrier()
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its mean over the processes: one sum of one flat tensor."""
+        """Replace every gradient by its mean over the processes: one sum of one flat tensor.
+
+        A parameter that this process's batch had no use for (there was no text, say) counts with a gradient of zero,
+        since others may have had.
+        """
         if self.world == 1:
             return
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
         flat = torch.cat([g.flatten() for g in gradients])
         dist.all_reduce(flat)
         pieces = (flat / self.world).split([g.numel() for g in gradients])
@@ -61,7 +77,7 @@ def join_ranks(device: str) -> Iterator[tuple[Ranks, str]]:
     if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(dist.get_rank(), world), device
     finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tokenizer.schedule import warmup_cosine
 from tokenizer.training.config import StageConfig
 
-ENOUGH = 0.0025  # share by which a validation loss must fall to count as better (arXiv 2509.16195's recipe)
+ENOUGH = 0.0025  # share by which a validation loss must fall below the one before (arXiv 2509.16195's recipe)
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Schedule:
         config: the stage's settings.
         steps: the stage's last step.
         per_epoch: steps of an epoch.
-        best: the lowest validation loss so far.
+        best, previous: the lowest validation loss so far, and the last.
         anneals: times that the rate was lowered at a plateau.
     """
 
@@ -26,6 +26,7 @@ class Schedule:
     steps: int
     per_epoch: int
     best: float = float("inf")
+    previous: float = float("inf")
     anneals: int = 0
 
     def rate(self, step: int) -> float:
@@ -39,14 +40,14 @@ class Schedule:
 
     def validated(self, loss: float) -> bool:
         """Take note of a validation loss; whether it is the best so far."""
-        if self.best < float("inf") and loss > self.best * (1 - ENOUGH):
+        if self.previous < float("inf") and loss > self.previous * (1 - ENOUGH):
             self.anneals += 1
         better = loss < self.best
-        self.best = min(self.best, loss)
+        self.best, self.previous = min(self.best, loss), loss
         return better
 
     def state(self) -> dict[str, float]:
-        return {"best": self.best, "anneals": self.anneals}
+        return {"best": self.best, "previous": self.previous, "anneals": self.anneals}
 
     def load(self, state: dict[str, float]) -> None:
-        self.best, self.anneals = state["best"], int(state["anneals"])
+        self.best, self.previous, self.anneals = state["best"], state["previous"], int(state["anneals"])

@@ -26,12 +26,11 @@ from tokenizer.encoder import Encoder
 from tokenizer.padding import present
 from tokenizer.training import passes
 from tokenizer.training.batches import Batch
-from tokenizer.training.config import StageConfig
+from tokenizer.training.config import ADVERSARIAL, StageConfig
 from tokenizer.training.losses import WaveLosses, entropy_term
 from tokenizer.training.recognition import Recogniser
 
 LAYER_WEIGHTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the layers that are distilled, the last of these for the last layer
-ADVERSARIAL = {"adversarial": 1.0, "feature_matching": 1.0}
 
 
 class Outcome(NamedTuple):
@@ -62,13 +61,20 @@ class Stage(nn.Module):
         self.codec, self.teacher, self.weights = codec, teacher, config.losses
         self.temperature = config.entropy_temperature
         self.wave_losses = WaveLosses(codec.sample_rate_out, set(config.losses))
-        frozen = tuple(f"codec.{part}." for part in config.freeze)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(self.trains(name) and not name.startswith(frozen))
+            parameter.requires_grad_(self.trains(name) and not is_frozen(name, config.freeze))
 
-    def trains(self, name: str) -> bool:
+    @staticmethod
+    def trains(name: str) -> bool:
         """Whether the stage trains a parameter of itself, such as "codec.decoder.head.proj.weight"."""
         raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Stage:
+        """As of any module, but parts that the stage does not train stay as in use: a teacher drops nothing out."""
+        super().train(mode)
+        for part in (*self.codec.children(), *([self.teacher] if self.teacher is not None else [])):
+            part.train(mode and any(p.requires_grad for p in part.parameters()))
+        return self
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters that the stage trains."""
@@ -105,7 +111,8 @@ class DecoderStage(Stage):
 
     losses = ADVERSARIAL | {"mel": 45.0, "multi_mel": 0.0, "convergence": 0.0, "intelligibility": 0.0, "loudness": 0.0}
 
-    def trains(self, name: str) -> bool:
+    @staticmethod
+    def trains(name: str) -> bool:
         return name.startswith("codec.decoder.")
 
     def forward(self, batch: Batch) -> Outcome:
@@ -123,7 +130,8 @@ class PositionStage(Stage):
         assert self.teacher is not None
         self.codec.encoder.load_state_dict(self.teacher.state_dict())
 
-    def trains(self, name: str) -> bool:
+    @staticmethod
+    def trains(name: str) -> bool:
         return name.startswith("codec.encoder.encoder.positional_embedding.")
 
     def forward(self, batch: Batch) -> Outcome:
@@ -141,7 +149,8 @@ class EncoderStage(Stage):
 
     losses: ClassVar[dict[str, float]] = {"layers": 1.0}
 
-    def trains(self, name: str) -> bool:
+    @staticmethod
+    def trains(name: str) -> bool:
         frozen = ("codec.encoder.encoder.positional_embedding.", "codec.encoder.encoder.relative_embedding.")
         return name.startswith("codec.encoder.") and not name.startswith(frozen)
 
@@ -159,7 +168,8 @@ class QuantizerStage(Stage):
     losses: ClassVar[dict[str, float]] = {"features": 1.0, "entropy": 0.1}
     taught = False
 
-    def trains(self, name: str) -> bool:
+    @staticmethod
+    def trains(name: str) -> bool:
         return name.startswith(("codec.compressor.", "codec.decompressor.")) and ".refiner." not in name
 
     def forward(self, batch: Batch) -> Outcome:
@@ -176,7 +186,8 @@ class JointStage(Stage):
 
     losses: ClassVar[dict[str, float]] = {"features": 1.0, "entropy": 0.1}
 
-    def trains(self, name: str) -> bool:
+    @staticmethod
+    def trains(name: str) -> bool:
         return name.startswith(("codec.encoder.", "codec.compressor.", "codec.decompressor."))
 
     def forward(self, batch: Batch) -> Outcome:
@@ -203,7 +214,8 @@ class EndToEndStage(Stage):
     }
     taught = False
 
-    def trains(self, name: str) -> bool:
+    @staticmethod
+    def trains(name: str) -> bool:
         return name.startswith("codec.")
 
     def forward(self, batch: Batch) -> Outcome:
@@ -223,7 +235,8 @@ class TuneStage(Stage):
     losses = DecoderStage.losses
     taught = False
 
-    def trains(self, name: str) -> bool:
+    @staticmethod
+    def trains(name: str) -> bool:
         return name.startswith("codec.decoder.")
 
     def forward(self, batch: Batch) -> Outcome:
@@ -243,7 +256,8 @@ class TeacherStage(Stage):
         super().__init__(codec, teacher, config)
         self.recogniser = Recogniser(codec.config.encoder.dim)
 
-    def trains(self, name: str) -> bool:
+    @staticmethod
+    def trains(name: str) -> bool:
         return name.startswith(("teacher.", "codec.decoder.", "recogniser."))
 
     def forward(self, batch: Batch) -> Outcome:
@@ -266,6 +280,11 @@ STAGES: dict[str, type[Stage]] = {
     "end_to_end": EndToEndStage,
     "tune": TuneStage,
 }
+
+
+def is_frozen(name: str, freeze: tuple[str, ...]) -> bool:
+    """Whether a parameter of a stage ("codec.decoder.head.proj.weight") is in a part of the codec that stays."""
+    return f"{name}.".startswith(tuple(f"codec.{part}." for part in freeze))
 
 
 def squared_error(got: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:

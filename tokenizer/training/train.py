@@ -21,7 +21,7 @@ from tokenizer.training.config import StageConfig, TrainingConfig
 from tokenizer.training.corpus import Corpus
 from tokenizer.training.loop import run_stage
 from tokenizer.training.ranks import Ranks
-from tokenizer.training.stages import STAGES
+from tokenizer.training.stages import STAGES, is_frozen
 from tokenizer.training.teachers import load_teacher, new_teacher
 
 VALIDATION_SEED = 1  # the held-out batches are the same in every run
@@ -62,28 +62,54 @@ def train(
         raise InputError(f"--stage {stage}: the configuration has no such stage; it has {', '.join(names)}")
     chosen = names if stage is None else [stage]
     codec = _first_codec(config, names[: names.index(chosen[0])], out, initial)
-    for name in chosen:
+    batches = {}
+    for name in chosen:  # all of them before the first stage begins, since their settings may be refused
         settings = config.stages[name]
+        if held_out is None and settings.schedule == "plateau":
+            raise InputError(
+                f"stages.{name}: schedule 'plateau' lowers the rate by the validation loss; give --held-out, or "
+                "another schedule"
+            )
+        heard = _batches(name, training, codec, settings, settings.seed)
+        judged = None if held_out is None else _batches(name, held_out, codec, settings, VALIDATION_SEED)
+        batches[name] = heard, judged
+    for name in chosen:
         teacher = _teacher(config, name, out)
-        heard = _batches(training, codec, settings, settings.seed)
-        judged = None if held_out is None else _batches(held_out, codec, settings, VALIDATION_SEED)
-        stopped = run_stage(name, settings, codec, teacher, heard, judged, out / name, device, workers, ranks)
+        stopped = run_stage(
+            name, config.stages[name], codec, teacher, *batches[name], out / name, device, workers, ranks
+        )
         if stopped:
             return codec.eval(), stopped
     return codec.eval(), None
 
 
 def check_trainable(config: TrainingConfig) -> None:
-    """Raises InputError: a model that does not stream, or stages without the teacher that they need."""
+    """Raises InputError: a model that does not stream, or stages without the teacher that they need or that freeze what
+    is not there or all there is."""
     if not config.model.causal:
         raise InputError(
             'model: "causal" is false; this training makes streaming codecs, so expects true in each stage'
         )
+    with torch.device("meta"):  # names alone
+        parameters = [name for name, _ in Codec(config.model).named_parameters()]
     for name, settings in config.stages.items():
+        _check_freeze(name, settings.freeze, parameters)
         if (STAGES[name].taught or ("features" in settings.losses and name == "end_to_end")) and config.teacher is None:
             raise InputError(f"stages.{name}: learns from a teacher; add the section 'teacher' to the configuration")
     if config.teacher and config.teacher.source and "teacher" in config.stages:
         raise InputError(f"teacher.source is {config.teacher.source!r}, so a stage 'teacher' has nothing to train")
+
+
+def _check_freeze(stage: str, freeze: tuple[str, ...], parameters: list[str]) -> None:
+    for part in freeze:
+        if not any(f"{name}.".startswith(f"{part}.") for name in parameters):
+            raise InputError(
+                f"stages.{stage}.freeze: the model has no part {part!r}; expected such as 'encoder' or "
+                "'decompressor.refiner'"
+            )
+    of_stage = ["teacher.", *(f"codec.{name}" for name in parameters)]
+    if not any(STAGES[stage].trains(name) and not is_frozen(name, freeze) for name in of_stage):
+        raise InputError(f"stages.{stage}.freeze: {', '.join(freeze)} is all that the stage trains; freeze less")
 
 
 def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: Codec | None) -> Codec:
@@ -133,15 +159,20 @@ def _teacher(config: TrainingConfig, name: str, out: Path) -> Encoder | None:
     return load_teacher(config.teacher, out / "teacher" / "teacher", config.model.encoder)
 
 
-def _batches(corpus: Corpus, codec: Codec, settings: StageConfig, seed: int) -> Batches:
+def _batches(name: str, corpus: Corpus, codec: Codec, settings: StageConfig, seed: int) -> Batches:
     rates = Rates(ENCODER_SAMPLE_RATE, codec.sample_rate_out, codec.chunk_samples)
     if settings.crop_seconds is None:
         longest = round(settings.longest_seconds * ENCODER_SAMPLE_RATE)
+        if longest < codec.chunk_samples:
+            raise InputError(
+                f"stages.{name}: longest_seconds {settings.longest_seconds} is less than a chunk of "
+                f"{codec.chunk_samples} samples ({codec.latency_ms:g} ms)"
+            )
         return Utterances(corpus, rates, longest, settings.batch_size, seed)
     samples = round(settings.crop_seconds * ENCODER_SAMPLE_RATE)
-    if samples % codec.chunk_samples:
+    if not samples or samples % codec.chunk_samples:
         raise InputError(
-            f"crop_seconds {settings.crop_seconds} is {samples} samples; expected a whole number of chunks "
-            f"of {codec.chunk_samples} samples ({codec.latency_ms:g} ms)"
+            f"stages.{name}: crop_seconds {settings.crop_seconds} is {samples} samples; expected a whole number of "
+            f"chunks of {codec.chunk_samples} samples ({codec.latency_ms:g} ms)"
         )
     return Crops(corpus, rates, samples, settings.batch_size, seed)

@@ -76,12 +76,30 @@ def test_long_utterances_are_cut() -> None:
 
 def test_corpus_is_decoded_once_and_refused_for_another(tmp_path: Path) -> None:
     cuts = [(np.linspace(-1, 1, 1000, dtype=np.float32), "up"), (np.zeros(10, dtype=np.float32), "")]
-    corpus = decode_corpus(iter(cuts), "one", tmp_path)
+    corpus = decode_corpus(iter(cuts), "one", tmp_path, "cuts")
     assert corpus.ends.tolist() == [1000, 1010] and corpus.samples[0] == -32767 and corpus.samples[999] == 32767
     assert corpus.texts == ("up", "")
-    again = decode_corpus((pytest.fail("decoded again") for _ in [0]), "one", tmp_path)
+    again = decode_corpus((pytest.fail("decoded again") for _ in [0]), "one", tmp_path, "cuts")
     assert np.array_equal(again.samples, corpus.samples) and again.texts == corpus.texts
     with pytest.raises(InputError, match="another manifest"):
-        decode_corpus(iter(cuts), "two", tmp_path)
+        decode_corpus(iter(cuts), "two", tmp_path, "cuts")
     with pytest.raises(InputError, match="no audio"):
-        decode_corpus(iter([]), "none", tmp_path / "empty")
+        decode_corpus(iter([]), "none", tmp_path / "empty", "cuts")
+
+
+def test_a_part_of_a_cut_has_no_text() -> None:
+    corpus = make_corpus((4.0, 0.48))
+    batch = Crops(Corpus(corpus.samples, corpus.ends, ("long", "short")), RATES, 7680, 30, seed=0)[0]
+    assert set(batch.texts) == {"", "short"}
+
+
+@pytest.mark.parametrize("damage", ["older", "torn", "short"])
+def test_a_damaged_corpus_is_named(damage: str, tmp_path: Path) -> None:
+    cuts = [(np.linspace(-1, 1, 1000, dtype=np.float32), "up")]
+    decode_corpus(iter(cuts), "one", tmp_path, "cuts")
+    if damage == "short":
+        (tmp_path / "samples.int16").write_bytes(b"12")
+    else:
+        (tmp_path / "corpus.json").write_text('{"identity": "one", "ends": [1000]}' if damage == "older" else '{"id')
+    with pytest.raises(InputError, match="delete"):
+        decode_corpus(iter(cuts), "one", tmp_path, "cuts")

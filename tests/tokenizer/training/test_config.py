@@ -68,6 +68,11 @@ def test_what_is_no_yaml_is_named(tmp_path: Path) -> None:
         ({"stages": {"tune": {"steps": 5, "schedule": "steep"}}}, "stages.tune: schedule 'steep' is unknown"),
         ({"stages": {"tune": {"steps": 5, "optimizer": "lbfgs"}}}, "stages.tune: optimizer 'lbfgs' is unknown"),
         ({"stages": {"tune": {"steps": 5, "warmup_steps": 5}}}, "stages.tune: warmup_steps 5 must be less"),
+        ({"stages": {"tune": {"steps": 5, "losses": {"mel": 0}}}}, "stages.tune.losses: expected a weight above 0"),
+        ({"stages": {"tune": {"steps": 5, "losses": {"mel": float("nan")}}}}, "stages.tune.losses: mel is nan"),
+        ({"stages": {"tune": {"steps": 5, "learning_rate": float("nan")}}}, "learning_rate is nan, expected a finite"),
+        ({"stages": {"tune": {"steps": 5, "longest_seconds": float("inf")}}}, "longest_seconds is inf"),
+        ({"stages": {"tune": {"steps": 5, "learning_rate": 1e-7}}}, "must not exceed learning_rate 1e-07"),
         ({"teacher": {"source": "a/b", "depth": 3}}, "teacher: unknown key 'depth'"),
     ],
 )
@@ -82,3 +87,17 @@ def test_mistakes_are_named(changed: dict, message: str, tmp_path: Path) -> None
 def test_every_stage_has_losses() -> None:
     for name, stage in STAGES.items():
         assert any(stage.losses.values()), name
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (["decompressor.refinr"], "has no part 'decompressor.refinr'"),
+        (["decoder"], "decoder is all that the stage trains"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(freeze: list[str], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(PLAIN | {"stages": {"tune": {"steps": 5, "freeze": freeze}}}))
+    with pytest.raises(InputError, match=message):
+        check_trainable(read_config(path))

@@ -11,6 +11,7 @@ import torch
 
 from tests.tokenizer.training.conftest import make_corpus, quick, records
 from tokenizer import Codec, InputError
+from tokenizer.training import loop
 from tokenizer.training.batches import Batch, Crops, Rates
 from tokenizer.training.config import StageConfig, TrainingConfig
 from tokenizer.training.loop import run_stage
@@ -134,3 +135,48 @@ def test_epochs_lower_the_rate() -> None:
     config = StageConfig(steps=100, learning_rate=1.0, schedule="epoch", annealing=0.5, warmup_steps=4)
     schedule = Schedule(config, 100, 10)
     assert [schedule.rate(step) for step in (0, 3, 9, 10, 25)] == [0.25, 1.0, 1.0, 0.5, 0.25]
+
+
+def test_killed_while_it_saves_its_last_step_it_still_ends_with_the_last_weights(
+    tiny_codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick("end_to_end", save_every=3)
+    saved = loop.write_atomically
+    times = []
+
+    def dies_after_the_second(path: Path, data: bytes) -> None:
+        saved(path, data)
+        times.append(path)
+        if len([p for p in times if p.name == "last.pt"]) == 2:
+            raise Stopped
+
+    monkeypatch.setattr(loop, "write_atomically", dies_after_the_second)
+    with pytest.raises(Stopped):
+        run_stage("end_to_end", config, fresh(tiny_codec), None, crops(), None, tmp_path)
+    monkeypatch.undo()
+    resumed = fresh(tiny_codec)
+    run_stage("end_to_end", config, resumed, None, crops(), None, tmp_path)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 6
+    assert Codec.from_pretrained(str(tmp_path / "codec")).fingerprint == resumed.fingerprint
+
+
+def test_dropout_goes_on_as_it_would_have(tiny_codec: Codec, tmp_path: Path) -> None:
+    raw = tiny_codec.config.to_dict()
+    raw["encoder_config"]["dropout"] = 0.3
+    codecs = []
+    for _ in range(3):
+        torch.manual_seed(4)
+        codecs.append(Codec.from_config(raw).train())
+    config = quick("end_to_end")
+    run_stage("end_to_end", config, codecs[0], None, crops(), None, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run_stage("end_to_end", config, codecs[1], None, StopsAt(3), None, tmp_path / "parts")
+    run_stage("end_to_end", config, codecs[2], None, crops(), None, tmp_path / "parts")
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+
+
+def test_plateaus_are_told_by_the_validation_before() -> None:
+    schedule = Schedule(quick("tune", schedule="plateau", warmup_steps=0), 10, 5)
+    for loss in (1.0, 1.2, 1.1, 1.1):  # up; down again, though not to the best; level
+        schedule.validated(loss)
+    assert schedule.anneals == 2 and schedule.best == 1.0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tokenizer.mel import slaney_filterbank
 from tokenizer.training.intelligibility import Intelligibility
 from tokenizer.training.losses import SpectralLoss, WaveLosses, entropy_term
 from tokenizer.training.loudness import Loudness
@@ -115,3 +116,28 @@ def test_recogniser_learns_a_text_and_skips_rows_without() -> None:
         losses.append(float(loss))
     assert losses[-1] < 0.5 * losses[0]
     assert float(recogniser(features, frames, ("", "", ""))) == 0
+
+
+def test_losses_do_not_depend_on_autocast() -> None:
+    torch.manual_seed(3)
+    latents = torch.nn.functional.normalize(torch.randn(500, 12), dim=-1)
+    plain = entropy_term(latents, 30.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(entropy_term(latents, 30.0), plain)
+
+
+@pytest.mark.parametrize("samples", [320, 4000])
+def test_waves_shorter_than_a_window_have_losses(samples: int) -> None:
+    names = {"mel", "multi_mel", "convergence", "intelligibility", "loudness"}
+    wave = torch.randn(2, samples) * 0.1
+    losses = WaveLosses(16000, names)(wave.requires_grad_(), wave.detach() * 0.5)
+    assert set(losses) == names and all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_slaney_bands_have_unit_area_and_are_linear_below_1_khz() -> None:
+    mels = slaney_filterbank(24000, 8192, 80)
+    np.testing.assert_allclose(mels.sum(0) * 24000 / 8192, 1, rtol=0.02)
+    peaks = mels.argmax(0) * 24000 / 8192
+    low = peaks[peaks < 900]
+    np.testing.assert_allclose(low.diff(), low.diff().mean(), atol=2 * 24000 / 8192)
+    assert float(peaks[-1] - peaks[-2]) > 5 * float(low.diff().mean())

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.tokenizer.training.conftest import make_corpus, quick, records
 from tokenizer import Codec
 from tokenizer.training.batches import Batch, Crops, Rates
 from tokenizer.training.loop import run_stage
+from tokenizer.training.ranks import Ranks
 
 RATES = Rates(16000, 16000, 1280)
 SETTINGS = {"batch_size": 2, "bfloat16": False, "losses": {"mel": 1.0}, "steps": 4}
@@ -70,3 +72,12 @@ def test_two_processes_are_one_with_twice_the_batch(tiny_codec: Codec, tmp_path:
     other = Codec.from_pretrained(str(tmp_path / "two" / "codec"))
     for name, tensor in codec.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], tensor, atol=2e-4, rtol=1e-3)
+
+
+def test_a_process_whose_batch_left_a_parameter_unused_still_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    monkeypatch.setattr(dist, "all_reduce", lambda flat: sizes.append(len(flat)))
+    parameters = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))]
+    parameters[0].sum().backward()
+    Ranks(0, 2).average_gradients(parameters)
+    assert sizes == [5] and parameters[1].grad is not None

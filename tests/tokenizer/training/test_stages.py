@@ -104,3 +104,9 @@ def test_squared_error_counts_frames_of_both_that_are_there() -> None:
     wanted[0, 0], wanted[1, 1], got[0, 3] = 1.0, 7.0, 9.0
     assert float(squared_error(got, wanted, torch.tensor([3, 1]))) == pytest.approx(1 / 4)
     np.testing.assert_allclose(float(squared_error(got, wanted, torch.tensor([4, 3]))), (1 + 49) / 6)
+
+
+def test_what_is_not_trained_drops_nothing_out(tiny_codec: Codec) -> None:
+    teacher = new_teacher(tiny_codec.config.encoder)
+    stage = STAGES["encoder"](Codec(tiny_codec.config), teacher, quick("encoder")).train()
+    assert stage.codec.encoder.training and not teacher.training and not stage.codec.decoder.training
