@@ -34,12 +34,11 @@ LAYER_WEIGHTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the layers that are distill
 
 
 class Outcome(NamedTuple):
-    """losses: scalars by name; wave and target: [B, S'], of stages that make sound; latents: [N, bits], of some."""
+    """losses: scalars by name; wave and target: [B, S'], of stages that make sound."""
 
     losses: dict[str, Tensor]
     wave: Tensor | None = None
     target: Tensor | None = None
-    latents: Tensor | None = None
 
 
 class Stage(nn.Module):
@@ -99,11 +98,11 @@ class Stage(nn.Module):
         wave = passes.waveform(self.codec, features)
         return wave, batch.target[:, : wave.shape[1]]
 
-    def _entropy(self, latents: Tensor, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Mean entropy of an assignment less the entropy of the mean assignment, and the latents of real frames."""
+    def _entropy(self, latents: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Mean entropy of an assignment less the entropy of the mean assignment, over real frames."""
         kept = latents[present(self._frames(batch), latents.shape[1])]
         sample, code = entropy_term(kept, self.temperature)
-        return {"entropy": sample - code}, kept
+        return {"entropy": sample - code}
 
 
 class DecoderStage(Stage):
@@ -176,9 +175,9 @@ class QuantizerStage(Stage):
         with torch.no_grad():
             features = passes.feature_layers(self.codec, batch.wave)[-1]
         latents = passes.latents(self.codec, features)
-        losses, kept = self._entropy(latents, batch)
+        losses = self._entropy(latents, batch)
         losses["features"] = squared_error(passes.dequantized(self.codec, latents), features, self._frames(batch))
-        return Outcome(losses, latents=kept)
+        return Outcome(losses)
 
 
 class JointStage(Stage):
@@ -193,9 +192,9 @@ class JointStage(Stage):
     def forward(self, batch: Batch) -> Outcome:
         wanted, frames = self._taught(batch)
         latents = passes.latents(self.codec, passes.feature_layers(self.codec, batch.wave)[-1])
-        losses, kept = self._entropy(latents, batch)
+        losses = self._entropy(latents, batch)
         losses["features"] = squared_error(passes.dequantized(self.codec, latents), wanted[-1], frames)
-        return Outcome(losses, latents=kept)
+        return Outcome(losses)
 
 
 class EndToEndStage(Stage):
@@ -222,11 +221,11 @@ class EndToEndStage(Stage):
         latents = passes.latents(self.codec, passes.feature_layers(self.codec, batch.wave)[-1])
         features = passes.dequantized(self.codec, latents)
         wave, target = self._sound(features, batch)
-        losses, kept = self._entropy(latents, batch)
+        losses = self._entropy(latents, batch)
         if "features" in self.weights:
             wanted, frames = self._taught(batch)
             losses["features"] = squared_error(features, wanted[-1], frames)
-        return Outcome(losses | self.wave_losses(wave, target), wave, target, kept)
+        return Outcome(losses | self.wave_losses(wave, target), wave, target)
 
 
 class TuneStage(Stage):
