@@ -49,6 +49,7 @@ class StageConfig:
     clip_norm: float = 5.0
     average: float = 0.0  # decay a step of the moving average of the weights that is validated and saved; 0: none
     entropy_temperature: float = 200.0
+    binarise: bool = True  # False: latents pass the quantizer as they are, to learn what it costs; no codec for use
     adversary_width: float = 1.0  # channels of the discriminators, relative to the published ones
     adversary_learning_rate: float | None = None  # None: the same as the codec's
     bfloat16: bool = True

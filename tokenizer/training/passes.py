@@ -26,9 +26,12 @@ def latents(codec: Codec, features: Tensor) -> Tensor:
     return codec.quantizer.normalize(raw.float())
 
 
-def dequantized(codec: Codec, latents: Tensor) -> Tensor:
-    """Latents [B, T, bits] -> the features of their codes [B, T, D]; the gradient passes the quantizer unchanged."""
-    codes = codec.quantizer.straight_through(latents)
+def dequantized(codec: Codec, latents: Tensor, binarise: bool = True) -> Tensor:
+    """Latents [B, T, bits] -> the features of their codes [B, T, D]; the gradient passes the quantizer unchanged.
+
+    Without `binarise`, the features of the latents themselves.
+    """
+    codes = codec.quantizer.straight_through(latents) if binarise else latents
     present = torch.ones(codes.shape[:2], dtype=torch.bool, device=codes.device)
     return codec.decompressor.step(codes, present, codec.decompressor.init_state(len(codes)))[0]
 

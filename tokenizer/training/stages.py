@@ -58,7 +58,7 @@ class Stage(nn.Module):
     def __init__(self, codec: Codec, teacher: Encoder | None, config: StageConfig) -> None:
         super().__init__()
         self.codec, self.teacher, self.weights = codec, teacher, config.losses
-        self.temperature = config.entropy_temperature
+        self.temperature, self.binarise = config.entropy_temperature, config.binarise
         self.wave_losses = WaveLosses(codec.sample_rate_out, set(config.losses))
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(self.trains(name) and not is_frozen(name, config.freeze))
@@ -97,6 +97,9 @@ class Stage(nn.Module):
         """Features to a wave, and the target cut to its length."""
         wave = passes.waveform(self.codec, features)
         return wave, batch.target[:, : wave.shape[1]]
+
+    def _dequantized(self, latents: Tensor) -> Tensor:
+        return passes.dequantized(self.codec, latents, self.binarise)
 
     def _entropy(self, latents: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean entropy of an assignment less the entropy of the mean assignment, over real frames."""
@@ -176,7 +179,7 @@ class QuantizerStage(Stage):
             features = passes.feature_layers(self.codec, batch.wave)[-1]
         latents = passes.latents(self.codec, features)
         losses = self._entropy(latents, batch)
-        losses["features"] = squared_error(passes.dequantized(self.codec, latents), features, self._frames(batch))
+        losses["features"] = squared_error(self._dequantized(latents), features, self._frames(batch))
         return Outcome(losses)
 
 
@@ -193,7 +196,7 @@ class JointStage(Stage):
         wanted, frames = self._taught(batch)
         latents = passes.latents(self.codec, passes.feature_layers(self.codec, batch.wave)[-1])
         losses = self._entropy(latents, batch)
-        losses["features"] = squared_error(passes.dequantized(self.codec, latents), wanted[-1], frames)
+        losses["features"] = squared_error(self._dequantized(latents), wanted[-1], frames)
         return Outcome(losses)
 
 
@@ -219,7 +222,7 @@ class EndToEndStage(Stage):
 
     def forward(self, batch: Batch) -> Outcome:
         latents = passes.latents(self.codec, passes.feature_layers(self.codec, batch.wave)[-1])
-        features = passes.dequantized(self.codec, latents)
+        features = self._dequantized(latents)
         wave, target = self._sound(features, batch)
         losses = self._entropy(latents, batch)
         if "features" in self.weights:
@@ -241,7 +244,7 @@ class TuneStage(Stage):
     def forward(self, batch: Batch) -> Outcome:
         with torch.no_grad():
             latents = passes.latents(self.codec, passes.feature_layers(self.codec, batch.wave)[-1])
-            features = passes.dequantized(self.codec, latents)
+            features = self._dequantized(latents)
         wave, target = self._sound(features, batch)
         return Outcome(self.wave_losses(wave, target), wave, target)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.evaluation.ceiling import from_latents
 from tests.tokenizer.training.conftest import make_corpus, quick, records
 from tokenizer import Codec
 from tokenizer.training.batches import Crops, Rates, Utterances
@@ -97,6 +98,23 @@ def test_a_frozen_part_stays(codec: Codec, tmp_path: Path) -> None:
     changed = {key for key, value in codec.state_dict().items() if not torch.equal(value, before[key])}
     assert any(key.startswith("decompressor.layers.") for key in changed)
     assert not any(key.startswith("decompressor.refiner.") for key in changed)
+
+
+def test_unbinarised_training_hears_the_decoder_of_the_latents(tiny_codec: Codec) -> None:
+    """So its wave is that of the evaluation's row "latents not binarised", and not the codec's."""
+    codec = Codec(tiny_codec.config)
+    codec.load_state_dict(tiny_codec.state_dict())
+    batch = Crops(make_corpus(), RATES, 1280 * 6, 2, seed=0)[0]
+    with torch.no_grad():
+        waves = [
+            STAGES["end_to_end"](codec, None, quick("end_to_end", binarise=binarise)).eval()(batch).wave
+            for binarise in (True, False)
+        ]
+        latents = [from_latents(codec, row[None])[0] for row in batch.wave]
+    binarised, unbinarised = waves
+    assert binarised is not None and unbinarised is not None
+    torch.testing.assert_close(unbinarised, torch.stack(latents), rtol=0, atol=1e-5)  # two orders of float32 sums
+    assert (binarised - unbinarised).abs().max() > 1e-3  # a hundred times that
 
 
 def test_squared_error_counts_frames_of_both_that_are_there() -> None:
