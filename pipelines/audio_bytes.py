@@ -8,6 +8,7 @@ import stat
 from typing import Any, BinaryIO
 
 from pipelines.places import is_url, open_place, size_of
+from pipelines.retries import retried
 from pipelines.source_cuts import TarSlice
 
 
@@ -33,14 +34,17 @@ class AudioBytes(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)[: max(0, self._size - self._position)]
         try:
-            self._file.seek(self._offset + self._position)
-            data = self._file.read(len(view))
+            data = retried(lambda: self._read(len(view)))
         except Exception as error:
             self._error = error
             return 0
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+    def _read(self, size: int) -> bytes:
+        self._file.seek(self._offset + self._position)
+        return self._file.read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]

@@ -7,8 +7,9 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
+
+from pipelines.folders import Folder
 
 
 def json_bytes(value: Any) -> bytes:
@@ -29,10 +30,10 @@ def gzip_bytes(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Folder) -> str:
     """Hex sha256 of a file's content, read in blocks."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

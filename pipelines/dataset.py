@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.folders import Folder, RemotePath, dataset_folder, local_copy
 from pipelines.layout import FORMAT, FORMAT_VERSION, INDEX_DTYPE, Layout
 from tokenizer.errors import InputError
 
@@ -26,7 +27,8 @@ class TokenDataset:
     """One or several tokenized datasets as one sequence of cuts, in shard order.
 
     Args:
-        out: the folder written by `focalstream tokenize`, or several; several must share the codec fingerprint.
+        out: the folder or URL written by `focalstream tokenize`, or several; several must share the codec
+            fingerprint. Shards behind a URL are copied into the user's cache as they are read.
 
     Attributes:
         lengths: int64 [N], tokens of each cut.
@@ -39,15 +41,15 @@ class TokenDataset:
         InputError: a folder is no finished dataset, is damaged, or was written by another codec than the first.
     """
 
-    def __init__(self, out: str | Path | Sequence[str | Path]) -> None:
-        folders = [out] if isinstance(out, (str, Path)) else list(out)
+    def __init__(self, out: str | Folder | Sequence[str | Folder]) -> None:
+        folders = [out] if isinstance(out, (str, Path, RemotePath)) else list(out)
         if not folders:
             raise InputError("no tokenized dataset was given: expected at least one folder")
         self._shards: list[tuple[Layout, dict[str, Any]]] = []
         offsets, lengths, counts = [], [], []
         self.codec: dict[str, Any] = {}
         for folder in folders:
-            layout = Layout(Path(folder))
+            layout = Layout(dataset_folder(str(folder)))
             description = read_description(layout)
             self._adopt_codec(layout, description["codec"], folders[0])
             for shard in description["shards"]:
@@ -63,7 +65,7 @@ class TokenDataset:
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
         self._ids: OrderedDict[int, list[str]] = OrderedDict()
 
-    def _adopt_codec(self, layout: Layout, codec: dict[str, Any], first: str | Path) -> None:
+    def _adopt_codec(self, layout: Layout, codec: dict[str, Any], first: str | Folder) -> None:
         if self.codec and codec["fingerprint"] != self.codec["fingerprint"]:
             raise InputError(
                 f"{layout.out} was tokenized by codec {codec['fingerprint'][:12]} ({codec['name']}), {first} by "
@@ -112,7 +114,8 @@ class TokenDataset:
     def _map_tar(self, shard: int) -> np.ndarray:
         layout, entry = self._shards[shard]
         path = layout.codes_tar(entry["shard"])
-        expected = entry["files"][f"shards/{path.name}"]["bytes"]
+        recorded = entry["files"][f"shards/{path.name}"]
+        expected, path = recorded["bytes"], local_copy(path, recorded["sha256"])
         found = path.stat().st_size if path.exists() else 0
         if found != expected:
             raise InputError(
@@ -123,7 +126,7 @@ class TokenDataset:
 
     def _read_ids(self, shard: int) -> list[str]:
         layout, entry = self._shards[shard]
-        with gzip.open(layout.cuts_file(entry["shard"]), "rt", encoding="utf-8") as lines:
+        with layout.cuts_file(entry["shard"]).open("rb") as file, gzip.open(file, "rt", encoding="utf-8") as lines:
             return [json.loads(line)["custom"]["cut_id"] for line in lines]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,7 +163,8 @@ def read_description(layout: Layout) -> dict[str, Any]:
 def _read_index(layout: Layout, shard: dict[str, Any]) -> np.ndarray:
     path = layout.codes_index(shard["shard"])
     try:
-        rows = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            rows = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); `focalstream verify {layout.out}` lists what is wrong"

@@ -1,11 +1,11 @@
-"""Which cuts of a shard bring a worker down: by halves, each tried in a worker of its own."""
+"""Which cuts of a shard bring a worker down: by halves, each tried in a worker that may die of it."""
 
 from __future__ import annotations
 
-import signal
+import threading
 from collections.abc import Callable, Sequence
 
-from pipelines.worker_process import ShardWork, Survived, Task, Worker
+from pipelines.worker_process import Survived, Task, Worker
 
 Kills = Callable[[Sequence[int]], str | None]
 """How a worker ends that touches only these cuts of the shard, in words; None: it survives."""
@@ -36,34 +36,38 @@ def _search(kills: Kills, cuts: Sequence[int], ending: str) -> dict[int, str]:
 
 
 class Trials:
-    """Tries cuts of one shard in worker processes, which may die of it. Made to be called as `Kills`."""
+    """Tries cuts of one shard in workers, which may die of it. Made to be called as `Kills`.
 
-    def __init__(self, work: ShardWork, shard: int, count: int) -> None:
-        self._work, self._shard, self._count = work, shard, count
+    Args:
+        hire: a new worker.
+        count: cuts of the shard.
+    """
+
+    def __init__(self, hire: Callable[[], Worker], shard: int, count: int) -> None:
+        self._hire, self._shard, self.count = hire, shard, count
         self._worker: Worker | None = None
+        self._closed = False
+        self._lock = threading.Lock()
 
     def __call__(self, cuts: Sequence[int]) -> str | None:
-        self._worker = self._worker or Worker(self._work)
-        left_out = dict.fromkeys(set(range(self._count)) - set(cuts), "not tried")
-        self._worker.take(Task(self._shard, left_out, is_trial=True))
-        while (event := self._worker.event()) is not None:
-            if isinstance(event, Survived):
-                return None
-        ending = describe_end(self._worker)
-        self._worker = None
-        return ending
+        left_out = dict.fromkeys(set(range(self.count)) - set(cuts), "not tried")
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise InterruptedError("the run is over")
+                worker = self._worker = self._worker or self._hire()
+            worker.take(Task(self._shard, left_out, is_trial=True))
+            while (event := worker.event()) is not None:
+                if isinstance(event, Survived):
+                    return None
+            self._worker = None
+            ending = worker.ending()
+            if ending is not None and not self._closed:
+                return ending
 
     def close(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
-
-
-def describe_end(worker: Worker) -> str:
-    """How a dead worker ended, for people. It is waited for."""
-    worker.process.join()
-    worker.link.close()
-    code = worker.process.exitcode
-    if code is None or code >= 0:
-        return f"exit code {code}; 1 is usually memory that could not be had"
-    why = {signal.SIGKILL: "; usually the kernel out of memory", signal.SIGSEGV: "; a crash in a native library"}
-    return f"{signal.Signals(-code).name}{why.get(signal.Signals(-code), '')}"
+        """End the trial that is going on in another thread, if there is one, and let none begin."""
+        with self._lock:
+            self._closed = True
+            if self._worker is not None:
+                self._worker.stop()

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.content import json_bytes, json_lines
 from pipelines.layout import FORMAT, FORMAT_VERSION, Layout
 from pipelines.plan import Plan
-from pipelines.shards import Receipt, read_receipt
+from pipelines.shards import Receipt
 
 if TYPE_CHECKING:
     from tokenizer.codec import Codec
@@ -36,23 +36,31 @@ def describe_codec(codec: Codec) -> dict[str, Any]:
     }
 
 
-def finalize(layout: Layout, plan: Plan, codec: dict[str, Any]) -> dict[str, Any]:
-    """Write the ledgers, the copy of `dataset.json` and, last, itself. Returns its content.
-
-    Every byte follows from the plan and the receipts, so it does not matter how often or by whom a run was continued.
-    """
-    receipts = list(_receipts(layout, len(plan.shards)))
-    with_files = [receipt for receipt in receipts if receipt.files]
-    quarantined = [{"shard": receipt.shard, **asdict(entry)} for receipt in receipts for entry in receipt.quarantined]
-    totals = {
+def count(plan: Plan, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """The totals of the shards that have these receipts; `planned` and `skipped` are of the whole plan."""
+    seconds = round(math.fsum(receipt.seconds for receipt in receipts), 6)
+    return {
         "skipped": plan.skipped,
         "planned": plan.cuts,
         "cuts": sum(receipt.cuts for receipt in receipts),
-        "quarantined": len(quarantined),
+        "quarantined": sum(len(receipt.quarantined) for receipt in receipts),
         "duplicate_ids": plan.duplicate_ids,
         "tokens": sum(receipt.tokens for receipt in receipts),
-        "seconds": round(math.fsum(receipt.seconds for receipt in receipts), 6),
+        "seconds": seconds,
+        "hours": round(seconds / 3600, 6),
     }
+
+
+def finalize(layout: Layout, plan: Plan, codec: dict[str, Any], receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """Write the ledgers, the copy of `dataset.json` and, last, itself. Returns its content.
+
+    Every byte follows from the plan and the receipts (one a shard, in order), so it does not matter how often or by
+    whom a run was continued.
+    """
+    assert [receipt.shard for receipt in receipts] == list(range(len(plan.shards)))
+    with_files = [receipt for receipt in receipts if receipt.files]
+    quarantined = [{"shard": receipt.shard, **asdict(entry)} for receipt in receipts for entry in receipt.quarantined]
+    totals = count(plan, receipts)
     if totals["planned"] != totals["cuts"] + totals["quarantined"]:
         raise RuntimeError(f"{layout.out}: the totals do not balance: {totals}")
     ledgers = {layout.quarantine: json_lines(quarantined), layout.wids: wids(layout, with_files)}
@@ -65,9 +73,9 @@ def finalize(layout: Layout, plan: Plan, codec: dict[str, Any]) -> dict[str, Any
         "codec": codec,
         "made_from": plan.identity,
         "tools": {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
-        "totals": {**totals, "hours": round(totals["seconds"] / 3600, 6)},
+        "totals": totals,
         "files": {
-            path.relative_to(layout.out).as_posix(): {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            layout.name(path): {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for path, data in ledgers.items()
         },
         "shards": [_shard_entry(receipt) for receipt in with_files],
@@ -82,14 +90,6 @@ def description_checksum(description: dict[str, Any]) -> str:
     """sha256 over everything in `dataset.json` but this checksum itself."""
     rest = {name: value for name, value in description.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()
-
-
-def _receipts(layout: Layout, shards: int) -> Iterator[Receipt]:
-    for shard in range(shards):
-        receipt = read_receipt(layout, shard)
-        if receipt is None:
-            raise RuntimeError(f"{layout.out}: shard {shard} has no receipt though all shards were done")
-        yield receipt
 
 
 def _shard_entry(receipt: Receipt) -> dict[str, Any]:

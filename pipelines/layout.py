@@ -13,7 +13,7 @@ OUT/
   packed/
     codes.000000.bits          with --pack: all codes of the shard bit by bit, see `pipelines.packed`
   quarantine.jsonl             one line per cut that could not be tokenized
-  work/                        only while a run is unfinished: the plan, the receipts, temporary files
+  work/                        only while a run is unfinished: the plan, the receipts, who is at work, temporary files
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.folders import Folder, RemotePath
 from tokenizer.atomic import write_atomically
 
 FORMAT = "focalstream-tokens"
@@ -35,69 +36,81 @@ begin (after tar and npy headers), `tokens` how many there are."""
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths of one dataset folder `out`."""
+    """The paths of one dataset folder `out`, on disk or behind a URL."""
 
-    out: Path
+    out: Folder
 
     @property
-    def dataset(self) -> Path:
+    def dataset(self) -> Folder:
         return self.out / "dataset.json"
 
     @property
-    def dataset_copy(self) -> Path:
+    def dataset_copy(self) -> Folder:
         return self.out / "dataset.copy.json"
 
     @property
-    def quarantine(self) -> Path:
+    def quarantine(self) -> Folder:
         return self.out / "quarantine.jsonl"
 
     @property
-    def shards(self) -> Path:
+    def shards(self) -> Folder:
         return self.out / "shards"
 
     @property
-    def index(self) -> Path:
+    def index(self) -> Folder:
         return self.out / "index"
 
     @property
-    def packed(self) -> Path:
+    def packed(self) -> Folder:
         return self.out / "packed"
 
     @property
-    def wids(self) -> Path:
+    def wids(self) -> Folder:
         return self.index / "wids.json"
 
     @property
-    def work(self) -> Path:
+    def work(self) -> Folder:
         return self.out / "work"
 
     @property
-    def temporary(self) -> Path:
+    def temporary(self) -> Folder:
         return self.work / "tmp"
 
-    def cuts_file(self, shard: int) -> Path:
+    @property
+    def receipts(self) -> Folder:
+        return self.work / "receipts"
+
+    def cuts_file(self, shard: int) -> Folder:
         return self.shards / f"cuts.{shard:06d}.jsonl.gz"
 
-    def codes_tar(self, shard: int) -> Path:
+    def codes_tar(self, shard: int) -> Folder:
         return self.shards / f"codes.{shard:06d}.tar"
 
-    def codes_index(self, shard: int) -> Path:
+    def codes_index(self, shard: int) -> Folder:
         return self.index / f"codes.{shard:06d}.npy"
 
-    def lhotse_index(self, shard: int) -> Path:
+    def lhotse_index(self, shard: int) -> Folder:
         return self.index / f"codes.{shard:06d}.tar.idx"
 
-    def packed_codes(self, shard: int) -> Path:
+    def packed_codes(self, shard: int) -> Folder:
         return self.packed / f"codes.{shard:06d}.bits"
 
-    def write(self, path: Path, data: bytes) -> None:
+    def name(self, path: Folder) -> str:
+        """The path of a file of this dataset relative to OUT, as `dataset.json` has it."""
+        return str(path).removeprefix(str(self.out)).lstrip("/")
+
+    def write(self, path: Folder, data: bytes) -> None:
         """Make or replace a file of this dataset. It appears whole or not at all, and the name it has before lies in
         `temporary`, because readers of a shard folder take every file in it for data."""
+        if isinstance(path, RemotePath):
+            path.write_bytes(data)
+            return
+        assert isinstance(self.temporary, Path)
         self.temporary.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data, self.temporary)
 
-    def shard_files(self, shard: int) -> tuple[Path, ...]:
+    def shard_files(self, shard: int) -> tuple[Folder, ...]:
         """Every file that may belong to one shard."""
         return (
             self.cuts_file(shard),

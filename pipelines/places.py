@@ -5,14 +5,13 @@ A place is text: an absolute path, or a URL. Local files never pass through fssp
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from pipelines.retries import retried
 from tokenizer.errors import InputError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)")  # "zip::s3://..." chains two
@@ -20,19 +19,6 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)")  # "zip::s3://..." chains t
 
 def is_url(place: str) -> bool:
     return _URL.match(place) is not None
-
-
-def local_folder(text: str) -> Path:
-    """The argument of a command that names the folder of a dataset.
-
-    Raises:
-        ArgumentTypeError: it is a URL, which `Path` would turn into a folder here named `s3:`.
-    """
-    if is_url(text):
-        raise argparse.ArgumentTypeError(
-            f"{text} is a URL; a dataset is written and read in a local folder: name one, and copy it from there"
-        )
-    return Path(text)
 
 
 def absolute(place: str) -> str:
@@ -59,39 +45,44 @@ def name_of(place: str) -> str:
 def exists(place: str) -> bool:
     if not is_url(place):
         return os.path.exists(place)
-    files, path = _file_system(place)
-    return files.exists(path)
+    files, path = open_file_system(place)
+    try:  # not `files.exists`: in many file systems it says False for every error, throttling among them
+        retried(lambda: files.info(path))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def is_folder(place: str) -> bool:
     if not is_url(place):
         return os.path.isdir(place)
-    files, path = _file_system(place)
-    return files.isdir(path)
+    files, path = open_file_system(place)
+    return retried(lambda: files.isdir(path))
 
 
 def size_of(place: str) -> int:
     """Bytes of a file. Raises FileNotFoundError."""
     if not is_url(place):
         return os.stat(place).st_size
-    files, path = _file_system(place)
-    return int(files.size(path))
+    files, path = open_file_system(place)
+    return int(retried(lambda: files.size(path)))
 
 
 def matches(pattern: str) -> list[str]:
     """Absolute places that a glob (`**` for any depth) matches, sorted."""
     if not is_url(pattern):
         return sorted(os.path.abspath(found) for found in glob.glob(pattern, recursive=True))
-    files, path = _file_system(pattern)
-    return sorted(files.unstrip_protocol(found) for found in files.glob(path))
+    files, path = open_file_system(pattern)
+    return sorted(files.unstrip_protocol(found) for found in retried(lambda: files.glob(path)))
 
 
 def names_in(folder: str) -> list[str]:
     """Names of the files (not the folders) directly in a folder, sorted."""
     if not is_url(folder):
         return sorted(name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name)))
-    files, path = _file_system(folder)
-    return sorted(name_of(entry["name"]) for entry in files.ls(path, detail=True) if entry["type"] == "file")
+    files, path = open_file_system(folder)
+    entries = retried(lambda: files.ls(path, detail=True))
+    return sorted(name_of(entry["name"]) for entry in entries if entry["type"] == "file")
 
 
 def files_below(folder: str) -> Iterator[str]:
@@ -101,9 +92,9 @@ def files_below(folder: str) -> Iterator[str]:
         OSError: a folder in it may not be read.
     """
     if is_url(folder):
-        files, path = _file_system(folder)
+        files, path = open_file_system(folder)
         root = path.rstrip("/") + "/"
-        names = sorted(found.removeprefix(root) for found in files.find(path))
+        names = sorted(found.removeprefix(root) for found in retried(lambda: files.find(path)))
         yield from (name for name in names if not any(part.startswith(".") for part in name.split("/")))
         return
     for root, folders, names in os.walk(folder, onerror=_refuse):
@@ -121,15 +112,20 @@ def open_place(place: str) -> BinaryIO:
     """A file to read and to seek in. Raises FileNotFoundError, or what else opening meets."""
     if not is_url(place):
         return open(place, "rb")
-    files, path = _file_system(place)
-    return cast(BinaryIO, files.open(path, "rb"))
+    files, path = open_file_system(place)
+    return cast(BinaryIO, retried(lambda: files.open(path, "rb")))
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it."""
+def open_file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it.
+
+    Raises:
+        InputError: there is no such protocol, or its package is not installed.
+    """
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # its package is not installed; no such protocol
+        # Listings are read again every time: others write where we read.
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
         raise InputError(f"{url}: cannot be read ({error}); install what it needs or give a local path") from error

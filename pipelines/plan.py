@@ -8,19 +8,21 @@ A shard is the unit of work, of retry and of resuming. Cuts keep the order of th
 
 from __future__ import annotations
 
-import contextlib
 import gzip
+import io
 import itertools
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pipelines.content import json_bytes
+from pipelines.folders import Folder, remove_tree, sizes_in
 from pipelines.layout import Layout
 from pipelines.manifests import content_digest, read_cuts
 from pipelines.member_ids import member_id
@@ -29,6 +31,8 @@ from pipelines.selection import Selection
 from pipelines.source_cuts import SourceCut, TarSlice
 from tokenizer.atomic import sync_folder
 from tokenizer.errors import InputError
+
+WRITERS = 8  # cut lists that are synced or uploaded at the same time
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def load_or_make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
         shards = tuple(PlannedShard(**shard) for shard in content["shards"])
         return Plan(content["identity"], shards, content["duplicate_ids"], content.get("skipped", 0))
     for folder in (layout.shards, layout.index, layout.packed):
-        if folder.exists() and any(folder.iterdir()):
+        if sizes_in(folder):
             raise InputError(f"{folder} has files that belong to no known run; give another OUT or remove that folder")
     return make_plan(layout, identity)
 
@@ -188,53 +192,79 @@ class SelectedCuts:
 
 def shard_cuts(layout: Layout, shard: int) -> list[PlannedCut]:
     """The cuts of one shard, in order."""
-    with gzip.open(_cut_list(layout, shard), "rt", encoding="ascii") as lines:
-        return [_planned(json.loads(line)) for line in lines]
+    lines = gzip.decompress(_cut_list(layout, shard).read_bytes()).splitlines()
+    return [_planned(json.loads(line)) for line in lines]
 
 
 def make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
     """Divide the input into shards, and store that. The same identity gives the same plan."""
     folder = layout.work / "plan"
-    shutil.rmtree(folder, ignore_errors=True)  # cut lists of a plan that was never finished
+    remove_tree(folder)  # cut lists of a plan that was never finished
     folder.mkdir(parents=True)
-    sharding, seen = Sharding(**identity["sharding"]), SeenIds()
-    source = SelectedCuts(identity["input"]["paths"], Selection(**identity.get("selection", {})))
-    shards: list[PlannedShard] = []
-    while first := next(source, None):
-        with _open_cut_list(layout, len(shards)) as lines:
-            cuts, seconds = 0, 0.0
-            for item in itertools.chain([first], source):
-                member = member_id(item.cut["id"], seen.occurrence(item.cut["id"]))
-                lines.write(json.dumps(_stored(PlannedCut(item.cut, member, item.audio))) + "\n")
-                cuts, seconds = cuts + 1, seconds + duration(item.cut)
-                if sharding.is_full(cuts, seconds):
-                    break
-        shards.append(PlannedShard(cuts, round(seconds, 6)))
-    if not shards:
-        skipped = f" but {source.skipped} that are too short or too long" if source.skipped else ""
-        raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it{skipped}; expected at least one")
-    sync_folder(folder)
-    plan = Plan(identity, tuple(shards), seen.duplicates, source.skipped)
+    try:
+        plan = _divide(layout, identity)
+    except BaseException:
+        remove_tree(folder)
+        raise
+    if isinstance(folder, Path):
+        sync_folder(folder)
     layout.write(_plan_file(layout), json_bytes(asdict(plan)))
     return plan
 
 
-def _plan_file(layout: Layout) -> Path:
+def _divide(layout: Layout, identity: dict[str, Any]) -> Plan:
+    """The cut lists of all shards to disk."""
+    sharding, seen = Sharding(**identity["sharding"]), SeenIds()
+    source = SelectedCuts(identity["input"]["paths"], Selection(**identity.get("selection", {})))
+    shards: list[PlannedShard] = []
+
+    def lines(first: SourceCut) -> Iterator[str]:
+        cuts, seconds = 0, 0.0
+        for item in itertools.chain([first], source):
+            member = member_id(item.cut["id"], seen.occurrence(item.cut["id"]))
+            yield json.dumps(_stored(PlannedCut(item.cut, member, item.audio))) + "\n"
+            cuts, seconds = cuts + 1, seconds + duration(item.cut)
+            if sharding.is_full(cuts, seconds):
+                break
+        shards.append(PlannedShard(cuts, round(seconds, 6)))
+
+    with ThreadPoolExecutor(WRITERS, thread_name_prefix="write-plan") as pool:
+        pending: deque[Future[None]] = deque()
+        while first := next(source, None):
+            number, data = len(shards), _compressed(lines(first))
+            pending.append(pool.submit(_write_cut_list, _cut_list(layout, number), data))
+            if len(pending) > WRITERS:
+                pending.popleft().result()
+        for written in pending:
+            written.result()
+    if not shards:
+        skipped = f" but {source.skipped} that are too short or too long" if source.skipped else ""
+        raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it{skipped}; expected at least one")
+    return Plan(identity, tuple(shards), seen.duplicates, source.skipped)
+
+
+def _plan_file(layout: Layout) -> Folder:
     return layout.work / "plan.json"
 
 
-def _cut_list(layout: Layout, shard: int) -> Path:
+def _cut_list(layout: Layout, shard: int) -> Folder:
     return layout.work / "plan" / f"{shard:06d}.jsonl.gz"
 
 
-@contextlib.contextmanager
-def _open_cut_list(layout: Layout, shard: int) -> Iterator[TextIO]:
-    """A cut list to write, synced to disk when closed: plan.json promises that it is there."""
-    path = _cut_list(layout, shard)
-    with gzip.open(path, "wt", encoding="ascii", compresslevel=1) as lines:
-        yield lines
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def _compressed(lines: Iterable[str]) -> bytes:
+    buffer = io.BytesIO()
+    file = gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=buffer, mtime=0)
+    with io.TextIOWrapper(file, encoding="ascii") as text:
+        text.writelines(lines)
+    return buffer.getvalue()
+
+
+def _write_cut_list(path: Folder, data: bytes) -> None:
+    """A cut list, synced to disk: plan.json promises that it is there."""
+    path.write_bytes(data)
+    if isinstance(path, Path):
+        with open(path, "rb") as written:
+            os.fsync(written.fileno())
 
 
 def _stored(planned: PlannedCut) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from typing import Any
 
 from pipelines.dataset import read_description
 from pipelines.encoding import Encoding
-from pipelines.finalize import describe_codec, description_checksum, wids
+from pipelines.finalize import describe_codec, description_checksum, finalize, wids
+from pipelines.folders import Folder
 from pipelines.layout import Layout
 from pipelines.manifests import find_inputs
 from pipelines.ownership import only_run
 from pipelines.plan import Sharding, identify, make_plan, refuse_difference
 from pipelines.reopen import is_sound, reopen, shards_with_failures
 from pipelines.selection import Selection
-from pipelines.shards import Receipt
-from pipelines.tokenize import Job, finish, interrupted_by_sigterm, load_codec
-from tokenizer.atomic import write_atomically
+from pipelines.shards import Receipt, read_receipts
+from pipelines.tokenize import Job, do_shards, interrupted_by_sigterm, load_codec
 from tokenizer.errors import InputError
 
 
@@ -63,7 +63,7 @@ def repair(out: Path, codec: str | None = None, device: str | None = None, worke
         if _is_damaged(layout, description, layout.wids):
             receipts = [Receipt(**entry) for entry in description["shards"]]
             layout.write(layout.wids, wids(layout, receipts))
-            files.append(_name(layout, layout.wids))
+            files.append(layout.name(layout.wids))
         broken = {entry["shard"] for entry in description["shards"] if not is_sound(layout, entry)}
         ledger_is_damaged = _is_damaged(layout, description, layout.quarantine)
         if not broken and not ledger_is_damaged:
@@ -79,9 +79,11 @@ def repair(out: Path, codec: str | None = None, device: str | None = None, worke
         plan = make_plan(layout, identity)
         if ledger_is_damaged:  # what failed is tried again, to know why
             broken |= shards_with_failures(description, plan)
-            files.append(_name(layout, layout.quarantine))
+            files.append(layout.name(layout.quarantine))
         kept = reopen(layout, description, plan, broken)
-        repaired, _ = finish(job, layout, plan, loaded, kept)
+        do_shards(job, layout, plan, loaded, kept)
+        done = [receipt for receipt in read_receipts(layout, range(len(plan.shards))) if receipt is not None]
+        repaired = finalize(layout, plan, describe_codec(loaded), done)
         lost = repaired["totals"]["quarantined"] - description["totals"]["quarantined"]
         return Repaired(tuple(files), tuple(sorted(broken)), max(lost, 0), layout.dataset.read_bytes() == original)
 
@@ -97,11 +99,11 @@ def _restore_description(layout: Layout) -> tuple[list[str], bytes]:
         )
     restored = [path for path in both if not path.exists() or path.read_bytes() != sound]
     for path in restored:
-        write_atomically(path, sound)
-    return [_name(layout, path) for path in restored], sound
+        layout.write(path, sound)
+    return [layout.name(path) for path in restored], sound
 
 
-def _is_sound_description(path: Path) -> bool:
+def _is_sound_description(path: Folder) -> bool:
     try:
         description = json.loads(path.read_bytes())
         return description["checksum"] == description_checksum(description)
@@ -109,8 +111,8 @@ def _is_sound_description(path: Path) -> bool:
         return False
 
 
-def _is_damaged(layout: Layout, description: dict[str, Any], path: Path) -> bool:
-    recorded = description["files"][_name(layout, path)]["sha256"]
+def _is_damaged(layout: Layout, description: dict[str, Any], path: Folder) -> bool:
+    recorded = description["files"][layout.name(path)]["sha256"]
     return not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != recorded
 
 
@@ -132,7 +134,3 @@ def _job(out: Path, description: dict[str, Any], codec: str | None, device: str 
         max_quarantine_rate=1.0,
         selection=Selection(**made_from.get("selection", {})),
     )
-
-
-def _name(layout: Layout, path: Path) -> str:
-    return path.relative_to(layout.out).as_posix()

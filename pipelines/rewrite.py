@@ -7,7 +7,6 @@ are, except where a name is there already.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.finalize import finalize
+from pipelines.folders import remove_tree
 from pipelines.layout import Layout
 from pipelines.member_ids import member_id
 from pipelines.ownership import only_run
@@ -41,6 +41,7 @@ class DatasetWriter:
         self._seconds = 0.0
         self._failures: list[Quarantined] = []
         self._shards: list[PlannedShard] = []
+        self._receipts: list[Receipt] = []
         self._seen = SeenIds()
 
     def add(self, cut: PlannedCut, codes: np.ndarray) -> None:
@@ -60,7 +61,7 @@ class DatasetWriter:
         if self._cuts or self._failures:
             self._end_shard()
         plan = Plan(self._made_from, tuple(self._shards), self._seen.duplicates)
-        return finalize(self._layout, plan, self._codec)
+        return finalize(self._layout, plan, self._codec, self._receipts)
 
     def _end_shard(self) -> None:
         number, cuts = len(self._shards), [cut for cut, _ in self._cuts]
@@ -74,6 +75,7 @@ class DatasetWriter:
         )
         with_failures = Receipt(**{**vars(receipt), "quarantined": tuple(self._failures)})
         write_receipt(self._layout, with_failures)
+        self._receipts.append(with_failures)
         self._shards.append(PlannedShard(len(cuts) + len(self._failures), round(self._seconds, 6)))
         self._cuts, self._seconds, self._failures = [], 0.0, []
 
@@ -98,8 +100,8 @@ def rewriting(layout: Layout) -> Iterator[None]:
 
 
 def _clear(layout: Layout) -> None:
-    for folder in (layout.shards, layout.index, layout.packed, layout.work / "receipts", layout.temporary):
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (layout.shards, layout.index, layout.packed, layout.receipts, layout.temporary):
+        remove_tree(folder)
 
 
 def refuse_nesting(out: Path, sources: list[Path]) -> None:

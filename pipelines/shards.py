@@ -12,18 +12,21 @@ import json
 import math
 import tarfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.content import gzip_bytes, json_bytes, json_lines
 from pipelines.encoding import Outcome
+from pipelines.folders import Folder, sizes_in
 from pipelines.layout import INDEX_DTYPE, Layout
 from pipelines.packed import pack
 from pipelines.plan import PlannedCut
 from pipelines.quarantine import Quarantined
+
+RECEIPTS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def write_shard(
         layout.write(path, data)
     receipt = Receipt(
         shard=shard,
-        files={path.relative_to(layout.out).as_posix(): _checksum(data) for path, data in files.items()},
+        files={layout.name(path): _checksum(data) for path, data in files.items()},
         cuts=len(good),
         tokens=sum(len(codes) for _, codes in good),
         seconds=round(sum(planned.seconds for planned, _ in good), 6),
@@ -79,19 +82,27 @@ def write_receipt(layout: Layout, receipt: Receipt) -> None:
     layout.write(_receipt_path(layout, receipt.shard), json_bytes(asdict(receipt)))
 
 
-def read_receipt(layout: Layout, shard: int) -> Receipt | None:
-    """The receipt of a finished shard, or None when the shard is still to be done (again, if a file of it is gone)."""
-    path = _receipt_path(layout, shard)
-    if not path.exists():
-        return None
-    content = json.loads(path.read_text(encoding="ascii"))
-    content["quarantined"] = tuple(Quarantined(**entry) for entry in content["quarantined"])
-    receipt = Receipt(**content)
-    whole = all(
-        (layout.out / name).exists() and (layout.out / name).stat().st_size == file["bytes"]
-        for name, file in receipt.files.items()
-    )
-    return receipt if whole else None
+def read_receipts(layout: Layout, shards: Sequence[int]) -> list[Receipt | None]:
+    """The receipt of each of these shards; None where a shard is still to be done (again, if a file of it is gone)."""
+    there = sizes_in(layout.receipts)
+    sizes = {
+        f"{folder.name}/{name}": size
+        for folder in (layout.shards, layout.index, layout.packed)
+        for name, size in sizes_in(folder).items()
+    }
+
+    def read(shard: int) -> Receipt | None:
+        path = _receipt_path(layout, shard)
+        if path.name not in there:
+            return None
+        content = json.loads(path.read_text(encoding="ascii"))
+        content["quarantined"] = tuple(Quarantined(**entry) for entry in content["quarantined"])
+        receipt = Receipt(**content)
+        whole = all(sizes.get(name) == file["bytes"] for name, file in receipt.files.items())
+        return receipt if whole else None
+
+    with ThreadPoolExecutor(RECEIPTS_AT_A_TIME) as pool:  # behind a URL each takes a while
+        return list(pool.map(read, shards))
 
 
 def shar_cut(planned: PlannedCut, tokens: int, token_rate: float) -> dict[str, Any]:
@@ -134,7 +145,7 @@ def codes_manifest(planned: PlannedCut, tokens: int, token_rate: float) -> dict[
 
 def _shard_files(
     layout: Layout, shard: int, good: list[tuple[PlannedCut, np.ndarray]], token_rate: float
-) -> dict[Path, bytes]:
+) -> dict[Folder, bytes]:
     tar, rows, pairs = _tar(good, token_rate)
     lines = json_lines(shar_cut(planned, len(codes), token_rate) for planned, codes in good)
     return {
@@ -186,5 +197,5 @@ def _checksum(data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _receipt_path(layout: Layout, shard: int) -> Path:
-    return layout.work / "receipts" / f"{shard:06d}.json"
+def _receipt_path(layout: Layout, shard: int) -> Folder:
+    return layout.receipts / f"{shard:06d}.json"

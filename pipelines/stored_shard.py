@@ -7,11 +7,11 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipelines.folders import Folder
 from pipelines.layout import Layout
 from pipelines.plan import PlannedCut
 
@@ -19,9 +19,9 @@ Pair = tuple[str, np.ndarray, dict[str, Any], int]
 """(member id, codes, TemporalArray manifest, byte where the raw codes begin)."""
 
 
-def read_pairs(path: Path) -> Iterator[Pair]:
+def read_pairs(path: Folder) -> Iterator[Pair]:
     """Every pair of a codes tar, in order. Raises ValueError where the members are no pairs."""
-    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         members = tar.getmembers()
         names = [member.name for member in members]
         for data, meta in zip(members[::2], members[1::2], strict=True):
@@ -40,7 +40,7 @@ def stored_cuts(layout: Layout, shard: int) -> Iterator[tuple[PlannedCut, np.nda
 
     A mix comes back as the cut without recording that it became.
     """
-    with gzip.open(layout.cuts_file(shard), "rt", encoding="utf-8") as lines:
+    with layout.cuts_file(shard).open("rb") as file, gzip.open(file, "rt", encoding="utf-8") as lines:
         for line, (member, codes, _, _) in zip(lines, read_pairs(layout.codes_tar(shard)), strict=True):
             cut = json.loads(line)
             custom = {key: value for key, value in cut["custom"].items() if key not in ("cut_id", "codes")}

@@ -7,30 +7,32 @@ those of a run that nothing disturbed.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipelines.dataset import read_description
 from pipelines.encoding import Encoding
-from pipelines.finalize import describe_codec, finalize
+from pipelines.finalize import count, describe_codec, finalize
+from pipelines.folders import Folder, remove_tree
 from pipelines.layout import Layout
 from pipelines.manifests import find_inputs
-from pipelines.ownership import only_run, refuse_strange_folder
+from pipelines.ownership import StillOurs, once, only_run, refuse_strange_folder
+from pipelines.part import Part
 from pipelines.plan import Plan, Sharding, has_plan, identify, load_or_make_plan, make_plan, refuse_difference
 from pipelines.progress import ProgressBar
+from pipelines.ray_engine import Cluster, RayOptions, connected
 from pipelines.reopen import reopen, shards_with_failures
 from pipelines.selection import Selection
-from pipelines.shards import Receipt, read_receipt
+from pipelines.shards import Receipt, read_receipts
 from pipelines.worker_process import Event, ShardWork, Task
-from pipelines.workers import run_inline, run_processes
+from pipelines.workers import Processes, Report, run_crew, run_inline
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 
@@ -44,18 +46,21 @@ class Job:
 
     Attributes:
         source: a manifest, a Shar folder, a folder of audio, or a glob of these; a path or a URL.
-        out: the folder of the dataset.
+        out: the folder of the dataset, on disk or behind a URL.
         codec: what `Codec.from_pretrained` takes.
-        workers: processes; None: one a CPU core, or one on another device.
-        engine: "inline" (in this process) or "local" (worker processes); None: local when that brings parallel work,
-            or when the run was interrupted before.
+        workers: processes; None: one a CPU core, or one on another device; with Ray, as many as have room.
+        engine: "inline" (in this process), "local" (worker processes) or "ray" (a cluster's); None: local when that
+            brings parallel work, or when the run was interrupted before.
         max_quarantine_rate: stop when more than this share of all planned cuts has failed.
         selection: which cuts and channels of the source take part.
         retry_quarantined: where the dataset is finished, try again what could not be tokenized, and nothing else.
+        part: do this share of the shards; others do the rest, at the same time or not. Who finishes last writes
+            `dataset.json`.
+        ray: for engine "ray".
     """
 
     source: str
-    out: Path
+    out: Folder
     codec: str
     sharding: Sharding = field(default_factory=lambda: Sharding(hours=1.0))
     encoding: Encoding = field(default_factory=Encoding)
@@ -64,23 +69,33 @@ class Job:
     max_quarantine_rate: float = 0.5
     selection: Selection = field(default_factory=Selection)
     retry_quarantined: bool = False
+    part: Part | None = None
+    ray: RayOptions = field(default_factory=RayOptions)
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers is {self.workers}, expected at least 1 (or engine inline for no processes)")
         if not 0 <= self.max_quarantine_rate <= 1:
             raise InputError(f"max_quarantine_rate is {self.max_quarantine_rate}, expected a share from 0 to 1")
+        if self.part is not None and self.retry_quarantined:
+            raise InputError("retry_quarantined is for all of a finished dataset; leave out --part")
+        if self.engine == "ray" and ":" in self.encoding.device:
+            raise InputError(
+                f"device is {self.encoding.device}: Ray gives each worker its own GPU; expected cuda or cpu"
+            )
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did. `totals` is that of `dataset.json`; times are in seconds."""
+    """What a run did; times are in seconds. `totals` is that of `dataset.json`, or where other parts have yet to do
+    `shards_left` shards, that of the shards which are done."""
 
-    out: Path
+    out: Folder
     totals: dict[str, Any]
     was_complete: bool
     elapsed: float
     times_real_time: float
+    shards_left: int = 0
 
 
 def tokenize(job: Job) -> Result:
@@ -99,7 +114,7 @@ def tokenize(job: Job) -> Result:
     if layout.dataset.exists():
         refuse_strange_folder(layout)
         read_description(layout)  # somebody else's dataset.json is refused before anything is made
-    with interrupted_by_sigterm(), only_run(layout):
+    with interrupted_by_sigterm(), only_run(layout, job.part) as still_ours:
         kept: set[int] = set()
         if layout.dataset.exists():
             description = read_description(layout)
@@ -112,63 +127,93 @@ def tokenize(job: Job) -> Result:
         else:
             if job.engine is None and has_plan(layout):  # that run may have died of a cut; workers can without harm
                 job = replace(job, engine="local")
-            plan = load_or_make_plan(layout, identity)
-        description, speed = finish(job, layout, plan, codec, kept)
-    return Result(layout.out, description["totals"], False, time.monotonic() - begun, speed)
+            with once(layout, "plan") if job.part else contextlib.nullcontext():
+                plan = load_or_make_plan(layout, identity)
+        speed = do_shards(job, layout, plan, codec, kept, still_ours)
+        with once(layout, "finish") if job.part else contextlib.nullcontext():
+            totals, left = _finish(job, layout, plan, codec)
+    return Result(layout.out, totals, False, time.monotonic() - begun, speed, left)
 
 
 def load_codec(job: Job) -> Codec:
     """The codec of a job, on its device. Raises InputError where shards cannot hold its codes."""
     from tokenizer import Codec
 
-    check_device(job.encoding.device)
-    codec = Codec.from_pretrained(job.codec, device=job.encoding.device)
+    device = job.encoding.device if job.engine != "ray" else "cpu"  # the head of a cluster needs no GPU
+    check_device(device)
+    codec = Codec.from_pretrained(job.codec, device=device)
     if codec.codebook_size > 1 << 16:
         raise InputError(f"codec {job.codec} has {codec.codebook_size} codes; shards hold at most {1 << 16} (uint16)")
     return codec
 
 
-def finish(job: Job, layout: Layout, plan: Plan, codec: Codec, kept: set[int]) -> tuple[dict[str, Any], float]:
-    """Do the shards of a plan that have no receipt, and write `dataset.json`.
+def do_shards(
+    job: Job, layout: Layout, plan: Plan, codec: Codec, kept: set[int], still_ours: StillOurs = lambda: None
+) -> float:
+    """Do the shards of a plan that have no receipt, or that failed so much that something must have been wrong (a file
+    server away) and may now be mended.
 
     Args:
         kept: shards without receipt whose codes are sound: only what they lack is tried again.
 
     Returns:
-        The content of `dataset.json`, and how many times faster than real time it went.
+        How many times faster than real time it went.
     """
-    shutil.rmtree(layout.temporary, ignore_errors=True)  # of a run that was killed
-    speed = _do_shards(job, layout, plan, codec, kept)
-    return finalize(layout, plan, describe_codec(codec)), speed
-
-
-def _do_shards(job: Job, layout: Layout, plan: Plan, codec: Codec, kept: set[int]) -> float:
-    """Do the shards that have no receipt, or that failed so much that something must have been wrong (a file server
-    away) and may now be mended. Returns how many times faster than real time."""
+    if job.part is None:
+        remove_tree(layout.temporary)  # of a run that was killed; with parts, others write there now
+    ours = [shard for shard in range(len(plan.shards)) if job.part is None or job.part.has(shard)]
     receipts = [
         receipt if receipt is not None and not _failed_too_much(receipt, job.max_quarantine_rate) else None
-        for receipt in (read_receipt(layout, shard) for shard in range(len(plan.shards)))
+        for receipt in read_receipts(layout, ours)
     ]
-    todo = [Task(shard, keeps_codes=shard in kept) for shard, receipt in enumerate(receipts) if receipt is None]
-    done_seconds = plan.seconds - sum(plan.shards[task.shard].seconds for task in todo)
+    todo = [
+        Task(shard, keeps_codes=shard in kept) for shard, receipt in zip(ours, receipts, strict=True) if receipt is None
+    ]
+    seconds = math.fsum(plan.shards[shard].seconds for shard in ours)
+    done_seconds = seconds - math.fsum(plan.shards[task.shard].seconds for task in todo)
     failed_before = sum(len(receipt.quarantined) for receipt in receipts if receipt is not None)
-    work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack)
-    workers = min(job.workers or _default_workers(job.encoding.device), len(todo))
-    with ProgressBar(plan.seconds, done_seconds, failed_before) as bar:
+    with ProgressBar(seconds, done_seconds, failed_before) as bar:
 
         def report(event: Event) -> None:
+            still_ours()
             bar.see(event)
-            if isinstance(event, Receipt):
+            if isinstance(event, Receipt) and event.quarantined:
                 _stop_when_too_many_fail(job, plan, bar.quarantined, event)
 
         try:
-            if job.engine == "inline" or (job.engine is None and workers <= 1):
-                run_inline(work, todo, report, codec)
-            else:
-                run_processes(work, todo, report, workers)
+            _run_engine(job, layout, codec, todo, report)
         finally:
-            shutil.rmtree(layout.temporary, ignore_errors=True)
+            if job.part is None:
+                remove_tree(layout.temporary)
         return bar.times_real_time
+
+
+def _run_engine(job: Job, layout: Layout, codec: Codec, todo: list[Task], report: Report) -> None:
+    work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack)
+    workers = min(job.workers or _default_workers(job.encoding.device), len(todo))
+    if job.engine == "ray" and todo:
+        with connected(job.ray):
+            cluster = Cluster(work, job.ray)
+            run_crew(cluster, layout, todo, report, min(job.workers or cluster.room, len(todo)))
+    elif job.engine == "inline" or (job.engine is None and workers <= 1):
+        run_inline(work, todo, report, codec)
+    else:
+        run_crew(Processes(work), layout, todo, report, workers)
+
+
+def _finish(job: Job, layout: Layout, plan: Plan, codec: Codec) -> tuple[dict[str, Any], int]:
+    """Write `dataset.json` if all shards are done. Returns the totals, and how many shards are left for other parts."""
+    receipts = read_receipts(layout, range(len(plan.shards)))
+    done = [receipt for receipt in receipts if receipt is not None]
+    if len(done) < len(receipts):
+        if layout.dataset.exists():  # another part was here first, and has taken the receipts away
+            return read_description(layout)["totals"], 0
+        return count(plan, done), len(receipts) - len(done)
+    if job.part is not None:  # each part for itself saw only its own failures
+        failures = [receipt for receipt in done if receipt.quarantined]
+        if failures:
+            _stop_when_too_many_fail(job, plan, sum(len(receipt.quarantined) for receipt in failures), failures[-1])
+    return finalize(layout, plan, describe_codec(codec), done)["totals"], 0
 
 
 def _failed_too_much(receipt: Receipt, max_rate: float) -> bool:
@@ -177,7 +222,7 @@ def _failed_too_much(receipt: Receipt, max_rate: float) -> bool:
 
 
 def _stop_when_too_many_fail(job: Job, plan: Plan, quarantined: int, latest: Receipt) -> None:
-    if quarantined <= job.max_quarantine_rate * plan.cuts or not latest.quarantined:
+    if quarantined <= job.max_quarantine_rate * plan.cuts:
         return
     last = latest.quarantined[-1]
     raise InputError(

@@ -22,6 +22,7 @@ from pipelines.audio import expected_samples
 from pipelines.content import sha256_file
 from pipelines.dataset import read_description
 from pipelines.finalize import description_checksum
+from pipelines.folders import Folder, local_copy
 from pipelines.layout import INDEX_DTYPE, Layout
 from pipelines.member_ids import original_id
 from pipelines.packed import PackedShard
@@ -35,8 +36,10 @@ READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeErro
 """What reading damaged files raises; each becomes a problem in the list."""
 
 
-def verify(out: Path) -> list[str]:
+def verify(out: Folder) -> list[str]:
     """Problems of the dataset in `out`, each one line that begins with the file it is about; empty when it is sound.
+
+    Behind a URL everything is read by this project only: other libraries are tried on local folders.
 
     Raises:
         InputError: there is no finished dataset in `out`.
@@ -74,7 +77,7 @@ def _problems(layout: Layout, description: dict[str, Any]) -> Iterator[str]:
             damaged.add(entry["shard"])
         yield from problems
     whole = [entry["shard"] for entry in description["shards"] if entry["shard"] not in damaged]
-    if whole:
+    if whole and isinstance(layout.out, Path):
         for name, reader in installed_readers().items():
             yield from _reader_agrees(layout, whole, name, reader)
 
@@ -86,13 +89,12 @@ def _strange_files(layout: Layout, description: dict[str, Any]) -> Iterator[str]
     """Files that nobody knows: Lhotse would take one in shards/ for a data field."""
     known = set(description["files"]) | {name for entry in description["shards"] for name in entry["files"]}
     for folder in (layout.shards, layout.index, layout.packed):
-        for path in sorted(folder.iterdir()) if folder.exists() else []:
-            name = path.relative_to(layout.out).as_posix()
+        for name in sorted(f"{folder.name}/{path.name}" for path in folder.iterdir()) if folder.exists() else []:
             if name not in known:
                 yield f"{name}: not part of the dataset; remove it"
 
 
-def _same_content(path: Path, copy: Path) -> bool:
+def _same_content(path: Folder, copy: Folder) -> bool:
     return copy.is_file() and path.read_bytes() == copy.read_bytes()
 
 
@@ -162,7 +164,7 @@ def _shard(layout: Layout, entry: dict[str, Any], codec: dict[str, Any]) -> Iter
         yield f"{tar_name}: cannot be read ({error})"
         return
     try:
-        with gzip.open(layout.cuts_file(shard), "rt", encoding="utf-8") as lines:
+        with layout.cuts_file(shard).open("rb") as file, gzip.open(file, "rt", encoding="utf-8") as lines:
             cuts = [json.loads(line) for line in lines]
         for (member, codes, manifest, _), cut in zip(pairs, cuts, strict=False):
             yield from (f"{tar_name}: {member}: {problem}" for problem in _codes(codes, cut, codec))
@@ -180,7 +182,7 @@ def _shard(layout: Layout, entry: dict[str, Any], codec: dict[str, Any]) -> Iter
         yield f"{tar_name}: the same member twice"
     yield from _indexes(layout, shard, pairs)
     if f"packed/{layout.packed_codes(shard).name}" in entry["files"]:
-        yield from _packed(layout, shard, pairs)
+        yield from _packed(layout, entry, pairs)
 
 
 def _codes(codes: np.ndarray, cut: dict[str, Any], codec: dict[str, Any]) -> Iterator[str]:
@@ -209,7 +211,8 @@ def _cut(member: str, manifest: dict[str, Any], cut: dict[str, Any]) -> Iterator
 def _indexes(layout: Layout, shard: int, pairs: list[Pair]) -> Iterator[str]:
     path = layout.codes_index(shard)
     try:
-        rows = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            rows = np.load(file, allow_pickle=False)
     except READ_ERRORS as error:
         yield f"index/{path.name}: cannot be read ({error})"
     else:
@@ -219,7 +222,7 @@ def _indexes(layout: Layout, shard: int, pairs: list[Pair]) -> Iterator[str]:
     path = layout.lhotse_index(shard)
     try:
         offsets = np.frombuffer(path.read_bytes(), "<u8")
-        with tarfile.open(layout.codes_tar(shard), "r:") as tar:
+        with layout.codes_tar(shard).open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             begins = [member.offset for member in tar.getmembers()[::2]]
     except READ_ERRORS as error:
         yield f"index/{path.name}: cannot be read ({error})"
@@ -228,10 +231,11 @@ def _indexes(layout: Layout, shard: int, pairs: list[Pair]) -> Iterator[str]:
             yield f"index/{path.name}: does not match the tar"
 
 
-def _packed(layout: Layout, shard: int, pairs: list[Pair]) -> Iterator[str]:
-    name = f"packed/{layout.packed_codes(shard).name}"
+def _packed(layout: Layout, entry: dict[str, Any], pairs: list[Pair]) -> Iterator[str]:
+    path = layout.packed_codes(entry["shard"])
+    name = f"packed/{path.name}"
     try:
-        packed = PackedShard(layout.packed_codes(shard))
+        packed = PackedShard(local_copy(path, entry["files"][name]["sha256"]))
     except (*READ_ERRORS, InputError) as error:
         yield f"{name}: cannot be read ({error})"
         return

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pipelines.audio import CutError
 from pipelines.encoding import ATTEMPTS, Encoding, Outcome, encode_cuts, fixed_cpu_threads
+from pipelines.folders import Folder
 from pipelines.layout import Layout
 from pipelines.plan import shard_cuts
 from pipelines.quarantine import quarantine
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class ShardWork:
     """All a worker needs to do any shard of a run."""
 
-    out: Path
+    out: Folder
     codec: str
     fingerprint: str
     encoding: Encoding
@@ -55,6 +55,11 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """A worker has loaded the codec and can be given tasks."""
+
+
+@dataclass(frozen=True)
 class Progress:
     """Seconds of audio just dealt with (negative when a long cut begins anew)."""
 
@@ -68,7 +73,31 @@ class Survived:
     task: Task
 
 
-Event = Progress | Receipt | Survived
+Event = Ready | Progress | Receipt | Survived
+
+
+class Worker(Protocol):
+    """Whoever does tasks one at a time, and may die of it.
+
+    Attributes:
+        task: what it is at; None while it loads the codec, and while it waits.
+        reported: seconds of audio of the task that it has reported.
+    """
+
+    task: Task | None
+    reported: float
+
+    def take(self, task: Task) -> None:
+        """Give the worker its next task."""
+
+    def event(self) -> Event | None:
+        """What it sends next, once it does, or None when it died. An error that it met is raised here."""
+
+    def ending(self) -> str | None:
+        """How a dead worker ended, for people; None: by no fault of its task."""
+
+    def stop(self) -> None:
+        """End it, whatever it is at."""
 
 
 def do_task(work: ShardWork, task: Task, codec: Codec, progress: Callable[[float], None]) -> Receipt | Survived:
@@ -89,7 +118,17 @@ def do_task(work: ShardWork, task: Task, codec: Codec, progress: Callable[[float
     )
 
 
-class Worker:
+def load_codec(work: ShardWork) -> Codec:
+    """The codec of a run, in a worker of it."""
+    from tokenizer import Codec
+
+    codec = Codec.from_pretrained(work.codec, device=work.encoding.device)
+    if codec.fingerprint != work.fingerprint:
+        raise RuntimeError(f"codec {work.codec} changed while the run was going on; start it again")
+    return codec
+
+
+class WorkerProcess:
     """A worker process, the pipe to it, and the task it is at."""
 
     def __init__(self, work: ShardWork) -> None:
@@ -108,15 +147,12 @@ class Worker:
         self.task: Task | None = None
         self.reported = 0.0
 
-    def take(self, task: Task | None) -> None:
-        """Give the worker its next task; None: it has nothing more to do."""
+    def take(self, task: Task) -> None:
         self.task, self.reported = task, 0.0
-        if task is not None:
-            with contextlib.suppress(OSError):  # it died while idle: `event` finds out
-                self.link.send(task)
+        with contextlib.suppress(OSError):  # it died while idle: `event` finds out
+            self.link.send(task)
 
     def event(self) -> Event | None:
-        """What it sent, or None when it died. An error that it met is raised here."""
         try:
             event = self.link.recv()
         except (EOFError, OSError):  # the latter when it was killed in the middle of a message
@@ -126,6 +162,15 @@ class Worker:
         if isinstance(event, Progress):
             self.reported += event.seconds
         return event
+
+    def ending(self) -> str:
+        self.process.join()
+        self.link.close()
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"exit code {code}; 1 is usually memory that could not be had"
+        why = {signal.SIGKILL: "; usually the kernel out of memory", signal.SIGSEGV: "; a crash in a native library"}
+        return f"{signal.Signals(-code).name}{why.get(signal.Signals(-code), '')}"
 
     def stop(self) -> None:
         self.process.terminate()
@@ -137,11 +182,8 @@ def _serve(link: Connection, work: ShardWork) -> None:
     """A worker's life: load the codec, then shards until the parent stops it."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        from tokenizer import Codec
-
-        codec = Codec.from_pretrained(work.codec, device=work.encoding.device)
-        if codec.fingerprint != work.fingerprint:
-            raise RuntimeError(f"codec {work.codec} changed while the run was going on; start it again")
+        codec = load_codec(work)
+        link.send(Ready())
         with fixed_cpu_threads():
             while True:
                 task = link.recv()
@@ -151,7 +193,7 @@ def _serve(link: Connection, work: ShardWork) -> None:
     except MemoryError:
         os._exit(1)  # as the kernel would have ended it: the shard is tried again
     except Exception as error:
-        link.send(_portable(error))
+        link.send(portable(error))
 
 
 def _die_with_parent() -> None:
@@ -162,7 +204,7 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The error with the worker's traceback as text: tracebacks do not travel between processes."""
     import traceback
 

@@ -1,4 +1,4 @@
-"""Engines: the same shards, done in this process or by worker processes of this machine.
+"""Engines: the same shards, done in this process or by workers that may die.
 
 An engine takes a list of tasks, one a shard, and reports progress and receipts; the caller need not know who did the
 work.
@@ -6,28 +6,40 @@ work.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from pipelines.deadly_cuts import Trials, describe_end, find_deadly_cuts
+from pipelines.deadly_cuts import Trials, find_deadly_cuts
 from pipelines.encoding import fixed_cpu_threads
 from pipelines.layout import Layout
 from pipelines.plan import shard_cuts
 from pipelines.shards import Receipt
-from pipelines.worker_process import Event, Progress, ShardWork, Task, Worker, do_task
+from pipelines.worker_process import Event, Progress, Ready, ShardWork, Task, Worker, WorkerProcess, do_task
 
 if TYPE_CHECKING:
     from tokenizer.codec import Codec
 
-MAX_DEATHS = 2  # of workers over one shard, before its deadly cuts are looked for
+MAX_DEATHS = 2  # of workers over one shard, before its deadly cuts are looked for; and in a row before any task
+SEARCH_LOOK_SECONDS = 0.5  # between two looks whether a search for deadly cuts is over
 
 Report = Callable[[Event], None]
 
 
 class WorkerDied(RuntimeError):
     """A shard brought down its workers, and no cut of it is to blame."""
+
+
+class Crew(Protocol):
+    """Where workers come from."""
+
+    def hire(self) -> Worker:
+        """A new worker. It loads the codec, and then sends `Ready`."""
+
+    def heard(self, workers: Sequence[Worker], seconds: float | None) -> list[Worker]:
+        """Those of these workers that sent something or died; waits for the first of them, `seconds` at most."""
 
 
 def run_inline(work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
@@ -37,53 +49,95 @@ def run_inline(work: ShardWork, tasks: list[Task], report: Report, codec: Codec)
             report(do_task(work, task, codec, lambda seconds: report(Progress(seconds))))
 
 
-def run_processes(work: ShardWork, tasks: list[Task], report: Report, workers: int) -> None:
-    """Do the shards with `workers` processes.
+class Processes:
+    """Workers that are processes of this machine."""
 
-    One that dies (out of memory, a crash, killed) is replaced, its shard done again. Where that happens `MAX_DEATHS`
-    times to a shard, the cuts that kill workers are found and left out.
+    def __init__(self, work: ShardWork) -> None:
+        self._work = work
+
+    def hire(self) -> WorkerProcess:
+        return WorkerProcess(self._work)
+
+    def heard(self, workers: Sequence[Worker], seconds: float | None) -> list[Worker]:
+        links = {worker.link: worker for worker in workers if isinstance(worker, WorkerProcess)}
+        return [links[link] for link in wait(list(links), seconds)]  # type: ignore[index]
+
+
+def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: int) -> None:
+    """Do the shards with at most `size` workers at a time.
+
+    One that dies (out of memory, a crash, killed, its machine gone) is replaced, its shard done again. Where that
+    happens `MAX_DEATHS` times to a shard by its own fault, the cuts that kill workers are looked for, while the others
+    go on, and left out. Who has nothing more to do is let go, so that a cluster can shrink.
 
     Raises:
-        WorkerDied: no cut is to blame by itself, or without those that are it happened again.
+        WorkerDied: no cut is to blame by itself, or without those that are it happened again; or workers die before
+            they have a task.
     """
-    todo, deaths = deque(tasks), dict.fromkeys((task.shard for task in tasks), 0)
-    crew = [Worker(work) for _ in range(min(workers, len(tasks)))]
+    todo, unfinished, deaths = deque(tasks), {task.shard for task in tasks}, Counter[int]()
+    workers: list[Worker] = []
+    loading: list[Worker] = []
+    stillborn = 0
+    searches: dict[Future[Task], Trials] = {}
+    searchers = ThreadPoolExecutor(thread_name_prefix="find-deadly-cuts")
     try:
-        for worker in crew:
-            worker.take(todo.popleft())
-        while busy := {worker.link: i for i, worker in enumerate(crew) if worker.task is not None}:
-            for i in [busy[link] for link in wait(list(busy))]:  # type: ignore[index]
-                event = crew[i].event()
+        while unfinished:
+            while len(workers) < size and len(loading) < len(todo):
+                workers.append(crew.hire())
+                loading.append(workers[-1])
+            for worker in crew.heard(workers, SEARCH_LOOK_SECONDS if searches else None):
+                event = worker.event()
                 if event is None:
-                    report(Progress(-crew[i].reported))
-                    todo.appendleft(_after_death(work, crew[i], deaths))
-                    crew[i] = Worker(work)
+                    workers.remove(worker)
+                    ending = worker.ending()
+                    if worker in loading:
+                        loading.remove(worker)
+                        stillborn += ending is not None
+                        if stillborn > MAX_DEATHS:
+                            raise WorkerDied(f"workers die as they load the codec (the last by {ending})")
+                    elif worker.task is not None:
+                        report(Progress(-worker.reported))
+                        deaths[worker.task.shard] += ending is not None
+                        if ending is None or deaths[worker.task.shard] < MAX_DEATHS:
+                            todo.appendleft(worker.task)
+                        else:
+                            trials = Trials(crew.hire, worker.task.shard, len(shard_cuts(out, worker.task.shard)))
+                            searches[searchers.submit(_without_deadly_cuts, trials, worker.task, ending)] = trials
+                    continue
+                report(event)
+                if isinstance(event, Ready):
+                    loading.remove(worker)
+                    stillborn = 0
+                elif isinstance(event, Receipt):
+                    unfinished.discard(event.shard)
                 else:
-                    report(event)
-                if event is None or isinstance(event, Receipt):
-                    crew[i].take(todo.popleft() if todo else None)
+                    continue
+                if todo:
+                    worker.take(todo.popleft())
+                else:
+                    worker.stop()
+                    workers.remove(worker)
+            for search in [search for search in searches if search.done()]:
+                del searches[search]
+                todo.appendleft(search.result())
     finally:
-        for worker in crew:
+        for trials in searches.values():
+            trials.close()
+        for worker in workers:
             worker.stop()
+        searchers.shutdown()
 
 
-def _after_death(work: ShardWork, worker: Worker, deaths: dict[int, int]) -> Task:
-    """What is to be done about the task of a dead worker."""
-    task, ending = worker.task, describe_end(worker)
-    assert task is not None
-    deaths[task.shard] += 1
-    if deaths[task.shard] < MAX_DEATHS:
-        return task
-    count = len(shard_cuts(Layout(work.out), task.shard))
-    trials = Trials(work, task.shard, count)
+def _without_deadly_cuts(trials: Trials, task: Task, ending: str) -> Task:
+    """The task without the cuts that killed its workers."""
     try:
-        deadly = find_deadly_cuts(trials, count, ending) if not task.left_out else {}
+        deadly = find_deadly_cuts(trials, trials.count, ending) if not task.left_out else {}
     finally:
         trials.close()
     if not deadly:
         raise WorkerDied(
-            f"shard {task.shard} brought down {deaths[task.shard]} workers (the last by {ending}), and no cut of it is "
-            "to blame by itself. Finished shards are kept: run the same command with fewer --workers, or with another "
-            "OUT and fewer --batch-seconds"
+            f"shard {task.shard} brought down {MAX_DEATHS} workers (the last by {ending}), and no cut of it is to "
+            "blame by itself. Finished shards are kept: run the same command with fewer --workers, or with another OUT "
+            "and fewer --batch-seconds"
         )
     return Task(task.shard, deadly)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.export import export
-from pipelines.places import local_folder
+from pipelines.folders import local_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
+from pipelines.folders import local_folder
 from pipelines.merge import merge
-from pipelines.places import local_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

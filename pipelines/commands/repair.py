@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from pipelines.places import local_folder
+from pipelines.folders import local_folder
 from pipelines.repair import Repaired, repair
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
-from pipelines.places import local_folder
+from pipelines.folders import local_folder
 from pipelines.split import BY, split
 from tokenizer.errors import InputError
 

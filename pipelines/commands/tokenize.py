@@ -9,7 +9,9 @@ import sys
 from pipelines.commands.selection_options import add_selection_arguments, read_selection
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
 from pipelines.encoding import Encoding
-from pipelines.places import local_folder
+from pipelines.folders import dataset_folder
+from pipelines.part import read_part
+from pipelines.ray_engine import RayOptions
 from pipelines.tokenize import Job, Result, tokenize
 
 
@@ -18,22 +20,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out",
         metavar="OUT",
-        type=local_folder,
-        help="folder of the dataset. The same command again continues a run that was interrupted",
+        type=dataset_folder,
+        help="folder of the dataset, or a URL (s3://, gs://, ...). The same command again continues a run that was "
+        "interrupted",
     )
     parser.add_argument("--codec", default="small", help="shipped name, directory, or Hugging Face Hub id")
     add_sharding_arguments(parser)
     parser.add_argument(
         "--engine",
-        choices=("inline", "local"),
-        help="in this process, or by worker processes of this machine, which survive cuts that crash them; when not "
-        "given, local where there are several workers and shards, or where the run was interrupted before",
+        choices=("inline", "local", "ray"),
+        help="in this process, by worker processes of this machine, which survive cuts that crash them, or by those "
+        "of a Ray cluster, whose machines may go too; when not given, local where there are several workers and "
+        "shards, or where the run was interrupted before",
     )
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="worker processes; when not given, one a CPU core, or one with another --device",
+        help="worker processes; when not given, one a CPU core, or one with another --device; with Ray as many as the "
+        "cluster has room for",
+    )
+    parser.add_argument(
+        "--part",
+        metavar="I/N",
+        help="do part I of N of the shards, on a file system (or at a URL) that all parts share; slurm: take I and N "
+        "from the job array. The part that ends last finishes the dataset",
+    )
+    parser.add_argument(
+        "--ray-address",
+        metavar="A",
+        help="head of the Ray cluster; when not given, $RAY_ADDRESS or one of this machine",
+    )
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        default=RayOptions.gpus_per_worker,
+        metavar="G",
+        help="GPUs of a Ray worker with --device cuda; a fraction lets workers share one",
     )
     parser.add_argument("--device", default="cpu", help='where the codec runs: "cpu", "cuda", "cuda:1"')
     parser.add_argument(
@@ -71,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
             engine=args.engine,
             max_quarantine_rate=args.max_quarantine_rate,
             retry_quarantined=args.retry_quarantined,
+            part=read_part(args.part) if args.part else None,
+            ray=RayOptions(args.ray_address, args.gpus_per_worker),
         )
     )
     if args.json:
@@ -78,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
             {
                 "out": str(result.out),
                 "was_complete": result.was_complete,
+                "shards_left": result.shards_left,
                 **result.totals,
                 "elapsed_seconds": round(result.elapsed, 3),
                 "times_real_time": round(result.times_real_time, 2),
@@ -95,5 +121,10 @@ def _sentence(result: Result) -> str:
     done = f"{totals['cuts']:,} cuts, {totals['hours']:.2f} h, {totals['tokens']:,} tokens"
     if result.was_complete:
         return f"{result.out}: already complete ({done}); nothing to do"
+    if result.shards_left:
+        return (
+            f"{result.out}: this part is done in {result.elapsed:.0f} s ({result.times_real_time:.0f}x real time); "
+            f"left for other parts, or for the same command without --part: {result.shards_left} shards"
+        )
     failed = f"; {totals['quarantined']} cuts failed, see quarantine.jsonl" if totals["quarantined"] else ""
     return f"{result.out}: {done} in {result.elapsed:.0f} s ({result.times_real_time:.0f}x real time){failed}"

@@ -5,24 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from pipelines.dataset import read_description
+from pipelines.folders import dataset_folder
 from pipelines.layout import Layout
-from pipelines.places import local_folder
 from pipelines.readers import installed_readers
 from pipelines.verify import verify
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT", type=local_folder, help="folder written by `focalstream tokenize`")
+    parser.add_argument(
+        "out", metavar="OUT", type=dataset_folder, help="folder or URL written by `focalstream tokenize`"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0 when the dataset is sound, 1 when anything is wrong."""
     problems = verify(args.out)
+    readers = list(installed_readers()) if isinstance(args.out, Path) else []
     if args.json:
-        json.dump({"out": str(args.out), "readers": list(installed_readers()), "problems": problems}, sys.stdout)
+        json.dump({"out": str(args.out), "readers": readers, "problems": problems}, sys.stdout)
         print()
     elif problems:
         print("\n".join(problems))
@@ -31,6 +35,6 @@ def run(args: argparse.Namespace) -> int:
         totals = read_description(Layout(args.out))["totals"]
         print(
             f"{args.out}: sound. {totals['cuts']:,} cuts, {totals['tokens']:,} tokens, {totals['quarantined']} "
-            f"quarantined; read by {', '.join(installed_readers())}"
+            f"quarantined; read by {', '.join(readers) or 'this project alone, as always behind a URL'}"
         )
     return 1 if problems else 0

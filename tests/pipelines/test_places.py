@@ -144,13 +144,13 @@ def test_a_stretch_of_a_file_reads_like_a_file_of_its_own(tmp_path, speech):
 
 @pytest.mark.parametrize(
     "words",
-    [["tokenize", "IN", "s3://a/b"], ["merge", "memory://a", "x", "y"], ["verify", "file:///tmp/a"]],
+    [["merge", "memory://a", "x", "y"], ["repair", "s3://a/b"], ["export-dataset", "IN", "s3://a/b"]],
 )
-def test_a_dataset_at_a_url_is_refused(audio_folder, tmp_path, monkeypatch, capsys, words):
+def test_a_dataset_at_a_url_is_refused_where_it_must_be_local(audio_folder, tmp_path, monkeypatch, capsys, words):
     """Once it became a local folder named `s3:`."""
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(SystemExit) as stop:
         main([str(audio_folder) if word == "IN" else word for word in words])
-    assert stop.value.code == 2 and "local folder" in capsys.readouterr().err
+    assert stop.value.code == 2 and "local folders only" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before

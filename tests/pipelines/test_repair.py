@@ -68,7 +68,7 @@ def test_a_repair_that_was_killed_goes_on(damaged, file_bytes, monkeypatch):
     before = file_bytes(damaged)
     (damaged / "shards/codes.000000.tar").write_bytes(b"half")
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.tokenize.finalize", interrupted)
+        patch.setattr("pipelines.repair.finalize", interrupted)
         with pytest.raises(KeyboardInterrupt):
             repair(damaged, workers=1)
     assert not (damaged / "dataset.json").exists()

@@ -18,7 +18,7 @@ from pipelines.cli import main
 from pipelines.dataset import TokenDataset
 from pipelines.tokenize import Job
 from pipelines.verify import verify
-from pipelines.worker_process import Worker
+from pipelines.worker_process import WorkerProcess
 from pipelines.workers import WorkerDied
 from tokenizer.errors import InputError
 
@@ -321,7 +321,7 @@ def test_a_shard_that_kills_its_workers_whatever_is_in_it_ends_the_run(audio_fol
 
 def kill_workers(monkeypatch, times):
     """SIGKILL a worker right after it was given a task, the first `times` times."""
-    take, left = Worker.take, [times]
+    take, left = WorkerProcess.take, [times]
 
     def take_and_die(worker, task):
         take(worker, task)
@@ -329,4 +329,4 @@ def kill_workers(monkeypatch, times):
             left[0] -= 1
             os.kill(worker.process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(Worker, "take", take_and_die)
+    monkeypatch.setattr(WorkerProcess, "take", take_and_die)

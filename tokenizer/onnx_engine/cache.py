@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
 from tokenizer import checkpoint
 from tokenizer.atomic import write_atomically
+from tokenizer.cache_folder import cache_folder
 from tokenizer.codec import Codec
 from tokenizer.errors import InputError
 from tokenizer.onnx_engine.export import export, require_onnx
@@ -27,7 +27,7 @@ def cached(name: str, precision: str) -> Path:
         InputError: where there is no such codec, or the cache cannot be written.
     """
     check_precision(precision)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "focalstream"
+    home = cache_folder()
     remembered = home / "sources" / _source(*checkpoint.locate(name))
     with contextlib.suppress(OSError, UnicodeDecodeError, InputError):
         folder = _folder(home, remembered.read_text(encoding="ascii"), precision)

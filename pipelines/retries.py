@@ -1,0 +1,109 @@
+"""Requests over a network, made again while what they meet will pass: throttling, a server's own errors, timeouts."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+
+TRIES = 8  # with the pauses below about a minute
+FIRST_PAUSE = 0.5  # seconds; doubled every time
+LONGEST_PAUSE = 30.0  # seconds
+
+PASSING_STATUS = {408, 425, 429}  # HTTP; all from 500 on too
+PASSING_ERRNO = {
+    getattr(errno, name)
+    for name in (
+        "EAGAIN",
+        "EBUSY",
+        "EINTR",
+        "EIO",
+        "EREMOTEIO",  # not everywhere
+        "EPIPE",
+        "ETIMEDOUT",
+        "ECONNABORTED",
+        "ECONNREFUSED",
+        "ECONNRESET",
+        "EHOSTUNREACH",
+        "ENETDOWN",
+        "ENETRESET",
+        "ENETUNREACH",
+    )
+    if hasattr(errno, name)
+}
+# Of aiohttp, botocore and urllib3, which are not imported here: whether they are installed depends on the protocol.
+PASSING_CLASSES = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectionClosedError",
+    "ConnectTimeoutError",
+    "EndpointConnectionError",
+    "FSTimeoutError",
+    "HTTPClientError",
+    "IncompleteRead",
+    "IncompleteReadError",
+    "ProtocolError",
+    "ReadTimeoutError",
+    "ResponseStreamingError",
+    "TimeoutError",  # asyncio's, which is not Python's before 3.11
+}
+
+Result = TypeVar("Result")
+
+
+def retried(request: Callable[[], Result]) -> Result:
+    """What `request` returns. Where it fails and that may pass, it is called again, `TRIES` times in all at most.
+
+    Pauses are drawn between 0 and a bound that doubles ("full jitter": https://aws.amazon.com/blogs/architecture/
+    exponential-backoff-and-jitter), so that a thousand workers that were throttled together do not come back together.
+
+    Raises:
+        what the request raises that will not pass (nothing there, not allowed), or the last time.
+    """
+    for number in range(1, TRIES):
+        try:
+            return request()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            pause = random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**number))
+            log.info("try %d of %d failed (%s: %s); next in %.1f s", number, TRIES, type(error).__name__, error, pause)
+            time.sleep(pause)
+    return request()
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed a little later."""
+    return any(_passes(cause) for cause in _causes(error))
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, (TimeoutError, ConnectionError)):
+        return True
+    status = _http_status(error)
+    if status is not None:
+        return status in PASSING_STATUS or status >= 500
+    if isinstance(error, OSError) and error.errno in PASSING_ERRNO:
+        return True
+    return any(kind.__name__ in PASSING_CLASSES for kind in type(error).__mro__)
+
+
+def _http_status(error: BaseException) -> int | None:
+    """Of aiohttp (`status`), gcsfs (`code`) or botocore (`response`)."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    found = (getattr(error, name, None) for name in ("status", "code"))
+    return next((int(value) for value in found if isinstance(value, int) and 100 <= value < 600), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__

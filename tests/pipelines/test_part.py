@@ -1,0 +1,152 @@
+"""Parts of a run: the same bytes by any number of them, nothing twice, and no two of what must be alone."""
+
+import fcntl
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipelines.layout import Layout
+from pipelines.ownership import once, only_run
+from pipelines.part import Part, read_part
+from pipelines.tokenize import Job
+from pipelines.verify import verify
+from tokenizer.errors import InputError
+
+
+def array(task, first, last, count, step=1):
+    values = {"ID": task, "MIN": first, "MAX": last, "COUNT": count, "STEP": step}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
+def test_what_part_a_text_means():
+    assert read_part("3/16") == Part(3, 16)
+    assert read_part("slurm", array(0, 0, 15, 16)) == Part(1, 16)
+    assert read_part("slurm", array(16, 1, 16, 16)) == Part(16, 16)
+    assert read_part("slurm", array(10, 4, 12, 5, step=2)) == Part(4, 5)
+    for text in ("0/4", "5/4", "1", "a/b", "1/0", "-1/4", ""):
+        with pytest.raises(InputError, match="expected I/N"):
+            read_part(text)
+    with pytest.raises(InputError, match=r"SLURM_ARRAY_TASK_COUNT.*--array=0-15"):
+        read_part("slurm", {"SLURM_ARRAY_TASK_ID": "3"})
+    with pytest.raises(InputError, match="unbroken range"):
+        read_part("slurm", array(7, 3, 7, 2))  # --array=3,7
+
+
+@pytest.mark.parametrize("of", [2, 7])
+def test_parts_give_the_same_bytes_and_do_no_shard_twice(
+    finished, audio_folder, run, tmp_path, file_bytes, monkeypatch, of
+):
+    """7 parts of 5 shards: two of them find nothing to do."""
+    from pipelines import worker_process
+
+    done, write = [], worker_process.write_shard
+    monkeypatch.setattr(worker_process, "write_shard", lambda *a, **k: done.append(a[1]) or write(*a, **k))
+    out = tmp_path / "out"
+    for number in range(of, 0, -1):
+        assert not (out / "dataset.json").exists()
+        run(audio_folder, out, part=Part(number, of))
+    assert file_bytes(out) == file_bytes(finished) and not (out / "work").exists()
+    assert sorted(done) == list(range(5))
+    assert run(audio_folder, out, part=Part(1, of))["cuts"] == 24  # already complete
+
+
+def test_what_a_part_left_is_done_by_a_plain_run(finished, audio_folder, run, tmp_path, file_bytes):
+    totals = run(audio_folder, tmp_path / "out", part=Part(2, 3))
+    assert (totals["cuts"], totals["planned"]) == (5 + 4, 24)  # the shards 1 and 4, of which the last is not full
+    run(audio_folder, tmp_path / "out")
+    assert file_bytes(tmp_path / "out") == file_bytes(finished)
+
+
+def test_another_plan_is_refused(audio_folder, run, tmp_path):
+    run(audio_folder, tmp_path / "out", part=Part(1, 2))
+    with pytest.raises(InputError, match=r"sharding\.cuts was 5, now 6"):
+        run(audio_folder, tmp_path / "out", part=Part(2, 2), shard_cuts=6)
+
+
+def test_who_may_work_beside_whom(tmp_path):
+    layout = Layout(tmp_path / "out")
+    with only_run(layout, Part(1, 4)):
+        for other in (Part(1, 4), Part(1, 3), None):
+            with pytest.raises(InputError, match="another run is writing there"), only_run(layout, other):
+                pass
+        with only_run(layout, Part(2, 4)), only_run(layout, Part(4, 4)):
+            pass
+    with only_run(layout), pytest.raises(InputError, match="another run"), only_run(layout, Part(1, 4)):
+        pass
+    with only_run(layout, Part(1, 3)):  # what a part held that came to its end holds nobody up
+        pass
+    assert not layout.out.exists()
+
+
+@pytest.mark.slow
+def test_a_part_waits_while_another_plans(audio_folder, tiny_codec_dir, tmp_path):
+    layout = Layout(tmp_path / "out")
+    (tmp_path / "out/work/parts").mkdir(parents=True)
+    command = ["tokenize", str(audio_folder), str(layout.out), "--codec", str(tiny_codec_dir), "--engine", "inline"]
+    options = ["--shard-cuts", "5", "--batch-seconds", "6", "--part", "1/1", "--json"]
+    with open(tmp_path / "out/work/plan.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *command, *options], stdout=subprocess.PIPE)
+        while not (layout.work / "parts/1-of-1").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.3)
+        assert not (layout.work / "plan").exists()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and json.loads(output)["shards_left"] == 0
+    assert verify(layout.out) == []
+
+
+@pytest.mark.slow
+def test_parts_at_the_same_time_some_killed(finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pipelines.cli", "tokenize", str(audio_folder), str(out), "--engine", "inline"]
+    command += ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6"]
+
+    def begin(number):
+        return subprocess.Popen([*command, "--part", f"{number}/3"], stderr=subprocess.PIPE, text=True)
+
+    parts = [begin(1), begin(2), begin(3), begin(3)]
+    while not list(out.glob("work/receipts/*")) and any(part.poll() is None for part in parts):
+        time.sleep(0.005)
+    parts[0].kill()
+    errors = [part.communicate(timeout=120)[1] for part in parts]
+    twice = [part.returncode for part in parts[2:]]
+    assert twice in ([0, 2], [2, 0], [0, 0]), errors  # [0, 0]: the one had come to its end before the other began
+    assert parts[1].returncode == 0
+    again = begin(1)
+    again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert file_bytes(out) == file_bytes(finished) and not (out / "work").exists()
+
+
+def test_failures_of_all_parts_count(write_manifest, speech, run, tmp_path):
+    manifest = write_manifest({f"cut-{i}": speech(i, 0.4) for i in range(10)})
+    for i in (0, 1, 5, 6):
+        (tmp_path / f"audio/{i}.wav").write_bytes(b"no audio")
+    # Each part by itself, and what it sees of the other's, stays below 4 of 10.
+    run(manifest, tmp_path / "out", part=Part(1, 2), max_quarantine_rate=0.3)
+    with pytest.raises(InputError, match="4 of 10 cuts failed"):
+        run(manifest, tmp_path / "out", part=Part(2, 2), max_quarantine_rate=0.3)
+    assert not (tmp_path / "out/dataset.json").exists()
+
+
+def test_a_part_of_a_retry_is_refused(tmp_path):
+    with pytest.raises(InputError, match="leave out --part"):
+        Job("in", tmp_path, "small", part=Part(1, 2), retry_quarantined=True)
+
+
+def test_planning_that_is_refused_leaves_nothing(run, tmp_path):
+    (tmp_path / "cuts.jsonl").write_text("{broken\n")
+    with pytest.raises(InputError, match="line 1"):
+        run(tmp_path / "cuts.jsonl", tmp_path / "out", part=Part(1, 2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_once_is_one_at_a_time(tmp_path):
+    layout = Layout(tmp_path)
+    with once(layout, "plan"), open(layout.work / "plan.lock") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

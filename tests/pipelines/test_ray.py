@@ -1,0 +1,74 @@
+"""A cluster that loses a machine, and a cut that kills actors: the same bytes as in one process."""
+
+import json
+
+import pytest
+
+from pipelines import ray_engine
+from pipelines.ray_engine import RayOptions
+from tokenizer.errors import InputError
+
+CLUSTER_MEMORY = 80 << 20  # bytes of each node's object store, about the least that Ray takes
+
+
+def test_gpus_are_whole_or_a_fraction_of_one():
+    assert RayOptions(gpus_per_worker=0.25).gpus_per_worker == 0.25
+    for wrong in (0.0, -1.0, 1.5):
+        with pytest.raises(InputError, match="expected a fraction of one GPU"):
+            RayOptions(gpus_per_worker=wrong)
+
+
+def test_one_gpu_cannot_be_picked(run, audio_folder, tmp_path):
+    from pipelines.encoding import Encoding
+    from pipelines.tokenize import Job
+
+    with pytest.raises(InputError, match=r"device is cuda:1.*its own GPU"):
+        Job("in", tmp_path, "small", engine="ray", encoding=Encoding(device="cuda:1"))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_machine(
+    finished, audio_folder, write_manifest, speech, run, tmp_path, file_bytes, monkeypatch
+):
+    """Starting Ray takes long, so one cluster serves for all. Its head has no CPU to give."""
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install focalstream[ray]")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default 15: on a busy machine nothing would move
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "object_store_memory": CLUSTER_MEMORY, "include_dashboard": False},
+    )
+    try:
+        doomed = cluster.add_node(num_cpus=1, object_store_memory=CLUSTER_MEMORY)
+        ray.init(cluster.address, log_to_driver=False)
+        lose_after_first_take(monkeypatch, cluster, doomed)
+        run(audio_folder, tmp_path / "out", engine="ray", workers=3)
+        assert file_bytes(tmp_path / "out") == file_bytes(finished)
+
+        manifest = write_manifest({f"cut-{i}": speech(i, 0.5 + i / 10) for i in range(4)})
+        run(manifest, tmp_path / "whole")
+        lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+        lines[1]["recording"]["sources"][0].update(type="command", source="kill -SEGV $PPID")
+        manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        totals = run(manifest, tmp_path / "deadly", engine="ray", workers=1)
+        assert (totals["cuts"], totals["quarantined"]) == (3, 1)
+        entry = json.loads((tmp_path / "deadly/quarantine.jsonl").read_text())
+        assert (entry["id"], entry["reason"]) == ("cut-1", "killed its worker")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def lose_after_first_take(monkeypatch, cluster, node):
+    """Kill the only machine with a CPU while its actor is at a shard; another joins a little later."""
+    take, lost = ray_engine.RayWorker.take, []
+
+    def take_and_lose(worker, task):
+        take(worker, task)
+        if not lost:
+            lost.append(task)
+            cluster.remove_node(node, allow_graceful=False)
+            cluster.add_node(num_cpus=2, object_store_memory=CLUSTER_MEMORY)
+
+    monkeypatch.setattr(ray_engine.RayWorker, "take", take_and_lose)

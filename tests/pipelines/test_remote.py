@@ -1,0 +1,270 @@
+"""Datasets behind URLs: the same bytes as on disk, whatever the store does meanwhile, and one owner at a time."""
+
+import errno
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from pipelines import leases, retries
+from pipelines.cli import main
+from pipelines.dataset import TokenDataset
+from pipelines.folders import RemotePath, dataset_folder, files_below, local_copy, sizes_in
+from pipelines.layout import Layout
+from pipelines.ownership import only_run
+from pipelines.part import Part
+from pipelines.verify import verify
+from tokenizer.errors import InputError
+
+
+@pytest.fixture
+def bucket():
+    """The URL of an empty folder in fsspec's file system in memory."""
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    yield RemotePath("memory://bucket/data")
+    files.store.clear()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
+    for name, seconds in {"BEAT_SECONDS": 0.05, "SILENCE_SECONDS": 0.4, "LOOK_SECONDS": 0.02}.items():
+        monkeypatch.setattr(leases, name, seconds)
+
+
+def remote_bytes(folder):
+    return {name: (folder / name).read_bytes() for name in files_below(folder)}
+
+
+# ---- the file system --------------------------------------------------------------------------------------------
+
+
+def test_a_remote_path_is_like_a_path(bucket):
+    path = bucket / "a" / "b.txt"
+    assert not path.exists() and not bucket.is_dir() and sizes_in(bucket / "a") == {} and list(bucket.iterdir()) == []
+    with pytest.raises(FileNotFoundError, match=r"memory://bucket/data/a/b\.txt"):
+        path.read_bytes()
+    path.write_bytes(b"12345")
+    assert path.is_file() and bucket.is_dir() and path.stat().st_size == 5 and path.open().read() == b"12345"
+    assert sizes_in(bucket / "a") == {"b.txt": 5} and list(bucket.iterdir()) == [bucket / "a"]
+    assert path.name == "b.txt" and files_below(bucket) == ["a/b.txt"] and Layout(bucket).name(path) == "a/b.txt"
+    assert not path.create(b"other") and path.read_bytes() == b"12345"
+    path.unlink()
+    path.unlink(missing_ok=True)
+    assert not path.exists() and path.create(b"other")
+
+
+def test_what_a_text_names(tmp_path):
+    assert dataset_folder("s3://bucket/out/") == RemotePath("s3://bucket/out")
+    assert dataset_folder(str(tmp_path)) == dataset_folder(f"file://{tmp_path}") == tmp_path
+
+
+class Throttled(Exception):
+    """As botocore raises it."""
+
+    response = {"ResponseMetadata": {"HTTPStatusCode": 503}}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (TimeoutError(), True),
+        (ConnectionResetError(), True),
+        (OSError(errno.EBUSY, "SlowDown"), True),
+        (Throttled(), True),
+        (FileNotFoundError(errno.ENOENT, "no such bucket"), False),
+        (PermissionError(errno.EACCES, "AccessDenied"), False),
+        (OSError(errno.EINVAL, "AuthorizationHeaderMalformed"), False),
+        (ValueError("of ours"), False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(error, passes):
+    tries = []
+
+    def request():
+        tries.append(1)
+        if len(tries) < 3:
+            raise error
+        return "done"
+
+    if passes:
+        assert retries.retried(request) == "done" and len(tries) == 3
+    else:
+        with pytest.raises(type(error)):
+            retries.retried(request)
+        assert len(tries) == 1
+
+
+def test_what_goes_on_failing_is_one_line(bucket, monkeypatch):
+    def busy(*arguments, **options):
+        raise OSError(errno.EBUSY, "SlowDown")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", busy)
+    with pytest.raises(InputError, match=r"memory://bucket/data/x: the store refuses or fails .*SlowDown"):
+        (bucket / "x").read_bytes()
+
+
+def test_a_local_copy_is_what_was_asked_for(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (bucket / "tar").write_bytes(b"codes")
+    digest = "5694d08a2e53ffcae0c3103e5ad6f6076abd960eb1f8a56577040bc1028f702b"  # sha256 of "code"
+    with pytest.raises(InputError, match="damaged"):
+        local_copy(bucket / "tar", digest)
+    (bucket / "tar").write_bytes(b"code")
+    copy = local_copy(bucket / "tar", digest)
+    (bucket / "tar").unlink()
+    assert copy.read_bytes() == b"code" and local_copy(bucket / "tar", digest) == copy
+
+
+# ---- who may write ----------------------------------------------------------------------------------------------
+
+
+def test_who_may_work_beside_whom(bucket):
+    layout = Layout(bucket)
+    with only_run(layout, Part(1, 4)), only_run(layout, Part(2, 4)):
+        for other in (Part(1, 4), Part(1, 3), None):
+            with pytest.raises(InputError, match=r"another run is writing there \(process"), only_run(layout, other):
+                pass
+    assert files_below(bucket) == []
+
+
+def test_the_lease_of_a_dead_run_is_taken_over_and_the_dead_notices(bucket, monkeypatch):
+    layout, ended = Layout(bucket), threading.Event()
+    (bucket / "work/lock").write_bytes(json.dumps({"host": "h", "process": 1, "lease": "dead", "beat": 7}).encode())
+    with only_run(layout) as still_ours:
+        still_ours()
+        (bucket / "work/lock").write_bytes(json.dumps({"host": "h", "process": 1, "lease": "back", "beat": 8}).encode())
+        ended.wait(0.3)
+        with pytest.raises(InputError, match="another run has taken over"):
+            still_ours()
+
+
+# ---- whole runs -------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_run_in_memory(finished, audio_folder, run, bucket, tmp_path, file_bytes, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run(audio_folder, bucket)
+    assert remote_bytes(bucket) == file_bytes(finished)
+    assert verify(bucket) == []
+    assert run(audio_folder, bucket)["cuts"] == 24  # already complete
+    here, there = TokenDataset(finished), TokenDataset("memory://bucket/data")
+    assert [there.cut_id(i) for i in range(24)] == [here.cut_id(i) for i in range(24)]
+    for i in range(24):
+        np.testing.assert_array_equal(there.codes(i), here.codes(i))
+    tar = bucket / "shards/codes.000001.tar"
+    tar.write_bytes(tar.read_bytes()[:-1])
+    assert any(problem.startswith("shards/codes.000001.tar") for problem in verify(bucket))
+
+
+@pytest.mark.parametrize("at", [2, 9, 20, 27])
+def test_going_on_after_any_upload(finished, audio_folder, run, bucket, file_bytes, monkeypatch, at):
+    """A run that ends at its `at`-th upload."""
+    upload, count = MemoryFileSystem.pipe_file, []
+
+    class Killed(BaseException):
+        pass
+
+    def upload_or_die(files, path, *arguments, **options):
+        if "lock" in path:  # also written by the thread that keeps the lease
+            return upload(files, path, *arguments, **options)
+        count.append(path)
+        if len(count) >= at:
+            raise Killed
+        upload(files, path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "pipe_file", upload_or_die)
+        with pytest.raises(Killed):
+            run(audio_folder, bucket, pack=False)
+    run(audio_folder, bucket)
+    assert remote_bytes(bucket) == file_bytes(finished)
+
+
+def test_parts_behind_a_url(finished, audio_folder, run, bucket, file_bytes):
+    for number in (2, 1, 3):
+        run(audio_folder, bucket, part=Part(number, 3))
+    assert remote_bytes(bucket) == file_bytes(finished)
+
+
+def test_failed_cuts_are_tried_again(write_manifest, speech, run, bucket, tmp_path):
+    manifest = write_manifest({f"cut-{i}": speech(i, 0.4) for i in range(4)})
+    (tmp_path / "audio/2.wav").rename(tmp_path / "2.wav")
+    assert run(manifest, bucket)["quarantined"] == 1
+    (tmp_path / "2.wav").rename(tmp_path / "audio/2.wav")
+    assert run(manifest, bucket, retry_quarantined=True)["quarantined"] == 0
+    assert verify(bucket) == []
+
+
+def test_files_of_others_are_refused(audio_folder, run, bucket):
+    (bucket / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"not empty \(holiday\.jpg"):
+        run(audio_folder, bucket)
+    assert files_below(bucket) == ["holiday.jpg"]
+
+
+@pytest.mark.slow
+def test_a_store_that_fails_now_and_then_and_a_killed_run(
+    finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes, monkeypatch, capsys
+):
+    """5 % of the requests fail, half of these after they were carried out. The retries of botocore are off, so that
+    it is ours that are tried."""
+    pytest.importorskip("moto", reason="needs moto[server] and s3fs")
+    pytest.importorskip("s3fs", reason="needs s3fs")
+    server_script = Path(__file__).with_name("flaky_s3.py")
+    server = subprocess.Popen([sys.executable, str(server_script), "0.05", "3"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.stdout.readline().strip()}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        fsspec.filesystem("s3").clear_instance_cache()
+        retries.retried(lambda: fsspec.filesystem("s3").mkdir("speech"))
+        retries.retried(lambda: fsspec.filesystem("s3").put(f"{audio_folder}/", "speech/audio/", recursive=True))
+        out = RemotePath("s3://speech/tokens/out")
+        arguments = ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6", "--engine", "inline"]
+        words = ["tokenize", "s3://speech/audio", str(out), *arguments]
+        process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *words], stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not sizes_in(out / "work/receipts"):
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and not (out / "dataset.json").exists()
+        assert main(words) == 0, capsys.readouterr().err
+        ours, theirs = remote_bytes(out), file_bytes(finished)
+        for name in ("dataset.json", "dataset.copy.json"):  # they say where the input lies
+            assert json.loads(ours.pop(name))["totals"] == json.loads(theirs.pop(name))["totals"]
+        for name in (name for name in ours if name.startswith("shards/cuts")):  # and these
+            ours[name], theirs[name] = (without_source(content[name]) for content in (ours, theirs))
+        assert ours == theirs
+        assert verify(out) == []
+        assert main(["tokenize", str(audio_folder), "s3://no-such-bucket/out", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert "no-such-bucket" in error and "bucket does not exist" in error
+    finally:
+        server.kill()
+        refused, _ = server.communicate()
+        fsspec.filesystem("s3").clear_instance_cache()
+    assert {"GET", "PUT", "HEAD"} <= {line.split()[1] for line in refused.splitlines()}
+
+
+def without_source(cuts):
+    """Cuts without what says where their audio lies."""
+    lines = [json.loads(line) for line in gzip.decompress(cuts).splitlines()]
+    for line in lines:
+        del line["recording"]["sources"]
+    return lines
