@@ -19,6 +19,7 @@ import numpy as np
 from tokenizer.errors import InputError
 
 EPOCHS_HELD = 2  # a row can begin in one epoch and end in the next
+TOKENS_AT_ONCE = 65_536  # in so many the arrays between dataset and batch stay in a core's caches
 HELD_OUT_STREAM = 1  # keeps the draw of the held-out cuts apart from that of the epochs
 
 
@@ -27,19 +28,31 @@ class Codes(Protocol):
 
     lengths: np.ndarray  # int64 [N]
 
-    @property
-    def codebook_size(self) -> int: ...
-
-    def codes(self, i: int, /) -> np.ndarray: ...  # uint16 [T]
+    def gather(self, cuts: np.ndarray, before: int = 0, after: int = 0) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Framing:
-    """The ids of the stream: a document's begin and end, and where code 0 lies."""
+    """What a cut is in the stream: its document is the begin id, its codes, the end id.
+
+    The loader asks a framing nothing but the two methods; another kind of document is another class that has them.
+    """
 
     begin: int
     end: int
-    first_code: int
+    first_code: int  # the id of code 0
+
+    def lengths(self, dataset: Codes) -> np.ndarray:
+        """int64 [N]: ids of each cut's document. From the index alone: no codes are read."""
+        return dataset.lengths + 2
+
+    def ids(self, dataset: Codes, cuts: np.ndarray) -> np.ndarray:
+        """The documents of `cuts`, int64 [n], one after another: integers."""
+        ids = np.add(dataset.gather(cuts, before=1, after=1), self.first_code, dtype=np.int32)
+        ends = np.cumsum(dataset.lengths[cuts] + 2)
+        ids[ends - 1] = self.end
+        ids[0], ids[ends[:-1]] = self.begin, self.begin
+        return ids
 
 
 class Batch(NamedTuple):
@@ -77,19 +90,17 @@ class PackedBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        assert 0 <= rank < world_size
-        self._cuts = np.arange(len(dataset.lengths)) if cuts is None else cuts
+        # 4 bytes a cut: an epoch of 10^8 takes 1.2 GB, order and ends together.
+        self._cuts = np.arange(len(dataset.lengths), dtype=np.uint32) if cuts is None else cuts.astype(np.uint32)
         if len(self._cuts) == 0:
             raise InputError("the dataset has no cuts to make batches of; tokenize some audio first")
-        if rows % world_size:
-            raise InputError(f"{rows} rows per step cannot be divided among {world_size} ranks; use a multiple")
         self.row_tokens = row_tokens
         self._dataset = dataset
         self._framing = framing
-        self._rows = rows
         self._seed = seed
-        self._rank, self._rank_rows = rank, rows // world_size
-        self._document_tokens = dataset.lengths[self._cuts] + 2
+        self._rows, self._rank, self._world_size = rows, rank, world_size
+        ranks_rows(rows, 0, rank, world_size)  # refuses what cannot be divided before the first step
+        self._document_tokens = framing.lengths(dataset)[self._cuts]
         self.tokens_per_epoch = int(self._document_tokens.sum())
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -107,50 +118,45 @@ class PackedBatches:
         """What this rank sees at a step (counted from 0), whatever was asked for before.
 
         Raises:
-            InputError: a code beyond the codebook, which only a damaged dataset has.
+            InputError: the dataset is damaged; see `TokenDataset.gather`.
         """
-        first = step * self._rows + self._rank * self._rank_rows
-        return self.rows(first, first + self._rank_rows)
+        return self.rows(*ranks_rows(self._rows, step, self._rank, self._world_size))
 
     def rows(self, first: int, last: int) -> Batch:
         """Rows first .. last - 1 of the stream."""
-        batch = Batch(*(np.empty((last - first, self.row_tokens + 1), np.int64) for _ in Batch._fields))
-        for row in range(first, last):
-            column = 0
-            for tokens, document, position in self._pieces(row * self.row_tokens, self.row_tokens + 1):
-                here = (row - first, slice(column, column + len(tokens)))
-                batch.tokens[here] = tokens
-                batch.documents[here] = document
-                batch.positions[here] = np.arange(position, position + len(tokens))
-                column += len(tokens)
+        # One block: the allocator keeps it from step to step, where three would be given back and faulted in again.
+        batch = Batch(*np.empty((3, last - first, self.row_tokens + 1), np.int64))
+        at_once = max(1, TOKENS_AT_ONCE // self.row_tokens)
+        for begin in range(first, last, at_once):
+            end = min(begin + at_once, last)
+            self._fill(Batch(*(field[begin - first : end - first] for field in batch)), begin * self.row_tokens)
         return batch
 
-    def _pieces(self, start: int, count: int) -> Iterator[tuple[np.ndarray, int, int]]:
-        """The stream's tokens [start, start + count) by document: (ids, document, position of the first id)."""
-        epoch, offset = divmod(start, self.tokens_per_epoch)
-        order, ends = self._epoch(epoch)
-        at = int(np.searchsorted(ends, offset, side="right"))
-        while count:
-            if at == len(order):
-                epoch, at, offset = epoch + 1, 0, 0
-                order, ends = self._epoch(epoch)
-            position = offset - (int(ends[at - 1]) if at else 0)
-            ids = self._document(int(order[at]))[position : position + count]
-            yield ids, epoch * len(order) + at, position
-            offset, at, count = offset + len(ids), at + 1, count - len(ids)
-
-    def _document(self, cut: int) -> np.ndarray:
-        codes = self._dataset.codes(cut)
-        if codes.size and codes.max() >= self._dataset.codebook_size:
-            raise InputError(
-                f"cut {cut} of the dataset has code {codes.max()}, but its codebook has {self._dataset.codebook_size} "
-                "codes; the dataset is damaged, find out where with `focalstream verify`"
+    def _fill(self, rows: Batch, start: int) -> None:
+        """Write the stream from token `start` on into rows. The last token of a row is the first of the next."""
+        stretches = list(self._stretches(start, rows.tokens.shape[0] * self.row_tokens + 1))
+        for field, parts in zip(rows, zip(*stretches, strict=True), strict=True):
+            stretch = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            field[:, :-1], field[:, -1] = (
+                stretch[:-1].reshape(-1, self.row_tokens),
+                stretch[self.row_tokens :: self.row_tokens],
             )
-        ids = np.empty(len(codes) + 2, np.int64)
-        ids[0], ids[-1] = self._framing.begin, self._framing.end
-        ids[1:-1] = codes
-        ids[1:-1] += self._framing.first_code
-        return ids
+
+    def _stretches(self, start: int, count: int) -> Iterator[Batch]:
+        """The stream's tokens [start, start + count), epoch by epoch, each field one-dimensional."""
+        while count:
+            epoch, offset = divmod(start, self.tokens_per_epoch)
+            end = min(offset + count, self.tokens_per_epoch)
+            order, ends = self._epoch(epoch)
+            first, last = (int(np.searchsorted(ends, token, side="right")) for token in (offset, end - 1))
+            begins = np.concatenate([ends[first - 1 : first] if first else [0], ends[first:last]])
+            shown = np.diff(np.append(begins, end).clip(offset))  # tokens of each document that lie in the stretch
+            ids = self._framing.ids(self._dataset, order[first : last + 1])[offset - begins[0] :][: end - offset]
+            documents = np.repeat(np.arange(first, last + 1) + epoch * len(order), shown)
+            positions = np.arange(end - offset, dtype=np.int32)
+            positions -= np.repeat((begins - offset).astype(np.int32), shown)
+            yield Batch(ids, documents, positions)
+            start, count = start + end - offset, count - (end - offset)
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The cuts of an epoch in order, and where in the epoch each document ends."""
@@ -160,6 +166,15 @@ class PackedBatches:
                 del self._epochs[next(iter(self._epochs))]
             self._epochs[epoch] = self._cuts[order], np.cumsum(self._document_tokens[order])
         return self._epochs[epoch]
+
+
+def ranks_rows(rows: int, step: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First and last + 1 of a rank's rows at a step of `rows` rows in all. Raises InputError."""
+    assert 0 <= rank < world_size
+    if rows % world_size:
+        raise InputError(f"{rows} rows per step cannot be divided among {world_size} ranks; use a multiple")
+    first = step * rows + rank * (rows // world_size)
+    return first, first + rows // world_size
 
 
 def shuffled(count: int, *key: int) -> np.ndarray:

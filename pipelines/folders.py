@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 from pipelines.places import is_url, open_file_system
 from pipelines.retries import retried
-from tokenizer.atomic import write_atomically
-from tokenizer.cache_folder import cache_folder
 from tokenizer.errors import InputError
 
 
@@ -185,28 +183,16 @@ def remove_tree(folder: Folder) -> None:
         retried(lambda: files.rm([f"{path.rstrip('/')}/{name}" for name in names]))
 
 
-def local_copy(path: Folder, sha256: str) -> Path:
-    """A file on disk: itself, or a copy in the user's cache of what lies behind the URL.
-
-    Args:
-        sha256: of its content; the copy is named after it.
-
-    Raises:
-        InputError: the file has another content.
-    """
+@contextlib.contextmanager
+def on_disk(path: Folder) -> Iterator[Path]:
+    """A file as one on disk: itself, or a temporary copy of what lies behind the URL."""
     if isinstance(path, Path):
-        return path
-    copy = cache_folder() / "shards" / sha256[:2] / sha256
-    if not copy.exists():
-        data = path.read_bytes()
-        if (found := hashlib.sha256(data).hexdigest()) != sha256:
-            raise InputError(
-                f"{path}: sha256 is {found[:12]}..., dataset.json says {sha256[:12]}...: it is damaged; "
-                f"`focalstream verify` lists what is wrong"
-            )
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(copy, data)
-    return copy
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 def _names(folder: RemotePath) -> dict[str, tuple[str, int]]:

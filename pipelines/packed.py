@@ -16,9 +16,11 @@ stays in the shard's `cuts.*.jsonl.gz`, which names it by the same member id.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from tokenizer.errors import InputError
 
 MAGIC = b"FSBITS01"
 CODE_BITS = 16  # of the widest code
+WORD = 4  # bytes: any code lies in those that follow the byte where it begins
 
 
 def pack(cuts: Sequence[tuple[str, np.ndarray]], bits: int) -> bytes:
@@ -53,51 +56,109 @@ def pack_codes(codes: np.ndarray, bits: int) -> bytes:
 
 def unpack_codes(data: np.ndarray, bits: int, tokens: int) -> np.ndarray:
     """uint16 [tokens] of the uint8 array that `pack_codes` made."""
-    spread = np.zeros((tokens, CODE_BITS), np.uint8)
-    spread[:, CODE_BITS - bits :] = np.unpackbits(data, count=tokens * bits).reshape(tokens, bits)
-    return np.packbits(spread, axis=1).view(">u2").reshape(tokens).astype(np.uint16)
+    (codes,) = unpack_cuts([data.data], np.array([tokens]), bits)
+    return np.frombuffer(codes, "<u2").astype(np.uint16)
+
+
+def unpack_cuts(pieces: Sequence[memoryview], lengths: np.ndarray, bits: int) -> list[memoryview]:
+    """The codes of many cuts at once, the i-th as the bytes of `lengths[i]` little-endian uint16.
+
+    Args:
+        pieces: of each cut `group_bytes` bytes from where its codes begin, or fewer where the file ends.
+        lengths: int64 [n], tokens of each cut.
+        bits: of a code.
+    """
+    codes, size = group(bits)
+    wanted = group_bytes(lengths, bits)
+    joined = b"".join([*pieces, bytes(WORD)])
+    if len(joined) != int(wanted.sum()) + WORD:
+        whole = (bytes(piece).ljust(count, b"\0") for piece, count in zip(pieces, wanted.tolist(), strict=True))
+        joined = b"".join([*whole, bytes(WORD)])
+    unpacked = _unpack_groups(joined, bits).data.cast("B")
+    ends = 2 * codes * np.cumsum(wanted // size)
+    begins = ends - 2 * codes * (wanted // size)
+    return [unpacked[begin:end] for begin, end in zip(begins.tolist(), (begins + 2 * lengths).tolist(), strict=True)]
+
+
+def group(bits: int) -> tuple[int, int]:
+    """(codes, bytes) of the fewest codes that fill whole bytes: at 12 bits 2 codes in 3 bytes."""
+    shared = math.gcd(bits, 8)
+    return 8 // shared, bits // shared
+
+
+def group_bytes(lengths: np.ndarray, bits: int) -> np.ndarray:
+    """Bytes of the whole groups that hold so many codes: some of the last may belong to the next cut."""
+    codes, size = group(bits)
+    return -(-lengths // codes) * size
+
+
+def _unpack_groups(data: bytes, bits: int) -> np.ndarray:
+    """Little-endian uint16 [G, codes] of G whole groups and `WORD` bytes more: the i-th codes of all groups at once,
+    each out of the word that begins at its first byte."""
+    codes, size = group(bits)
+    groups = (len(data) - WORD) // size
+    unpacked = np.empty((groups, codes), "<u2")
+    for column in range(codes):
+        first, skipped = divmod(column * bits, 8)
+        words = np.ndarray(groups, ">u4", data, first, (size,)).astype(np.uint32)
+        words >>= 8 * WORD - skipped - bits
+        np.bitwise_and(words, (1 << bits) - 1, out=unpacked[:, column], casting="unsafe")
+    return unpacked
 
 
 class PackedShard:
     """Random access to one packed file, memory-mapped.
 
     Attributes:
+        bits: of a code.
         lengths: int64 [N], tokens of each cut.
-        ids: member id of each cut.
+        offsets: int64 [N + 1], the byte where the codes of each cut begin; then the size of the file.
+        data: uint8, the file.
 
     Raises:
         InputError: the file is none of these, or is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
-        data = np.memmap(path, np.uint8, "r") if Path(path).stat().st_size else np.zeros(0, np.uint8)
+        self._path = path
+        self.data = np.asarray(np.memmap(path, np.uint8, "r")) if Path(path).stat().st_size else np.zeros(0, np.uint8)
         begin = len(MAGIC) + 4
-        if data[: len(MAGIC)].tobytes() != MAGIC or len(data) < begin:
+        if self.data[: len(MAGIC)].tobytes() != MAGIC or len(self.data) < begin:
             raise InputError(f"{path}: expected a file of packed codes, which begins with {MAGIC.decode()}")
         try:
-            end = begin + struct.unpack("<I", data[len(MAGIC) : begin].tobytes())[0]
-            header = json.loads(data[begin:end].tobytes())
-            self._bits, count = int(header["bits"]), int(header["cuts"])
+            end = begin + struct.unpack("<I", self.data[len(MAGIC) : begin].tobytes())[0]
+            header = json.loads(self.data[begin:end].tobytes())
+            self.bits, count = int(header["bits"]), int(header["cuts"])
             ids = end + 4 * count
-            self.lengths: np.ndarray = np.frombuffer(data[end:ids].tobytes(), "<u4", count).astype(np.int64)
+            self.lengths: np.ndarray = np.frombuffer(self.data[end:ids].tobytes(), "<u4", count).astype(np.int64)
             codes = ids + int(header["ids_bytes"])
-            self.ids = zlib.decompress(data[ids:codes].tobytes()).decode("ascii").split("\n") if count else []
-            self._offsets = codes + np.concatenate([[0], np.cumsum(-(-self.lengths * self._bits // 8))])
-        except (ValueError, KeyError, TypeError, zlib.error) as error:
+            self._packed_ids = self.data[ids:codes]
+            self.offsets: np.ndarray = codes + np.concatenate([[0], np.cumsum(-(-self.lengths * self.bits // 8))])
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged ({error}); restore it with `focalstream repair`") from error
-        if self._offsets[-1] != len(data) or len(self.ids) != count or not 1 <= self._bits <= CODE_BITS:
+        if self.offsets[-1] != len(self.data) or not 1 <= self.bits <= CODE_BITS:
             raise InputError(
-                f"{path}: {len(data)} bytes with {len(self.ids)} ids, but its header makes {self._offsets[-1]} with "
-                f"{count}; restore it with `focalstream repair`"
+                f"{path}: {len(self.data)} bytes, but its header makes {self.offsets[-1]} with codes of {self.bits} "
+                "bits; restore it with `focalstream repair`"
             )
-        self._data = data
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Member id of each cut. Raises InputError."""
+        try:
+            text = zlib.decompress(self._packed_ids.tobytes()).decode("ascii")
+        except (zlib.error, ValueError) as error:
+            raise InputError(f"{self._path}: damaged ids ({error}); restore it with `focalstream repair`") from error
+        ids = text.split("\n") if len(self) else []
+        if len(ids) != len(self):
+            raise InputError(f"{self._path}: {len(ids)} ids of {len(self)} cuts; restore it with `focalstream repair`")
+        return ids
 
     def codes(self, i: int) -> np.ndarray:
         """The tokens of cut `i`: uint16 [T]."""
         if not 0 <= i < len(self):
             raise IndexError(f"cut {i} of a shard of {len(self)} cuts")
-        data = np.asarray(self._data[self._offsets[i] : self._offsets[i + 1]])
-        return unpack_codes(data, self._bits, int(self.lengths[i]))
+        return unpack_codes(self.data[self.offsets[i] : self.offsets[i + 1]], self.bits, int(self.lengths[i]))

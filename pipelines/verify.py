@@ -22,7 +22,7 @@ from pipelines.audio import expected_samples
 from pipelines.content import sha256_file
 from pipelines.dataset import read_description
 from pipelines.finalize import description_checksum
-from pipelines.folders import Folder, local_copy
+from pipelines.folders import Folder, on_disk
 from pipelines.layout import INDEX_DTYPE, Layout
 from pipelines.member_ids import original_id
 from pipelines.packed import PackedShard
@@ -235,13 +235,15 @@ def _packed(layout: Layout, entry: dict[str, Any], pairs: list[Pair]) -> Iterato
     path = layout.packed_codes(entry["shard"])
     name = f"packed/{path.name}"
     try:
-        packed = PackedShard(local_copy(path, entry["files"][name]["sha256"]))
+        with on_disk(path) as local:
+            packed = PackedShard(local)
+            ids, found = packed.ids, [packed.codes(i) for i in range(len(packed))]
     except (*READ_ERRORS, InputError) as error:
         yield f"{name}: cannot be read ({error})"
         return
-    if packed.ids != [member for member, _, _, _ in pairs]:
+    if ids != [member for member, _, _, _ in pairs]:
         yield f"{name}: its ids are not those of the tar"
-    elif not all(np.array_equal(packed.codes(i), codes) for i, (_, codes, _, _) in enumerate(pairs)):
+    elif not all(np.array_equal(a, codes) for a, (_, codes, _, _) in zip(found, pairs, strict=True)):
         yield f"{name}: its codes are not those of the tar"
 
 

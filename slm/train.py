@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from pipelines.batches import Batch, Framing, PackedBatches, split_held_out
 from pipelines.dataset import TokenDataset
+from pipelines.mixture import MixedBatches, WeightedData, read_data
 from slm.model import LanguageModel, ModelConfig
 from slm.objective import IGNORED, NO_DOCUMENT, summed_loss, targets_of
 from slm.run_folder import Progress, RunFolder
@@ -53,33 +55,39 @@ class TrainReport:
 def train(
     model_config: ModelConfig,
     settings: TrainSettings,
-    data: Sequence[Path],
+    data: Sequence[str | Path],
     out: Path,
-    held_out: Sequence[Path] = (),
+    held_out: Sequence[str | Path] = (),
     resume: bool = False,
     device: str = "cpu",
     show_progress: bool = True,
+    cache: Path | None = None,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
     Args:
         model_config: the model's shape.
         settings: the run's settings.
-        data: folders written by `focalstream tokenize`, all with the same codec.
+        data: folders or URLs written by `focalstream tokenize`, all with the same codec; see `read_data`.
         out: the run's folder; see `slm.run_folder`.
         held_out: datasets for validation; none: a share of the cuts of `data`.
         resume: go on from the latest checkpoint in `out`.
         device: a torch device.
         show_progress: draw a bar when stderr is a terminal.
+        cache: local folder that shards behind URLs come into.
 
     Raises:
         InputError: no such device, datasets of different codecs, `out` taken or not resumable, or a gradient that is
             no longer finite.
     """
     check_device(device)
-    dataset = TokenDataset(list(data))
+    sources = read_data(data)
+    dataset = TokenDataset(sources.places, cache)
+    validation_data = TokenDataset(list(held_out), cache) if held_out else None
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, dataset.codec["name"], dataset.fingerprint)
-    training, validation = loaders(settings, dataset, vocabulary, held_out)
+    if validation_data is not None:
+        vocabulary.check(str(held_out[0]), validation_data.fingerprint, validation_data.codebook_size)
+    training, validation = loaders(settings, dataset, vocabulary, validation_data, sources.weights)
     torch.manual_seed(settings.seed)
     model = LanguageModel(model_config, vocabulary.size).to(device).train()
     decayed, other = model.decayed_parameters()
@@ -90,7 +98,7 @@ def train(
         fused=True,
     )
     folder = RunFolder(out, settings.keep_checkpoints)
-    progress = folder.begin(model, optimizer, settings, data_identity(dataset, held_out), resume)
+    progress = folder.begin(model, optimizer, settings, data_identity(dataset, validation_data, sources), resume)
     with (
         stop_signals() as signals,
         open(out / "log.jsonl", "a", encoding="utf-8") as log,
@@ -183,30 +191,45 @@ def validate(model: LanguageModel, batches: PackedBatches, settings: TrainSettin
 
 
 def loaders(
-    settings: TrainSettings, dataset: TokenDataset, vocabulary: Vocabulary, held_out: Sequence[Path]
-) -> tuple[PackedBatches, PackedBatches]:
-    """Batches for training and for validation. Raises InputError."""
-    if held_out:
-        validation = TokenDataset(list(held_out))
-        vocabulary.check(str(held_out[0]), validation.fingerprint, validation.codebook_size)
-        cuts, validation_cuts = None, None
-    else:
-        validation = dataset
-        cuts, validation_cuts = split_held_out(len(dataset), settings.held_out_fraction, settings.seed)
+    settings: TrainSettings,
+    dataset: TokenDataset,
+    vocabulary: Vocabulary,
+    held_out: TokenDataset | None,
+    weights: Sequence[float] | None = None,
+) -> tuple[PackedBatches | MixedBatches, PackedBatches]:
+    """Batches for training, mixed by the weights of the folders of `dataset` if there are any, and for validation.
+
+    Raises:
+        InputError: datasets that are empty or smaller than a row; weights that are none.
+    """
     rows, row_tokens, seed = settings.rows, settings.row_tokens, settings.seed
-    return (
-        PackedBatches(dataset, FRAMING, rows, row_tokens, seed, cuts),
-        PackedBatches(validation, FRAMING, rows, row_tokens, seed, validation_cuts),
-    )
+    if held_out is not None:
+        cuts, validation = np.arange(len(dataset)), PackedBatches(held_out, FRAMING, rows, row_tokens, seed)
+    else:
+        cuts, validation_cuts = split_held_out(len(dataset), settings.held_out_fraction, seed)
+        validation = PackedBatches(dataset, FRAMING, rows, row_tokens, seed, validation_cuts)
+    if weights is None:
+        training: PackedBatches | MixedBatches = PackedBatches(dataset, FRAMING, rows, row_tokens, seed, cuts)
+    else:
+        folders = np.split(cuts, np.searchsorted(cuts, dataset.folder_begins[1:-1]))
+        parts = [PackedBatches(dataset, FRAMING, rows, row_tokens, seed, part) for part in folders]
+        training = MixedBatches(parts, weights, rows, seed)
+    if training.tokens_per_epoch < row_tokens:
+        raise InputError(
+            f"train.row_tokens is {row_tokens}, but all cuts for training together have {training.tokens_per_epoch} "
+            "tokens: give shorter rows or more audio"
+        )
+    return training, validation
 
 
-def data_identity(dataset: TokenDataset, held_out: Sequence[Path]) -> dict[str, str]:
+def data_identity(dataset: TokenDataset, held_out: TokenDataset | None, sources: WeightedData) -> dict[str, Any]:
     """What decides the batches beside the settings: with other held-out data, the cuts for training are others too."""
-    validation = TokenDataset(list(held_out)).lengths if held_out else np.zeros(0, np.int64)
+    validation = held_out.lengths if held_out is not None else np.zeros(0, np.int64)
     return {
         "codec_fingerprint": dataset.fingerprint,
         "cut_lengths": hashlib.sha256(dataset.lengths.tobytes()).hexdigest(),
         "held_out_cut_lengths": hashlib.sha256(validation.tobytes()).hexdigest(),
+        "weights": list(sources.weights) if sources.weights else None,
     }
 
 

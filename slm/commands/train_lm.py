@@ -23,17 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         default=argparse.SUPPRESS,
         nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="datasets written by `focalstream tokenize`",
+        metavar="DATASET",
+        help="datasets written by `focalstream tokenize`: folders or URLs; with DATASET:WEIGHT each, rows are mixed by "
+        "weight; or one YAML file of lines 'DATASET: WEIGHT'",
     )
     parser.add_argument(
         "--held-out",
         nargs="+",
-        type=Path,
         default=[],
-        metavar="DIR",
+        metavar="DATASET",
         help="datasets for validation; without, a share of the cuts of --data",
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="local folder that shards of datasets behind URLs come into"
     )
     parser.add_argument(
         "--out", required=True, default=argparse.SUPPRESS, type=Path, metavar="DIR", help="folder of the run"
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
     overrides = {name: value for name, value in vars(args).items() if name in names}
     model, settings = read_settings(args.config, overrides)
-    report = train(model, settings, args.data, args.out, args.held_out, args.resume, args.device)
+    report = train(model, settings, args.data, args.out, args.held_out, args.resume, args.device, cache=args.cache)
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:

@@ -24,8 +24,8 @@ class Cuts:
         self.lengths[:4] = 0, 1, 300, 501
         self._codes = [random.integers(0, 65536, n).astype(np.uint16) for n in self.lengths]
 
-    def codes(self, i: int) -> np.ndarray:
-        return self._codes[i]
+    def gather(self, cuts: np.ndarray, before: int = 0, after: int = 0) -> np.ndarray:
+        return np.concatenate([np.pad(self._codes[i], (before, after)) for i in cuts])
 
     def document(self, i: int) -> list[int]:
         return [1, *(int(code) + 16 for code in self._codes[i]), 2]
@@ -42,6 +42,29 @@ def joined(parts: list[Batch]) -> Batch:
 def assert_equal(left: Batch, right: Batch) -> None:
     for name in Batch._fields:
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
+
+
+def obvious_rows(cuts: Cuts, seed: int, first: int, last: int, row_tokens: int) -> Batch:
+    """The slow version: the stream token by token."""
+    stream: list[tuple[int, int, int]] = []
+    epoch = 0
+    while len(stream) < last * row_tokens + 1:
+        for i in shuffled(len(cuts.lengths), seed, epoch):
+            number = stream[-1][1] + 1 if stream else 0
+            stream += [(token, number, position) for position, token in enumerate(cuts.document(i))]
+        epoch += 1
+    rows = [stream[row * row_tokens : (row + 1) * row_tokens + 1] for row in range(first, last)]
+    return Batch(*np.moveaxis(np.array(rows, np.int64), -1, 0))
+
+
+@pytest.mark.parametrize("row_tokens", [1, 7, 33, 512])
+def test_rows_are_those_of_the_obvious_version(row_tokens, monkeypatch):
+    monkeypatch.setattr("pipelines.batches.TOKENS_AT_ONCE", 100)
+    cuts = Cuts(seed=11)
+    loader = batches(cuts, row_tokens=row_tokens)
+    last = 2 * loader.rows_per_epoch + 3
+    for first in (0, 1, loader.rows_per_epoch - 1):
+        assert_equal(loader.rows(first, last), obvious_rows(cuts, 5, first, last, row_tokens))
 
 
 def test_every_token_is_an_input_and_a_target_exactly_once_an_epoch():
@@ -104,6 +127,18 @@ def test_a_step_does_not_depend_on_the_steps_before_it():
         assert_equal(batches(cuts).batch(int(step)), expected[step])
 
 
+def test_interrupted_anywhere_on_one_two_and_one_rank_the_batches_are_those_of_an_undisturbed_run():
+    cuts = Cuts(seed=9)
+    steady = batches(cuts)
+    expected = [steady.batch(step) for step in range(120)]
+    stops = np.sort(np.random.default_rng(9).choice(np.arange(1, 120), 20, replace=False)).tolist()
+    for resumed, (begin, end) in enumerate(zip([0, *stops], [*stops, 120], strict=True)):
+        world_size = 1 + resumed % 2
+        ranks = [batches(cuts, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for step in range(begin, end):
+            assert_equal(joined([rank.batch(step) for rank in ranks]), expected[step])
+
+
 def test_a_row_may_span_several_epochs_of_a_tiny_dataset():
     cuts = Cuts(seed=5, count=5)
     cuts.lengths[2:4] = 3
@@ -142,6 +177,3 @@ def test_bad_input_is_refused():
         batches(cuts, cuts=np.zeros(0, np.int64))
     with pytest.raises(InputError, match="1 cuts: too few"):
         split_held_out(1, 0.1, seed=0)
-    cuts.codebook_size = 100
-    with pytest.raises(InputError, match="its codebook has 100"):
-        batches(cuts).rows(0, 60)

@@ -9,7 +9,9 @@ import pytest
 
 from pipelines.dataset import TokenDataset
 from pipelines.layout import Layout
+from pipelines.plan import Sharding
 from pipelines.readers import lhotse_reader
+from pipelines.split import split
 from tokenizer.errors import InputError
 
 
@@ -28,15 +30,90 @@ def test_random_access_equals_reading_in_order(finished, audio_folder):
             dataset.codes(i)
 
 
+@pytest.fixture(scope="session")
+def packed(finished, tmp_path_factory):
+    """`finished` again, in other shards, with packed files; do not change it in place."""
+    out = tmp_path_factory.mktemp("packed")
+    split(finished, out, {"all": 1.0}, "cut", Sharding(cuts=7, pack=True))
+    return out / "all"
+
+
+@pytest.mark.parametrize("form", ["tars", "packed", "both"])
+def test_many_cuts_at_once_are_the_cuts_one_by_one(packed, finished, form, monkeypatch):
+    monkeypatch.setattr("pipelines.dataset.MAPPED_SHARDS", 9)
+    in_order = [codes for _, codes in lhotse_reader(Layout(packed), [0, 1, 2, 3])]
+    dataset = TokenDataset(packed, packed=form != "tars")
+    if form == "both":  # shards in either form in one dataset
+        tars = TokenDataset(packed, packed=False)
+        dataset._shards[2], dataset._packed[2] = tars._shards[2], False
+        dataset._begins[14:21] = tars._begins[14:21]
+    assert dataset.lengths.tolist() == [len(codes) for codes in in_order]
+    random = np.random.default_rng(0)
+    for before, after in ((0, 0), (1, 1), (3, 0), (0, 2)):
+        cuts = random.integers(0, 24, 40)
+        expected = np.concatenate([np.pad(in_order[cut], (before, after)) for cut in cuts])
+        np.testing.assert_array_equal(dataset.gather(cuts, before, after), expected)
+    assert dataset.codes(23).flags.writeable
+
+
+def test_packed_files_alone_are_enough(packed, tmp_path):
+    for name in ("dataset.json", "packed"):
+        (shutil.copytree if (packed / name).is_dir() else shutil.copy)(packed / name, tmp_path / name)
+    alone, whole = TokenDataset(tmp_path), TokenDataset(packed)
+    everything = np.arange(24)
+    np.testing.assert_array_equal(alone.gather(everything), whole.gather(everything))
+    assert [alone.cut_id(i) for i in everything] == [whole.cut_id(i) for i in everything]
+    with pytest.raises(InputError, match=r"codes\.000000\.npy cannot be read"):
+        TokenDataset(tmp_path, packed=False)
+
+
+def test_packed_files_that_were_never_made_are_refused(finished):
+    with pytest.raises(InputError, match=r"has no packed files.*--pack"):
+        TokenDataset(finished, packed=True)
+
+
+def test_a_packed_file_of_other_cuts_is_named(packed, tmp_path):
+    out = shutil.copytree(packed, tmp_path / "out")
+    path = out / "packed" / "codes.000001.bits"
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"}") + 1  # of the lengths: the first two swapped give as many bytes
+    content[begin : begin + 8] = content[begin + 4 : begin + 8] + content[begin : begin + 4]
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"codes\.000001\.bits: 7 cuts.*not those of the index.*verify"):
+        TokenDataset(out, packed=True).codes(8)
+
+
+def test_a_token_outside_the_codebook_is_named_by_its_shard(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    dataset = TokenDataset(out)
+    tar = out / "shards" / "codes.000002.tar"
+    content = bytearray(tar.read_bytes())
+    content[int(dataset._begins[12]) + 1] = 1  # the high byte of a token: 256 and more
+    tar.write_bytes(content)
+    dataset.gather(np.array([3, 11, 13]))
+    with pytest.raises(InputError, match=r"codes\.000002\.tar: token \d+ in cut 2 of the shard.*256.*verify"):
+        dataset.gather(np.array([3, 12, 13]), before=1)
+
+
+def test_an_index_that_points_beyond_its_tar_is_named(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    path = out / "index" / "codes.000001.npy"
+    rows = np.load(path)
+    rows["tokens"][3] += 10**6
+    np.save(path, rows)
+    with pytest.raises(InputError, match=r"codes\.000001\.npy points beyond its shard"):
+        TokenDataset(out)
+
+
 def test_several_folders_are_one(finished):
     one, two = TokenDataset(finished), TokenDataset([finished, finished])
-    assert len(two) == 48
+    assert len(two) == 48 and two.folder_begins == [0, 24, 48]
     np.testing.assert_array_equal(two.codes(24 + 7), one.codes(7))
     assert two.cut_id(24 + 7) == one.cut_id(7)
 
 
 def test_more_shards_than_open_maps(finished, monkeypatch):
-    monkeypatch.setattr("pipelines.dataset.MAPPED_TARS", 2)
+    monkeypatch.setattr("pipelines.dataset.MAPPED_SHARDS", 2)
     monkeypatch.setattr("pipelines.dataset.PARSED_SHARDS", 1)
     dataset, whole = TokenDataset(finished), TokenDataset(finished)
     for i in (0, 23, 11, 0, 6, 17, 23):

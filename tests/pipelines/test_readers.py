@@ -1,7 +1,10 @@
 """Lhotse, webdataset and Hugging Face `datasets` open the same tar and read the same codes."""
 
+import itertools
 import json
+import re
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,3 +104,23 @@ def test_folders_with_odd_names(write_manifest, speech, run, tmp_path, reader):
     out = tmp_path / "a [b] {c,d} *e"
     run(write_manifest({"cut": speech(0, 1.0)}), out)
     assert [(member, len(codes)) for member, codes in reader(Layout(out), [0])] == [("cut", 50)]
+
+
+def test_the_webdataset_pipeline_of_the_manual_packs_every_document(nasty):
+    """The code as docs/language-model.md has it, but for the last lines that show its use."""
+    manual = Path(__file__).parents[2] / "docs" / "language-model.md"
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", manual.read_text(), re.S) if "wds." in block)
+    namespace = {}
+    exec(code[: code.index("\nfor tokens in")], namespace)
+    batches = list(namespace["webdataset_batches"](nasty, rows=2, row_tokens=11))
+    assert len(batches) > 20 and all(batch.shape == (2, 12) and batch.dtype == np.int64 for batch in batches)
+    rows = np.concatenate(batches)
+    np.testing.assert_array_equal(rows[1:, 0], rows[:-1, -1])
+    stream = [*rows[:, :-1].ravel().tolist(), int(rows[-1, -1])]
+    dataset = TokenDataset(nasty)
+    documents = {(1, *(dataset.codes(i).astype(int) + 16).tolist(), 2) for i in range(len(dataset))}
+    begins = [at for at, token in enumerate(stream) if token == 1]
+    seen = {tuple(stream[a:b]) for a, b in itertools.pairwise(begins)}
+    assert begins[0] == 0 and seen <= documents
+    # Only what is left after the last full batch is missing: less than a batch and the document cut there.
+    assert len(stream) > sum(map(len, documents)) - 2 * 11 - 1

@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pipelines import leases, retries
 from pipelines.cli import main
 from pipelines.dataset import TokenDataset
-from pipelines.folders import RemotePath, dataset_folder, files_below, local_copy, sizes_in
+from pipelines.folders import RemotePath, dataset_folder, files_below, on_disk, sizes_in
 from pipelines.layout import Layout
 from pipelines.ownership import only_run
 from pipelines.part import Part
@@ -115,16 +115,15 @@ def test_what_goes_on_failing_is_one_line(bucket, monkeypatch):
         (bucket / "x").read_bytes()
 
 
-def test_a_local_copy_is_what_was_asked_for(bucket, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_a_file_on_disk_for_what_needs_one(bucket, tmp_path):
     (bucket / "tar").write_bytes(b"codes")
-    digest = "5694d08a2e53ffcae0c3103e5ad6f6076abd960eb1f8a56577040bc1028f702b"  # sha256 of "code"
-    with pytest.raises(InputError, match="damaged"):
-        local_copy(bucket / "tar", digest)
-    (bucket / "tar").write_bytes(b"code")
-    copy = local_copy(bucket / "tar", digest)
-    (bucket / "tar").unlink()
-    assert copy.read_bytes() == b"code" and local_copy(bucket / "tar", digest) == copy
+    with on_disk(bucket / "tar") as copy:
+        assert copy.read_bytes() == b"codes"
+    assert not copy.exists()
+    (tmp_path / "tar").write_bytes(b"codes")
+    with on_disk(tmp_path / "tar") as path:
+        assert path == tmp_path / "tar"
+    assert path.exists()
 
 
 # ---- who may write ----------------------------------------------------------------------------------------------

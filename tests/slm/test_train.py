@@ -127,7 +127,7 @@ def test_smaller_forward_passes_give_the_same_gradient(lm_config, lm_settings, t
     """In float64: the sum over passes is the loss of the whole step."""
     dataset = TokenDataset(token_dataset)
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
-    training, _ = loaders(lm_settings, dataset, vocabulary, ())
+    training, _ = loaders(lm_settings, dataset, vocabulary, None)
     norms = []
     for rows_at_once in (1, 2, 4):
         torch.manual_seed(0)
@@ -156,7 +156,7 @@ def test_validation_counts_each_held_out_document_once(lm_config, lm_settings, t
     dataset = TokenDataset(token_dataset)
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
     settings = dataclasses.replace(lm_settings, validation_rows=1000)
-    _, validation = loaders(settings, dataset, vocabulary, [token_dataset])
+    _, validation = loaders(settings, dataset, vocabulary, dataset)
     torch.manual_seed(1)
     # One layer and rows in which no document is cut, so that packing changes nothing at all.
     longest = int(dataset.lengths.sum() + 2 * len(dataset))
@@ -173,7 +173,7 @@ def test_validation_counts_each_held_out_document_once(lm_config, lm_settings, t
 def test_bfloat16_loss_is_near_the_exact_one(lm_config, lm_settings, token_dataset):
     dataset = TokenDataset(token_dataset)
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
-    training, _ = loaders(lm_settings, dataset, vocabulary, ())
+    training, _ = loaders(lm_settings, dataset, vocabulary, None)
     torch.manual_seed(1)
     model = LanguageModel(lm_config, vocabulary.size).eval()
     exact, rough = (summed_loss(model, training.batch(0), bfloat16).item() for bfloat16 in (False, True))
@@ -312,3 +312,38 @@ def test_kill_9_anywhere_then_resume_equals_an_undisturbed_run(token_dataset, tm
     assert running.wait() == 0
     assert log_of(run) == log_of(tmp_path / "steady")
     assert weights_of(run, 60) == weights_of(tmp_path / "steady", 60)
+
+
+def test_a_mixture_of_a_folder_and_a_url_resumes_exactly(lm_config, lm_settings, token_dataset, tmp_path, monkeypatch):
+    data = [f"{token_dataset}:3", f"file://{token_dataset}:1"]
+    settings = dataclasses.replace(lm_settings, steps=8, save_every=4, validate_every=8)
+    options: dict[str, Any] = {"show_progress": False, "cache": tmp_path / "cache"}
+    train(lm_config, settings, data, tmp_path / "whole", **options)
+    real_step = slm.train.train_step
+
+    def step_and_signal(*args):
+        if args[-1] == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return real_step(*args)
+
+    monkeypatch.setattr(slm.train, "train_step", step_and_signal)
+    assert train(lm_config, settings, data, tmp_path / "run", **options).step == 5
+    monkeypatch.setattr(slm.train, "train_step", real_step)
+    with pytest.raises(InputError, match=r"began with another data\.weights"):
+        train(lm_config, settings, [f"{token_dataset}:1", data[1]], tmp_path / "run", resume=True, **options)
+    train(lm_config, settings, data, tmp_path / "run", resume=True, **options)
+    assert log_of(tmp_path / "run") == log_of(tmp_path / "whole")
+    assert weights_of(tmp_path / "run", 8) == weights_of(tmp_path / "whole", 8)
+
+
+def test_a_mixture_holds_out_of_each_dataset_and_trains_on_the_rest(lm_settings, token_dataset):
+    dataset = TokenDataset([token_dataset] * 2)
+    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
+    training, validation = loaders(lm_settings, dataset, vocabulary, None, (3.0, 1.0))
+    assert training.tokens_per_epoch + validation.tokens_per_epoch == int((dataset.lengths + 2).sum())
+
+
+def test_rows_longer_than_all_cuts_are_refused(lm_config, lm_settings, token_dataset, tmp_path):
+    settings = dataclasses.replace(lm_settings, row_tokens=100_000)
+    with pytest.raises(InputError, match=r"train\.row_tokens is 100000, but all cuts for training together have \d+"):
+        train(lm_config, settings, [token_dataset], tmp_path / "run", show_progress=False)
