@@ -40,6 +40,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     # TOKENS -> TOKENS -> AUDIO
     "train-lm": ("slm.commands.train_lm", "train a language model on token shards"),
+    "eval-lm": ("slm.commands.eval_lm", "measure a language model on held-out tokens"),
+    "export-lm": ("slm.commands.export_lm", "a language model for transformers and vLLM"),
     "continue": ("slm.commands.continue_speech", "continue a spoken prompt"),
     "demo": ("slm.commands.demo", "the whole path on a small bundled speech set, with a page to listen to"),
 }

@@ -35,5 +35,17 @@ def headlines_html(rows: Sequence[Row]) -> str:
     return f'<dl class="headlines">{"".join(cells)}</dl>'
 
 
+def cells_html(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], str]]) -> str:
+    """A table that scrolls where it is too wide; (cells, CSS class) of each row, the first cell being its head."""
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in heads)
+    body = "".join(
+        f'<tr class="{css_class}"><th scope="row">{escape(cells[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:])
+        + "</tr>"
+        for cells, css_class in rows
+    )
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def data_uri(media_type: str, data: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

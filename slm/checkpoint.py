@@ -1,5 +1,7 @@
 """A trained language model on disk: config.json, vocabulary.json, model.safetensors.
 
+A folder in the layout of `transformers.LlamaForCausalLM` (`slm.export`) loads the same way.
+
 Weights may be stored in half precision; in memory they are float32. To make a small file of a training run's best
 model:  model, vocabulary = load_lm("runs/lm"); save_lm(model, vocabulary, Path("exported"), torch.float16)
 """
@@ -9,10 +11,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from slm.llama import is_llama, model_config, own_names
 from slm.model import LanguageModel, ModelConfig
 from slm.vocabulary import Vocabulary
 from tokenizer.atomic import write_atomically
@@ -29,8 +33,8 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
     """Load a trained model for generation.
 
     Args:
-        name_or_path: the name of shipped weights ("small"), a checkpoint folder, or the folder of a training run, which
-            stands for its best checkpoint.
+        name_or_path: the name of shipped weights ("small"), a checkpoint folder, an exported folder, or the folder of a
+            training run, which stands for its best checkpoint.
         device: where the weights go.
 
     Returns:
@@ -40,11 +44,25 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
         InputError: nothing is there, or what is there is damaged or does not fit together.
     """
     folder = locate(str(name_or_path))
-    config = read_config(folder / "config.json")
+    raw = read_json(folder / "config.json")
+    exported = is_llama(raw)
+    if exported and not (folder / "vocabulary.json").is_file():
+        raise InputError(
+            f"{folder}: is a model of transformers without a vocabulary.json, so not one of speech; begin a "
+            f"training with it: `focalstream train-lm --init-from {folder}`"
+        )
+    config = model_config(raw, folder / "config.json") if exported else parse_config(raw, folder / "config.json")
     vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    if exported and raw.get("vocab_size") != vocabulary.size:
+        raise InputError(
+            f"{folder}: config.json has a vocabulary of {raw.get('vocab_size')} ids, vocabulary.json one of "
+            f"{vocabulary.size}; they do not belong together"
+        )
     if not (folder / "model.safetensors").is_file():
         raise InputError(f"{folder}: has a config.json but no model.safetensors; copy the folder again")
     weights = read_weights(folder / "model.safetensors")
+    if exported:
+        weights = own_names(weights, config.tied_embeddings)
     if f"layers.{config.layers - 1}.input_layernorm.weight" not in weights:  # before building what a hostile file says
         raise InputError(
             f"{folder}: config.json says {config.layers} layers, model.safetensors has fewer; copy it again"
@@ -84,12 +102,16 @@ def read_best(run: Path) -> dict:
     raise InputError(f"{run / BEST}: does not name a checkpoint of this run; name one of its step-* folders instead")
 
 
-def read_config(path: Path) -> ModelConfig:
+def read_json(path: Path) -> Any:
     """Read a model's config.json. Raises InputError."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a JSON file ({error}); expected a language model's config.json") from None
+
+
+def parse_config(raw: Any, path: Path) -> ModelConfig:
+    """The model that our own config.json, read from `path`, describes. Raises InputError."""
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or set(raw) != {"format", "model"}:
         raise InputError(f"{path}: is not a language model's config.json (expected format: '{FORMAT}', and model)")
     try:

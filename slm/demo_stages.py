@@ -22,6 +22,7 @@ from pipelines.verify import verify
 from slm.continuation import Continuation, warm_up
 from slm.demo_figures import CodecFigures, ContinuationFigures, DatasetFigures, ModelFigures, TrainingFigures
 from slm.demo_split import load_wave, speaker, text, write_manifest
+from slm.evaluation.baselines import Counts
 from slm.generate import Sampling
 from slm.model import LanguageModel, ModelConfig
 from slm.page import Clip, Sound
@@ -110,13 +111,9 @@ def code_counts(dataset: TokenDataset) -> np.ndarray:
 
 
 def unigram_bits(training: TokenDataset, heldout: TokenDataset) -> float:
-    """Bits per held-out token of a model that knows only how often each code occurs in training.
-
-    One is added to each count, so that a code never seen has a probability.
-    """
-    counts = code_counts(training) + 1
-    seen = code_counts(heldout)
-    return float(-(seen * np.log2(counts / counts.sum())).sum() / seen.sum())
+    """Bits per held-out code or end of a model that knows only how often each occurs in training."""
+    counts = Counts(map(training.codes, range(len(training))), training.codebook_size)
+    return float(np.concatenate(counts.unigram([heldout.codes(i) for i in range(len(heldout))])).mean())
 
 
 def resynthesise(codec: Codec, heldout: Part, cuts: Sequence[SourceCut]) -> tuple[list[Clip], CodecFigures]:

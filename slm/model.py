@@ -290,6 +290,12 @@ def decode_one_token(model: LanguageModel, token: Tensor, cache: Cache) -> Tenso
     return model.lm_head(_take_in(model, token[:, None], torch.ones_like(token), cache)[:, 0])
 
 
+@torch.no_grad()
+def decode_block(model: LanguageModel, tokens: Tensor, cache: Cache) -> Tensor:
+    """Take in as many tokens a stream as the cache's longest write: [B, T] int64 -> [B, T, V] logits after each."""
+    return model.lm_head(_take_in(model, tokens, torch.full_like(tokens[:, 0], tokens.shape[1]), cache))
+
+
 def _take_in(model: LanguageModel, tokens: Tensor, counts: Tensor, cache: Cache) -> Tensor:
     """Write the first counts[b] of the tokens [B, T] of each row to the cache; hidden states [B, T, D] of all."""
     capacity, context = cache.capacity, model.config.context

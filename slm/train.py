@@ -30,6 +30,7 @@ from slm.objective import IGNORED, NO_DOCUMENT, summed_loss, targets_of
 from slm.run_folder import Progress, RunFolder
 from slm.settings import TrainSettings
 from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
+from slm.warm_start import warm_start
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 from tokenizer.stop_signals import stop_signals
@@ -62,6 +63,7 @@ def train(
     device: str = "cpu",
     show_progress: bool = True,
     cache: Path | None = None,
+    init_from: str | None = None,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
@@ -75,10 +77,11 @@ def train(
         device: a torch device.
         show_progress: draw a bar when stderr is a terminal.
         cache: local folder that shards behind URLs come into.
+        init_from: a model whose weights the new one begins with; see `slm.warm_start`.
 
     Raises:
-        InputError: no such device, datasets of different codecs, `out` taken or not resumable, or a gradient that is
-            no longer finite.
+        InputError: no such device, datasets of different codecs, `out` taken or not resumable, a model to begin with
+            that does not fit, or a gradient that is no longer finite.
     """
     check_device(device)
     sources = read_data(data)
@@ -89,7 +92,10 @@ def train(
         vocabulary.check(str(held_out[0]), validation_data.fingerprint, validation_data.codebook_size)
     training, validation = loaders(settings, dataset, vocabulary, validation_data, sources.weights)
     torch.manual_seed(settings.seed)
-    model = LanguageModel(model_config, vocabulary.size).to(device).train()
+    model = LanguageModel(model_config, vocabulary.size)
+    if init_from is not None and not resume:
+        warm_start(model, vocabulary, init_from, settings.seed)
+    model.to(device).train()
     decayed, other = model.decayed_parameters()
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": other, "weight_decay": 0.0}],
@@ -98,7 +104,8 @@ def train(
         fused=True,
     )
     folder = RunFolder(out, settings.keep_checkpoints)
-    progress = folder.begin(model, optimizer, settings, data_identity(dataset, validation_data, sources), resume)
+    identity = data_identity(dataset, validation_data, sources, init_from)
+    progress = folder.begin(model, optimizer, settings, identity, resume)
     with (
         stop_signals() as signals,
         open(out / "log.jsonl", "a", encoding="utf-8") as log,
@@ -222,14 +229,17 @@ def loaders(
     return training, validation
 
 
-def data_identity(dataset: TokenDataset, held_out: TokenDataset | None, sources: WeightedData) -> dict[str, Any]:
-    """What decides the batches beside the settings: with other held-out data, the cuts for training are others too."""
+def data_identity(
+    dataset: TokenDataset, held_out: TokenDataset | None, sources: WeightedData, init_from: str | None
+) -> dict[str, Any]:
+    """What decides a run beside the settings: with other held-out data, the cuts for training are others too."""
     validation = held_out.lengths if held_out is not None else np.zeros(0, np.int64)
     return {
         "codec_fingerprint": dataset.fingerprint,
         "cut_lengths": hashlib.sha256(dataset.lengths.tobytes()).hexdigest(),
         "held_out_cut_lengths": hashlib.sha256(validation.tobytes()).hexdigest(),
         "weights": list(sources.weights) if sources.weights else None,
+        **({"init_from": init_from} if init_from is not None else {}),
     }
 
 

@@ -17,7 +17,7 @@ from pipelines.evaluation.evaluate import Sounds
 from pipelines.evaluation.measures import MEASURES, ORIGINAL
 from pipelines.evaluation.systems import CODEC
 from pipelines.evaluation.table import bitrate, facts, latency, measured
-from pipelines.pages import Row, base_css, data_uri, headlines_html
+from pipelines.pages import Row, base_css, cells_html, data_uri, headlines_html
 from tokenizer.metrics import METRICS_RATE
 
 ASSETS = Path(__file__).resolve().parent
@@ -95,14 +95,10 @@ def charts_html(systems: dict[str, dict[str, Any]]) -> str:
 def table_html(heads: list[str], rows: list[tuple[list[str], dict[str, Any], str]]) -> str:
     """Leading cells, then the measures that some row has; (cells, figures, CSS class) of each row."""
     columns = measured([row for _, row, _ in rows])
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in [*heads, *(MEASURES[m].title for m in columns)])
-    body = "".join(
-        f'<tr class="{css_class}"><th scope="row">{escape(lead[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in [*lead[1:], *(MEASURES[m].text(row.get(m)) for m in columns)])
-        + "</tr>"
-        for lead, row, css_class in rows
+    return cells_html(
+        [*heads, *(MEASURES[m].title for m in columns)],
+        [([*lead, *(MEASURES[m].text(row.get(m)) for m in columns)], css_class) for lead, row, css_class in rows],
     )
-    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def clip_html(sounds: Sounds) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipelines.evaluation.measures import MEASURES
@@ -37,6 +38,11 @@ def grid(heads: list[str], rows: list[tuple[list[str], dict[str, Any]]]) -> list
     columns = measured([row for _, row in rows])
     cells = [[*heads, *(MEASURES[measure].title for measure in columns)]]
     cells += [[*lead, *(MEASURES[measure].text(row.get(measure)) for measure in columns)] for lead, row in rows]
+    return aligned(cells)
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, its head first: the first column is set left, the others right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, default=argparse.SUPPRESS, type=Path, metavar="DIR", help="folder of the run"
     )
+    parser.add_argument(
+        "--init-from",
+        metavar="MODEL",
+        help="begin with the weights of a text Llama (a folder in transformers' layout; its embedding is made anew) or "
+        "of a speech model",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint in --out")
     parser.add_argument("--device", default="cpu", help="torch device, for example cuda")
     parser.add_argument("--json", action="store_true", help="print the closing report as JSON")
@@ -61,7 +67,17 @@ def run(args: argparse.Namespace) -> int:
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
     overrides = {name: value for name, value in vars(args).items() if name in names}
     model, settings = read_settings(args.config, overrides)
-    report = train(model, settings, args.data, args.out, args.held_out, args.resume, args.device, cache=args.cache)
+    report = train(
+        model,
+        settings,
+        args.data,
+        args.out,
+        args.held_out,
+        args.resume,
+        args.device,
+        cache=args.cache,
+        init_from=args.init_from,
+    )
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:

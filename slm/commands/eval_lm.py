@@ -1,0 +1,132 @@
+"""`focalstream eval-lm`: a language model's likelihoods beside baselines, pairs to choose from, and its own samples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tokenizer.errors import InputError
+
+PAGE_CLIPS = 6  # samples that the page lets one hear
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lm", default="small", help="shipped name, checkpoint folder, exported folder or training run"
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        default=argparse.SUPPRESS,
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="held-out datasets written by `focalstream tokenize`",
+    )
+    parser.add_argument(
+        "--baseline-data",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="training datasets that the unigram and bigram beside the model are counted on",
+    )
+    parser.add_argument("--cuts", type=int, default=0, help="score so many held-out cuts, drawn by the seed; 0: all")
+    parser.add_argument("--pairs", type=int, default=200, help="pairs of each continuation-or-swap test")
+    parser.add_argument(
+        "--pair-seconds", type=float, default=3.0, help="longest prompt, and longest continuation, of such a pair"
+    )
+    parser.add_argument(
+        "--swap-audio",
+        default="",
+        metavar="MANIFEST",
+        help="what --data was tokenized from: join waves and encode them, instead of joining codes",
+    )
+    parser.add_argument(
+        "--hold",
+        default="",
+        metavar="FIELD",
+        help='a field of the cuts that a swap must keep, such as "source", so that nothing else tells speakers apart',
+    )
+    parser.add_argument("--samples", type=int, default=16, help="continuations to draw for the sample figures; 0: none")
+    parser.add_argument("--prompt-seconds", type=float, default=3.0, help="prompt of a sample")
+    parser.add_argument("--sample-seconds", type=float, default=6.0, help="longest sample")
+    parser.add_argument(
+        "--benchmarks",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="folders of sWUGGY, sBLIMP, spoken StoryCloze or SALMon, as published",
+    )
+    parser.add_argument(
+        "--codec",
+        help="the model's codec, for benchmarks and for sound; without: found by the name it was trained with",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of every draw")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--html", metavar="OUT.html", help="write a page with figures and sound, one file")
+    parser.add_argument(
+        "--json",
+        metavar="OUT.json",
+        nargs="?",
+        const="-",
+        help="write the figures; without a name: print in place of the table",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from slm.checkpoint import load_lm
+    from slm.evaluation.evaluate import Options, evaluate
+    from slm.evaluation.page import render
+    from slm.evaluation.samples import SampleOptions
+    from slm.evaluation.swaps import SwapOptions
+    from slm.evaluation.table import table
+    from tokenizer import Codec
+    from tokenizer.atomic import check_place, write_atomically
+    from tokenizer.devices import check_device
+
+    for option, least in (("threads", 1), ("pairs", 1), ("cuts", 0), ("samples", 0), ("seed", 0)):
+        if getattr(args, option) < least:
+            raise InputError(f"--{option} is {getattr(args, option)}, expected at least {least}")
+    if args.seed >= 2**31:
+        raise InputError(f"--seed is {args.seed}, expected less than 2^31")
+    for path in (args.html, args.json):
+        if path not in (None, "-"):
+            check_place(path)  # before minutes of work
+    check_device(args.device)
+    torch.set_num_threads(args.threads)
+    model, vocabulary = load_lm(args.lm, args.device)
+    try:
+        codec = Codec.from_pretrained(args.codec or vocabulary.codec_name, args.device)
+        vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
+    except (InputError, OSError):
+        if args.codec:
+            raise
+        codec = None
+    options = Options(
+        data=args.data,
+        baseline_data=args.baseline_data,
+        cuts=args.cuts,
+        swaps=SwapOptions(args.pairs, args.pair_seconds, args.pair_seconds, hold=args.hold, seed=args.seed),
+        swap_audio=args.swap_audio,
+        samples=SampleOptions(args.samples, args.prompt_seconds, args.sample_seconds, args.seed)
+        if args.samples
+        else None,
+        benchmarks=args.benchmarks,
+        page_clips=PAGE_CLIPS if args.html else 0,
+        seed=args.seed,
+        show_progress=True,
+    )
+    result, sounds = evaluate(args.lm, model, vocabulary, codec, options)
+    text = json.dumps(result, indent=1)
+    print(text if args.json == "-" else table(result))
+    if args.json not in (None, "-"):
+        write_atomically(args.json, text.encode())
+    if args.html:
+        write_atomically(args.html, render(result, sounds).encode())
+    return 0

@@ -1,0 +1,1 @@
+"""A language model measured: likelihoods beside baselines, pairs to choose from, its own samples."""

@@ -1,0 +1,80 @@
+"""What counting alone can do: a unigram and a bigram of the same codes, as scorers beside the language model.
+
+Unigram: one is added to the count of each code and of the end. Bigram: interpolated with the unigram by a pseudo-count
+k (MacKay and Peto 1995),
+
+    P(b | a) = (count(a, b) + k P(b)) / (count(a) + k),
+
+where k is the power of two that predicts the training data best, each pair in turn being left out of the counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+
+from slm.evaluation.likelihood import Documents
+
+PSEUDO_COUNTS = tuple(2.0**power for power in range(21))
+
+
+class Counts:
+    """Counts of the codes of documents, of their ends, and of neighbours.
+
+    Args:
+        documents: codes of each, int [T].
+        codebook_size: K; in what follows K stands for the end, and for the begin where something follows it.
+    """
+
+    def __init__(self, documents: Iterable[np.ndarray], codebook_size: int) -> None:
+        self._symbols = codebook_size + 1
+        pairs = [self._pairs(codes) for codes in documents]
+        joined = np.concatenate(pairs) if pairs else np.zeros(0, np.int64)
+        self.tokens = len(joined)
+        before, after = np.divmod(joined, self._symbols)
+        one = np.bincount(after, minlength=self._symbols) + 1
+        self._unigram = one / one.sum()
+        self._before = np.bincount(before, minlength=self._symbols)
+        self._seen, self._seen_counts = np.unique(joined, return_counts=True)
+
+    @cached_property
+    def pseudo_count(self) -> float:
+        """The k of the bigram."""
+        return min(PSEUDO_COUNTS, key=self._left_out_bits)
+
+    def unigram(self, documents: Documents) -> list[np.ndarray]:
+        """A `Scorer`."""
+        return [-np.log2(self._unigram[self._pairs(codes) % self._symbols]) for codes in documents]
+
+    def bigram(self, documents: Documents) -> list[np.ndarray]:
+        """A `Scorer`."""
+        found = []
+        for codes in documents:
+            pairs = self._pairs(codes)
+            found.append(-np.log2(self._bigram(pairs, self._count(pairs), self._before[pairs // self._symbols])))
+        return found
+
+    def _pairs(self, codes: np.ndarray) -> np.ndarray:
+        """A number for each neighbourhood of a document, from its begin to its end: int64 [T + 1]."""
+        framed = np.concatenate(([self._symbols - 1], codes.astype(np.int64), [self._symbols - 1]))
+        return framed[:-1] * self._symbols + framed[1:]
+
+    def _count(self, pairs: np.ndarray) -> np.ndarray:
+        if not len(self._seen):
+            return np.zeros(len(pairs))
+        at = np.searchsorted(self._seen, pairs).clip(max=len(self._seen) - 1)
+        return np.where(self._seen[at] == pairs, self._seen_counts[at], 0)
+
+    def _bigram(
+        self, pairs: np.ndarray, together: np.ndarray, before: np.ndarray, pseudo_count: float | None = None
+    ) -> np.ndarray:
+        k = self.pseudo_count if pseudo_count is None else pseudo_count
+        return (together + k * self._unigram[pairs % self._symbols]) / (before + k)
+
+    def _left_out_bits(self, pseudo_count: float) -> float:
+        """Bits of the training data, the pair in question counting once less."""
+        before = self._before[self._seen // self._symbols] - 1
+        left_out = self._bigram(self._seen, self._seen_counts - 1, before, pseudo_count)
+        return float(-(self._seen_counts * np.log2(left_out)).sum())

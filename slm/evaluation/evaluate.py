@@ -1,0 +1,285 @@
+"""A whole evaluation of a language model: what is measured, in one dictionary that JSON can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+
+from pipelines.audio import read_wave
+from pipelines.batches import shuffled
+from pipelines.dataset import TokenDataset
+from pipelines.evaluation.clips import Clip
+from pipelines.evaluation.evaluate import Sounds
+from pipelines.evaluation.measures import ORIGINAL
+from pipelines.manifests import find_inputs, read_cuts
+from pipelines.plan import PlannedCut
+from slm.evaluation.baselines import Counts
+from slm.evaluation.benchmarks import FilePair, read_benchmark
+from slm.evaluation.likelihood import Scorer, lm_scorer
+from slm.evaluation.pairs import Pair, accuracy
+from slm.evaluation.samples import Sample, SampleOptions, draw_samples, sample_figures, silence, speak
+from slm.evaluation.swaps import FIELDS, Swap, SwapOptions, cut_fields, join_codes, join_waves, make_swaps
+from slm.model import LanguageModel
+from slm.vocabulary import Vocabulary
+from tokenizer import Codec
+from tokenizer.audio import read_audio
+from tokenizer.errors import InputError
+from tokenizer.metrics import METRICS_RATE
+
+LM, UNIGRAM, BIGRAM = "language model", "unigram", "bigram"
+BASELINE_TOKENS = 20_000_000  # of --baseline-data at most: more would only take memory
+CUT_STREAM, BASELINE_STREAM = 3, 4  # keep draws of the same seed apart
+GENERATED = "continued by the model"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure; see the options of `focalstream eval-lm`."""
+
+    data: Sequence[Path]
+    baseline_data: Sequence[Path] = ()
+    cuts: int = 0
+    swaps: SwapOptions = field(default_factory=SwapOptions)
+    swap_audio: str = ""
+    samples: SampleOptions | None = None
+    benchmarks: Sequence[Path] = ()
+    page_clips: int = 0  # samples whose sound is kept
+    seed: int = 0
+    show_progress: bool = False
+
+
+def evaluate(
+    name: str, model: LanguageModel, vocabulary: Vocabulary, codec: Codec | None, options: Options
+) -> tuple[dict[str, Any], list[Sounds]]:
+    """Measure a model.
+
+    Args:
+        name: what the model was asked for by.
+        model: in evaluation mode.
+        vocabulary: the model's.
+        codec: the vocabulary's; None: what needs sound is left out.
+        options: what to measure.
+
+    Returns:
+        The result as it is written to JSON, and the sounds for the page.
+
+    Raises:
+        InputError: data of another codec, empty data, prompts that the model cannot see whole, a benchmark's folder
+            that cannot be read.
+    """
+    dataset = opened(options.data, vocabulary)
+    check_context(model, vocabulary, options)
+    join = joiner(dataset, vocabulary, codec, options)  # what cannot be read is refused before minutes of work
+    benchmarks = [test for folder in options.benchmarks for test in read_benchmark(folder)]
+    benchmark_codec = needed(codec, "benchmarks", vocabulary) if benchmarks else None
+    missing: dict[str, str] = {}
+    scorers: dict[str, Scorer] = {LM: lm_scorer(model, vocabulary, options.show_progress)}
+    counts = None
+    if options.baseline_data:
+        counts = count(opened(options.baseline_data, vocabulary), options.seed)
+        scorers |= {UNIGRAM: counts.unigram, BIGRAM: counts.bigram}
+    else:
+        missing["unigram and bigram"] = "name the training data with --baseline-data"
+    chosen = shuffled(len(dataset), options.seed, CUT_STREAM)[: options.cuts or None]
+    documents = [dataset.codes(cut) for cut in np.sort(chosen)]
+    result: dict[str, Any] = {
+        "lm": name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "context_seconds": model.config.context / vocabulary.token_rate,
+        "codec": vocabulary.codec_name,
+        "codec_fingerprint": vocabulary.codec_fingerprint,
+        "data": [str(folder) for folder in options.data],
+        "cuts": len(documents),
+        "tokens": sum(map(len, documents)),
+        "hours": sum(map(len, documents)) / vocabulary.token_rate / 3600,
+        "likelihood": {system: likelihood(scorer, documents, vocabulary) for system, scorer in scorers.items()},
+        "baseline": counts and {"tokens": counts.tokens, "pseudo_count": counts.pseudo_count},
+        "swaps": swap_tests(dataset, scorers, join, options, missing),
+        "benchmarks": {},
+        "samples": None,
+    }
+    if benchmark_codec is not None:
+        result["benchmarks"] = benchmark_tests(benchmarks, scorers, benchmark_codec)
+    else:
+        missing["benchmarks"] = "name the folders of sWUGGY, sBLIMP, spoken StoryCloze or SALMon with --benchmarks"
+    sounds: list[Sounds] = []
+    if options.samples is None:
+        missing["samples"] = "ask for them with --samples"
+    else:
+        result["samples"], sounds = sampled(model, vocabulary, codec, dataset, options, missing)
+    result["settings"] = {
+        "seed": options.seed,
+        "swaps": {**asdict(options.swaps), "joined": "waves" if options.swap_audio else "codes"},
+        "samples": options.samples and asdict(options.samples),
+    }
+    result["not_measured"] = missing
+    return result, sounds
+
+
+def opened(folders: Sequence[Path], vocabulary: Vocabulary) -> TokenDataset:
+    """A dataset of the model's codec with something in it. Raises InputError."""
+    dataset = TokenDataset(list(folders))
+    vocabulary.check(str(folders[0]), dataset.fingerprint, dataset.codebook_size)
+    if not dataset.lengths.any():
+        raise InputError(f"{folders[0]}: holds no tokens; tokenize some audio first")
+    return dataset
+
+
+def check_context(model: LanguageModel, vocabulary: Vocabulary, options: Options) -> None:
+    """Raise InputError where a model would not see the prompt of a test when it scores its last code."""
+    seen = model.config.context / vocabulary.token_rate
+    swaps = options.swaps
+    if swaps.prompt_seconds + swaps.continuation_seconds > seen:
+        raise InputError(
+            f"pairs of {swaps.prompt_seconds:g} s of prompt and {swaps.continuation_seconds:g} s of continuation are "
+            f"longer than the {seen:.1f} s that the model sees; give a shorter --pair-seconds"
+        )
+    if options.samples is not None and options.samples.prompt_seconds > seen:
+        raise InputError(
+            f"prompts of {options.samples.prompt_seconds:g} s are longer than the {seen:.1f} s that the model sees; "
+            "give a shorter --prompt-seconds"
+        )
+
+
+def count(dataset: TokenDataset, seed: int) -> Counts:
+    """The baselines, of cuts in an order drawn from the seed until there are enough of them."""
+    order = shuffled(len(dataset), seed, BASELINE_STREAM)
+    enough = int(np.searchsorted(np.cumsum(dataset.lengths[order]), BASELINE_TOKENS)) + 1
+    return Counts((dataset.codes(cut) for cut in order[:enough].tolist()), dataset.codebook_size)
+
+
+def likelihood(scorer: Scorer, documents: Sequence[np.ndarray], vocabulary: Vocabulary) -> dict[str, float]:
+    """Bits of codes and ends, as training reports them."""
+    bits = float(np.concatenate(scorer(documents)).mean())
+    return {"bits_per_token": bits, "bits_per_second": bits * vocabulary.token_rate, "perplexity": 2**bits}
+
+
+def swap_tests(
+    dataset: TokenDataset,
+    scorers: dict[str, Scorer],
+    join: Callable[[Swap], Pair],
+    options: Options,
+    missing: dict[str, str],
+) -> dict[str, dict[str, Any]]:
+    """field -> test ("true", "matched") -> system -> accuracy."""
+    said = list(cut_fields(options.data))
+    found: dict[str, dict[str, Any]] = {}
+    for name in FIELDS:
+        try:
+            swaps = make_swaps(dataset, said, name, options.swaps)
+        except InputError as error:
+            missing[f"{name} consistency"] = str(error)
+            continue
+        tests = {"true": list(map(join, swaps.true)), "matched": list(map(join, swaps.matched))}
+        found[name] = {
+            test: {system: accuracy(scorer, pairs).to_dict() for system, scorer in scorers.items()}
+            for test, pairs in tests.items()
+            if pairs
+        }
+    return found
+
+
+def joiner(
+    dataset: TokenDataset, vocabulary: Vocabulary, codec: Codec | None, options: Options
+) -> Callable[[Swap], Pair]:
+    """How swaps become pairs: from codes, or from the waves of a manifest. Raises InputError."""
+    if not options.swap_audio:
+        return lambda swap: join_codes(dataset, swap, options.swaps)
+    audio_codec = needed(codec, "waves to be joined", vocabulary)
+    sources = {item.cut["id"]: item for item in read_cuts(find_inputs(options.swap_audio))}
+
+    def wave_of(cut: int) -> np.ndarray:
+        name = dataset.cut_id(cut)
+        if name not in sources:
+            raise InputError(f"{options.swap_audio}: has no cut {name}; give the manifest that the data is made of")
+        return read_wave(PlannedCut(sources[name].cut, "", sources[name].audio), audio_codec.sample_rate_in)
+
+    return lambda swap: join_waves(dataset, swap, options.swaps, audio_codec, wave_of)
+
+
+def needed(codec: Codec | None, what: str, vocabulary: Vocabulary) -> Codec:
+    """The codec. Raises InputError where it was not found."""
+    if codec is None:
+        raise InputError(f"{what} need codec '{vocabulary.codec_name}', which was not found; name it with --codec")
+    return codec
+
+
+def benchmark_tests(
+    benchmarks: Sequence[tuple[str, list[FilePair]]], scorers: dict[str, Scorer], codec: Codec
+) -> dict[str, dict[str, Any]]:
+    """test -> system -> accuracy; subsets of a benchmark are tests too."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, files in benchmarks:
+        pairs = [encoded(codec, pair) for pair in files]
+        subsets = {"": pairs}
+        for subset in sorted({pair.subset for pair in files} - {""}):
+            subsets[subset] = [p for p, file in zip(pairs, files, strict=True) if file.subset == subset]
+        for subset, members in subsets.items():
+            found[f"{name}, {subset}" if subset else name] = {
+                system: accuracy(scorer, members).to_dict() for system, scorer in scorers.items()
+            }
+    return found
+
+
+def encoded(codec: Codec, pair: FilePair) -> Pair:
+    """The codes of two recordings."""
+    waves = (torch.from_numpy(read_audio(path, codec.sample_rate_in)) for path in (pair.better, pair.worse))
+    better, worse = (codec.encode(wave)[0].cpu().numpy() for wave in waves)
+    return Pair(better, worse, item=pair.item)
+
+
+def sampled(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    codec: Codec | None,
+    dataset: TokenDataset,
+    options: Options,
+    missing: dict[str, str],
+) -> tuple[dict[str, Any] | None, list[Sounds]]:
+    """Figures of samples, with those of silence where there is a codec, and the sound of the first of them."""
+    assert options.samples is not None
+    try:
+        samples = draw_samples(model, vocabulary, dataset, options.samples)
+    except InputError as error:
+        missing["samples"] = str(error)
+        return None, []
+    most = round(options.samples.seconds * vocabulary.token_rate)
+    figures = sample_figures(samples, vocabulary.token_rate, most)
+    sounds: list[Sounds] = []
+    if codec is None:
+        missing["silence of samples"] = f"needs codec '{vocabulary.codec_name}'; name it with --codec"
+    else:
+        silent: dict[str, list[np.ndarray]] = {system: [] for system in figures}
+        for sample in samples:
+            waves = speak(codec, sample)
+            after = len(sample.prompt) * codec.samples_per_token
+            for system, wave in zip(figures, waves, strict=True):
+                silent[system].append(silence(wave, codec.sample_rate_out, after))
+            if len(sounds) < options.page_clips:
+                sounds.append(heard(codec, dataset, sample, waves))
+        for system, frames in silent.items():
+            joined = np.concatenate(frames)
+            figures[system]["silent"] = float(joined.mean()) if len(joined) else None
+    return {"count": len(samples), "systems": figures}, sounds
+
+
+def heard(codec: Codec, dataset: TokenDataset, sample: Sample, waves: tuple[np.ndarray, np.ndarray]) -> Sounds:
+    """A sample for the page."""
+    at_16k = [soxr.resample(wave, codec.sample_rate_out, METRICS_RATE) for wave in waves]
+    clip = Clip(dataset.cut_id(sample.cut), "prompt and continuation", "", False, at_16k[0])
+    return Sounds(clip, {ORIGINAL: at_16k[0], GENERATED: at_16k[1]})
+
+
+def share_of_unigram(result: dict[str, Any]) -> float | None:
+    """Bits of the model by those of the unigram."""
+    found = result["likelihood"]
+    if UNIGRAM not in found or not math.isfinite(found[UNIGRAM]["bits_per_token"]):
+        return None
+    return found[LM]["bits_per_token"] / found[UNIGRAM]["bits_per_token"]

@@ -1,0 +1,147 @@
+"""What a model says when it goes on by itself, in figures, beside what the recordings go on with.
+
+Both are of the same prompts and are measured alike, since most of these figures depend on how much is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.batches import shuffled
+from pipelines.dataset import TokenDataset
+from slm.generate import Sampling, generate
+from slm.model import LanguageModel
+from slm.vocabulary import Vocabulary
+from tokenizer import Codec
+from tokenizer.errors import InputError
+
+SAMPLE_STREAM = 2  # keeps the draw of the prompts apart from other draws of the same seed
+LEAST_SECONDS = 1.0  # that a recording goes on after its prompt
+NGRAM = 4  # codes that count as a repetition when they come again
+FRAME_SECONDS = 0.02
+SILENCE_DB = 40.0  # a frame so much below the loud ones of its clip is silent
+SAMPLING = Sampling(top_p=0.95)
+LOUD = 95  # per cent of a clip's frames that are not louder than its loud ones
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How many continuations, of which prompts.
+
+    Attributes:
+        count: continuations.
+        prompt_seconds: from the start of a held-out cut.
+        seconds: of new speech, at most.
+        seed: of the prompts and the draws.
+        sampling: how codes are drawn.
+    """
+
+    count: int = 16
+    prompt_seconds: float = 3.0
+    seconds: float = 6.0
+    seed: int = 0
+    sampling: Sampling = SAMPLING
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 < self.prompt_seconds < math.inf or not 0 < self.seconds < math.inf:
+            raise InputError(
+                f"samples: count {self.count}, prompt_seconds {self.prompt_seconds}, seconds {self.seconds}: expected "
+                "more than 0 of each"
+            )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Codes int [T] of a prompt, of what its recording goes on with, and of what the model does."""
+
+    cut: int
+    prompt: np.ndarray
+    recorded: np.ndarray
+    generated: np.ndarray
+
+
+def draw_samples(
+    model: LanguageModel, vocabulary: Vocabulary, dataset: TokenDataset, options: SampleOptions
+) -> list[Sample]:
+    """Continue the beginnings of some cuts, all at once.
+
+    Raises:
+        InputError: no cut is long enough.
+    """
+    head = round(options.prompt_seconds * dataset.token_rate)
+    most = round(options.seconds * dataset.token_rate)
+    usable = np.flatnonzero(dataset.lengths >= head + LEAST_SECONDS * dataset.token_rate)
+    if not len(usable):
+        raise InputError(
+            f"no held-out cut is as long as a prompt of {options.prompt_seconds:g} s and {LEAST_SECONDS:g} s more"
+        )
+    chosen = usable[shuffled(len(usable), options.seed, SAMPLE_STREAM)[: options.count]].tolist()
+    codes = [dataset.codes(cut).astype(np.int64) for cut in chosen]
+    seeds = [options.seed * 1_000_003 + number for number in range(len(chosen))]
+    prompts = [torch.from_numpy(row[:head]) for row in codes]
+    steps = list(generate(model, vocabulary, prompts, options.sampling, seeds, 0, most))
+    said = torch.stack(steps, 1).numpy() if steps else np.zeros((len(chosen), 0), np.int64)
+    return [
+        Sample(cut, row[:head], row[head : head + most], new[new >= 0])
+        for cut, row, new in zip(chosen, codes, said, strict=True)
+    ]
+
+
+def code_figures(continuations: Sequence[np.ndarray], token_rate: float, most: int) -> dict[str, float | None]:
+    """Figures of continuations, int [T] each, of at most `most` codes.
+
+    Returns:
+        seconds: mean length; ended: share that ended before `most`; entropy_bits: of how often each code occurs in all
+        of them together; repeated: share of codes that are the one before; repeated_ngrams: share of the runs of
+        `NGRAM` codes that the same continuation had before. None where there are no codes to tell by.
+    """
+    joined = np.concatenate(continuations)
+    runs = [[tuple(codes[i : i + NGRAM].tolist()) for i in range(len(codes) - NGRAM + 1)] for codes in continuations]
+    all_runs, neighbours = sum(map(len, runs)), sum(max(len(codes) - 1, 0) for codes in continuations)
+    again = sum(int((codes[1:] == codes[:-1]).sum()) for codes in continuations)
+    share = np.unique(joined, return_counts=True)[1] / max(len(joined), 1)
+    return {
+        "seconds": len(joined) / len(continuations) / token_rate,
+        "ended": sum(len(codes) < most for codes in continuations) / len(continuations),
+        "entropy_bits": float(-(share * np.log2(share)).sum()) if len(joined) else None,
+        "repeated": again / neighbours if neighbours else None,
+        "repeated_ngrams": 1 - sum(len(set(run)) for run in runs) / all_runs if all_runs else None,
+    }
+
+
+def speak(codec: Codec, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """The recording as the codec renders it, and the prompt with the model's continuation: float32 [S] each."""
+    rows = (np.concatenate((sample.prompt, codes)) for codes in (sample.recorded, sample.generated))
+    recorded, generated = (codec.decode(torch.from_numpy(row)[None])[0].float().cpu().numpy() for row in rows)
+    return recorded, generated
+
+
+def silence(wave: np.ndarray, sample_rate: int, after: int) -> np.ndarray:
+    """Which frames of 20 ms are silent: `SILENCE_DB` below the loud ones of the clip.
+
+    Args:
+        wave: float32 [S].
+        sample_rate: Hz.
+        after: the sample from which on frames count.
+
+    Returns:
+        bool [frames].
+    """
+    size = round(FRAME_SECONDS * sample_rate)
+    frames = wave[: len(wave) // size * size].reshape(-1, size).astype(np.float64)
+    level = 10 * np.log10((frames**2).mean(1) + 1e-12)
+    return (level < np.percentile(level, LOUD) - SILENCE_DB)[-(-after // size) :] if len(level) else np.zeros(0, bool)
+
+
+def sample_figures(samples: Sequence[Sample], token_rate: float, most: int) -> dict[str, dict[str, Any]]:
+    """`code_figures` of what the recordings and the model go on with."""
+    return {
+        "recordings": code_figures([sample.recorded for sample in samples], token_rate, most),
+        "language model": code_figures([sample.generated for sample in samples], token_rate, most),
+    }

@@ -1,0 +1,169 @@
+"""Does a model hear who speaks? Continuation against swap, built from any dataset whose cuts say their speakers.
+
+After SALMon (arXiv 2409.07437): the first part of a recording goes on with its own second part, or with that of
+another speaker, another gender, another background. The true continuation also fits in all else, so there is a second
+test whose two continuations are both from other recordings, one of them of the same speaker: only the speaker tells
+these apart. Waves are joined, as SALMon does it, or codes, which needs no audio.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pipelines.dataset import TokenDataset, read_description
+from pipelines.layout import Layout
+from pipelines.source_cuts import read_json_lines
+from slm.evaluation.pairs import Pair
+from tokenizer import Codec
+from tokenizer.errors import InputError
+
+FIELDS = ("speaker", "gender", "background")
+TRIES = 1000  # draws for a cut that fits
+
+
+@dataclass(frozen=True)
+class SwapOptions:
+    """How pairs are made.
+
+    Attributes:
+        pairs: how many of each test; as many from each speaker (gender, background) as from another.
+        prompt_seconds, continuation_seconds: at most; half of the recording each where it is shorter.
+        min_seconds: of either part, at least.
+        hold: a field that the swapped recording must share with the first, such as "source"; empty: none.
+        seed: of the draws.
+    """
+
+    pairs: int = 200
+    prompt_seconds: float = 3.0
+    continuation_seconds: float = 3.0
+    min_seconds: float = 1.0
+    hold: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1:
+            raise InputError(f"pairs is {self.pairs}; expected at least 1")
+        if not 0 < self.min_seconds <= min(self.prompt_seconds, self.continuation_seconds) < math.inf:
+            raise InputError(
+                f"prompt_seconds {self.prompt_seconds}, continuation_seconds {self.continuation_seconds}: expected at "
+                f"least min_seconds, {self.min_seconds}"
+            )
+
+
+class Swap(NamedTuple):
+    """The numbers of three cuts: the first half of the first goes on with the second half of one of the others."""
+
+    first: int
+    better: int
+    worse: int
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """The two tests of one field."""
+
+    true: list[Swap]  # the true continuation against one of another speaker
+    matched: list[Swap]  # one of another recording of the same speaker against one of another speaker
+
+
+def cut_fields(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """What each cut of datasets says of itself, in the order of `TokenDataset`: speaker, gender, and custom fields."""
+    for folder in folders:
+        layout = Layout(Path(folder))
+        for shard in read_description(layout)["shards"]:
+            for _, cut in read_json_lines(str(layout.cuts_file(shard["shard"]))):
+                said = (cut.get("supervisions") or [{}])[0]
+                fields = {**(cut.get("custom") or {}), **(said.get("custom") or {})}
+                yield {**fields, "speaker": said.get("speaker"), "gender": said.get("gender")}
+
+
+def make_swaps(dataset: TokenDataset, said: Sequence[dict[str, Any]], field: str, options: SwapOptions) -> Swaps:
+    """Choose the cuts of one field's tests.
+
+    Args:
+        dataset: the tokenized cuts.
+        said: `cut_fields` of each.
+        field: "speaker", "gender", or any custom field.
+        options: see there.
+
+    Raises:
+        InputError: fewer than two speakers (genders, ...) with recordings that are long enough.
+    """
+    least = math.ceil(options.min_seconds * dataset.token_rate)
+    usable = [
+        i
+        for i, fields in enumerate(said)
+        if dataset.lengths[i] >= 2 * least
+        and fields.get(field) is not None
+        and (not options.hold or fields.get(options.hold) is not None)
+    ]
+    values = [str(fields.get(field)) for fields in said]
+    groups: dict[str, list[int]] = defaultdict(list)
+    held: dict[str, list[int]] = defaultdict(list)
+    for i in usable:
+        groups[values[i]].append(i)
+        held[str(said[i].get(options.hold))].append(i)
+    if len(groups) < 2:
+        held_too = f" and a {options.hold}" if options.hold else ""
+        raise InputError(
+            f"{len(groups)} {field}(s) with recordings of at least {2 * options.min_seconds:g} s{held_too}; "
+            "expected two or more"
+        )
+    swaps = Swaps([], [])
+    names = sorted(groups)
+    for number in range(options.pairs):
+        name = names[number % len(names)]
+        first = next(_drawn(groups[name], options.seed, number, 0))
+        pool = held[str(said[first].get(options.hold))]
+        other = next((i for i in _drawn(pool, options.seed, number, 1) if values[i] != name), None)
+        same = next((i for i in _drawn(pool, options.seed, number, 2) if values[i] == name and i != first), None)
+        if other is None:
+            continue
+        swaps.true.append(Swap(first, first, other))
+        if same is not None:
+            swaps.matched.append(Swap(first, same, other))
+    if not swaps.true:
+        raise InputError(f"no {field} has another one of the same {options.hold} to be swapped with")
+    return swaps
+
+
+def join_codes(dataset: TokenDataset, swap: Swap, options: SwapOptions) -> Pair:
+    """The two documents of a swap, from the codes of whole recordings."""
+    (start, better, worse) = _joined([dataset.codes(i) for i in swap], dataset.token_rate, dataset, swap, options)
+    return Pair(np.concatenate((start, better)), np.concatenate((start, worse)), prompt=len(start))
+
+
+def join_waves(
+    dataset: TokenDataset, swap: Swap, options: SwapOptions, codec: Codec, wave_of: Callable[[int], np.ndarray]
+) -> Pair:
+    """The same from waves that are joined, then encoded; `wave_of` gives a cut's, float32 [S] at `sample_rate_in`."""
+    rate = codec.sample_rate_in
+    (start, better, worse) = _joined([wave_of(i) for i in swap], rate, dataset, swap, options)
+    waves = (torch.from_numpy(np.concatenate((start, end))) for end in (better, worse))
+    codes = [codec.encode(wave)[0].cpu().numpy() for wave in waves]
+    return Pair(codes[0], codes[1], prompt=round(len(start) * codec.token_rate / rate))
+
+
+def _joined(
+    rows: list[np.ndarray], rate: float, dataset: TokenDataset, swap: Swap, options: SwapOptions
+) -> tuple[np.ndarray, ...]:
+    """The end of the first row's first half, and the others' second halves, cut to one length; `rate` is the rows'."""
+    halves = [round(dataset.lengths[i] // 2 * rate / dataset.token_rate) for i in swap]
+    start = rows[0][: halves[0]][-round(options.prompt_seconds * rate) :]
+    ends = [row[half:] for row, half in zip(rows[1:], halves[1:], strict=True)]
+    shared = min(round(options.continuation_seconds * rate), *map(len, ends))
+    return (start, *(end[:shared] for end in ends))
+
+
+def _drawn(among: Sequence[int], *key: int) -> Iterator[int]:
+    """Some of them, by the key alone (raw words: numpy promises that these stay the same in later versions)."""
+    for word in np.random.Philox(np.random.SeedSequence(key)).random_raw(TRIES).tolist():
+        yield among[word % len(among)]
