@@ -32,6 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tokenize": ("pipelines.commands.tokenize", "a manifest or a directory of audio to token shards"),
     "verify": ("pipelines.commands.verify", "re-read a tokenized dataset and list everything wrong with it"),
     "repair": ("pipelines.commands.repair", "do broken or missing shards of a tokenized dataset again"),
+    "report": (
+        "pipelines.commands.report",
+        "what is in a tokenized dataset: figures, a page with plots, samples to hear",
+    ),
     "merge": ("pipelines.commands.merge", "several tokenized datasets of one codec as one"),
     "split": ("pipelines.commands.split", "one tokenized dataset divided into several"),
     "export-dataset": (
@@ -47,6 +51,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 EXIT_BAD_INPUT = 2
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default of options that have one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.required or action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,9 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     wanted = next((word for word in argv if not word.startswith("-")), None)
     modules = {}
     for name, (module_name, summary) in COMMANDS.items():
-        subparser = subparsers.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        subparser = subparsers.add_parser(name, help=summary, description=summary, formatter_class=HelpFormatter)
         if name == wanted:  # only the command asked for is imported: `focalstream --help` stays instant
             modules[name] = importlib.import_module(module_name)
             modules[name].add_arguments(subparser)

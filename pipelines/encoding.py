@@ -102,7 +102,7 @@ def encode_cuts(
 
     Args:
         cuts: in shard order.
-        progress: called with the seconds of audio just dealt with.
+        progress: called with the seconds of audio just dealt with; codes that are settled are not among them.
         settled: outcomes that are known already, by position. These cuts are not read, and their rows are silent;
             the tokens of the others are the same as without.
 
@@ -114,7 +114,7 @@ def encode_cuts(
     long_seconds = LONG_SECONDS if codec.causal else codec.longest_seconds
     batches, long_cuts = lay_out(samples, codec.sample_rate_in, encoding.batch_seconds, long_seconds)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-audio") as pool, _cancelled_on_exit(pool):
-        progress(sum(cuts[i].seconds for i in settled))
+        progress(sum(cuts[i].seconds for i, outcome in settled.items() if isinstance(outcome, Quarantined)))
         for batch, waves in _read_ahead(batches, cuts, samples, codec.sample_rate_in, pool, settled):
             outcomes.update(_encode_batch(batch, waves, cuts, samples, codec, encoding.device))
             progress(sum(cuts[i].seconds for i in waves))

@@ -8,6 +8,7 @@ A shard is the unit of work, of retry and of resuming. Cuts keep the order of th
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import itertools
@@ -33,6 +34,21 @@ from tokenizer.atomic import sync_folder
 from tokenizer.errors import InputError
 
 WRITERS = 8  # cut lists that are synced or uploaded at the same time
+
+NAMES = {
+    "input.paths": "the input",
+    "input.sha256": "the content of the input",
+    "sharding.cuts": "--shard-cuts",
+    "sharding.hours": "--shard-hours",
+    "sharding.pack": "--pack",
+    "selection.min_seconds": "--min-seconds",
+    "selection.max_seconds": "--max-seconds",
+    "selection.channel": "--channel",
+    "encoding.batch_seconds": "--batch-seconds",
+    "encoding.device_type": "--device",
+    "codec": "--codec (its fingerprint)",
+}
+"""What decides a run, in the words of the one who gives it."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,14 @@ def has_plan(layout: Layout) -> bool:
     return _plan_file(layout).exists()
 
 
+def stored_identity(layout: Layout) -> dict[str, Any] | None:
+    """What the run in a folder is made from, finished or not; None where there is none that can be read."""
+    for path, name in ((layout.dataset, "made_from"), (_plan_file(layout), "identity")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return json.loads(path.read_text(encoding="ascii"))[name]
+    return None
+
+
 def load_or_make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
     """The plan of an interrupted run, or a new one.
 
@@ -156,11 +180,13 @@ def load_or_make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
 
 
 def refuse_difference(layout: Layout, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise InputError naming every field in which a folder's run differs from the one asked for."""
+    """Raise InputError naming every option in which a folder's run differs from the one asked for."""
     before, now = dict(_flat(stored)), dict(_flat(wanted))
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if names:
-        differences = "; ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in names)
+        differences = "; ".join(
+            f"{NAMES.get(name, name)} was {_given(before.get(name))}, now {_given(now.get(name))}" for name in names
+        )
         raise InputError(
             f"{layout.out} holds a run made from something else: {differences}. Give the same input and options to "
             "continue it, or another OUT for a new one"
@@ -277,6 +303,10 @@ def _stored(planned: PlannedCut) -> dict[str, Any]:
 def _planned(entry: dict[str, Any]) -> PlannedCut:
     audio = TarSlice(**entry["audio"]) if "audio" in entry else None
     return PlannedCut(entry["cut"], entry["member"], audio)
+
+
+def _given(value: Any) -> str:
+    return "not given" if value is None else str(value)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

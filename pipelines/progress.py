@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
+from pipelines.run_log import RunLog
 from pipelines.shards import Receipt
 from pipelines.worker_process import Event, Progress
 
@@ -19,14 +21,16 @@ class ProgressBar:
         total_seconds: of audio in the whole run.
         done_seconds: of it that an earlier run has done.
         quarantined: cuts it failed at.
+        log: a file that each shard is noted in; see `pipelines.run_log`.
     """
 
-    def __init__(self, total_seconds: float, done_seconds: float, quarantined: int) -> None:
+    def __init__(self, total_seconds: float, done_seconds: float, quarantined: int, log: Path | None = None) -> None:
         from tqdm import tqdm
 
         self.quarantined = quarantined
         self._begun, self._seconds, self._reported = time.monotonic(), 0.0, time.monotonic()
         self._done, self._total = done_seconds, total_seconds
+        self._log = RunLog(log, total_seconds, done_seconds) if log is not None else None
         self._bar = tqdm(
             total=round(total_seconds / 3600, 3),
             initial=round(done_seconds / 3600, 3),
@@ -44,16 +48,20 @@ class ProgressBar:
 
     @property
     def times_real_time(self) -> float:
-        """Seconds of audio done by this run per second it took."""
+        """Seconds of audio encoded by this run per second it took; what it found done does not count."""
         return self._seconds / max(time.monotonic() - self._begun, 1e-9)
 
     def see(self, event: Event) -> None:
         """Count what an engine reports."""
         if isinstance(event, Progress):
+            if self._log is not None and event.seconds and not self._seconds:
+                self._log.first_audio(event.seconds)
             self._seconds += event.seconds
             self._bar.n = (self._done + self._seconds) / 3600
         elif isinstance(event, Receipt):
             self.quarantined += len(event.quarantined)
+            if self._log is not None:
+                self._log.shard(event, self._seconds)
         self._bar.set_postfix_str(f"{self.times_real_time:.0f}x real time, {self.quarantined} failed", refresh=False)
         self._bar.update(0)
         if self._bar.disable and time.monotonic() - self._reported >= SECONDS_BETWEEN_LINES:
@@ -62,7 +70,7 @@ class ProgressBar:
 
     def _line(self) -> str:
         done = self._done + self._seconds
-        left = (self._total - done) / max(self.times_real_time, 1e-9)
+        left = max(self._total - done, 0.0) / max(self.times_real_time, 1e-9)
         return (
             f"{done / 3600:.2f} of {self._total / 3600:.2f} h, {self.times_real_time:.0f}x real time, "
             f"{self.quarantined} failed, about {left / 60:.0f} min left"

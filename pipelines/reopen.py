@@ -17,11 +17,11 @@ from pipelines.shards import Receipt, write_receipt
 from tokenizer.errors import InputError
 
 
-def reopen(layout: Layout, description: dict[str, Any], plan: Plan, redo: set[int]) -> set[int]:
+def reopen(layout: Layout, description: dict[str, Any], plan: Plan, redo: set[int]) -> dict[int, float]:
     """Turn a finished dataset into an unfinished run of the same plan, in which the shards `redo` are to be done.
 
     Returns:
-        Those of them whose files are as `dataset.json` describes them.
+        Those of them whose files are as `dataset.json` describes them, with the seconds of audio that they hold.
     """
     entries = {entry["shard"]: entry for entry in description["shards"]}
     # A damaged ledger is not read: all its shards are then to be done.
@@ -31,7 +31,7 @@ def reopen(layout: Layout, description: dict[str, Any], plan: Plan, redo: set[in
         known = {**nothing, **entries.get(shard, {}), "shard": shard, "quarantined": tuple(failures.get(shard, ()))}
         write_receipt(layout, Receipt(**known))
     layout.dataset.unlink()
-    return {shard for shard in redo if shard in entries and is_sound(layout, entries[shard])}
+    return {shard: entries[shard]["seconds"] for shard in redo if shard in entries and is_sound(layout, entries[shard])}
 
 
 def shards_with_failures(description: dict[str, Any], plan: Plan) -> set[int]:

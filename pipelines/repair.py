@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.content import json_bytes
 from pipelines.dataset import read_description
 from pipelines.encoding import Encoding
 from pipelines.finalize import describe_codec, description_checksum, finalize, wids
@@ -91,7 +92,9 @@ def repair(out: Path, codec: str | None = None, device: str | None = None, worke
 def _restore_description(layout: Layout) -> tuple[list[str], bytes]:
     """Let `dataset.json` and its copy restore each other. Returns the names of those restored, and their content."""
     both = (layout.dataset, layout.dataset_copy)
-    sound = next((path.read_bytes() for path in both if _is_sound_description(path)), None)
+    candidates = [path.read_bytes() for path in both if _is_sound_description(path)]
+    # The checksum is of the content. Of two that say the same, the right one is as it was written (\u00fc, not \u00FC).
+    sound = next((data for data in candidates if data == json_bytes(json.loads(data))), next(iter(candidates), None))
     if sound is None:
         raise InputError(
             f"{layout.dataset} and its copy are both damaged or missing; restore one of them from a backup, or "

@@ -12,8 +12,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from pipelines.selection import Selection
 from pipelines.shards import Receipt, read_receipts
 from pipelines.worker_process import Event, ShardWork, Task
 from pipelines.workers import Processes, Report, run_crew, run_inline
+from tokenizer.atomic import check_place
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 
@@ -57,6 +59,7 @@ class Job:
         part: do this share of the shards; others do the rest, at the same time or not. Who finishes last writes
             `dataset.json`.
         ray: for engine "ray".
+        log: a file, not in `out`, that each finished shard is noted in with the time.
     """
 
     source: str
@@ -71,6 +74,7 @@ class Job:
     retry_quarantined: bool = False
     part: Part | None = None
     ray: RayOptions = field(default_factory=RayOptions)
+    log: Path | None = None
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -83,6 +87,12 @@ class Job:
             raise InputError(
                 f"device is {self.encoding.device}: Ray gives each worker its own GPU; expected cuda or cpu"
             )
+        if self.log is not None:
+            check_place(self.log)
+            if isinstance(self.out, Path) and self.out.resolve() in self.log.resolve().parents:
+                raise InputError(
+                    f"--log {self.log}: lies in {self.out}, whose bytes know no clock; give it another place"
+                )
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ def tokenize(job: Job) -> Result:
         refuse_strange_folder(layout)
         read_description(layout)  # somebody else's dataset.json is refused before anything is made
     with interrupted_by_sigterm(), only_run(layout, job.part) as still_ours:
-        kept: set[int] = set()
+        kept: Mapping[int, float] = {}
         if layout.dataset.exists():
             description = read_description(layout)
             refuse_difference(layout, description["made_from"], identity)
@@ -148,13 +158,19 @@ def load_codec(job: Job) -> Codec:
 
 
 def do_shards(
-    job: Job, layout: Layout, plan: Plan, codec: Codec, kept: set[int], still_ours: StillOurs = lambda: None
+    job: Job,
+    layout: Layout,
+    plan: Plan,
+    codec: Codec,
+    kept: Mapping[int, float],
+    still_ours: StillOurs = lambda: None,
 ) -> float:
     """Do the shards of a plan that have no receipt, or that failed so much that something must have been wrong (a file
     server away) and may now be mended.
 
     Args:
-        kept: shards without receipt whose codes are sound: only what they lack is tried again.
+        kept: shards without receipt whose codes are sound, with the seconds of these: only what they lack is tried
+            again.
 
     Returns:
         How many times faster than real time it went.
@@ -170,9 +186,9 @@ def do_shards(
         Task(shard, keeps_codes=shard in kept) for shard, receipt in zip(ours, receipts, strict=True) if receipt is None
     ]
     seconds = math.fsum(plan.shards[shard].seconds for shard in ours)
-    done_seconds = seconds - math.fsum(plan.shards[task.shard].seconds for task in todo)
+    done_seconds = seconds - math.fsum(plan.shards[task.shard].seconds - kept.get(task.shard, 0.0) for task in todo)
     failed_before = sum(len(receipt.quarantined) for receipt in receipts if receipt is not None)
-    with ProgressBar(seconds, done_seconds, failed_before) as bar:
+    with ProgressBar(seconds, done_seconds, failed_before, job.log) as bar:
 
         def report(event: Event) -> None:
             still_ours()

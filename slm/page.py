@@ -15,6 +15,7 @@ from string import Template
 
 import numpy as np
 
+from pipelines.axes import curve_path, span_axis, value_axis, x_axis_html, y_axis_html
 from pipelines.pages import Row, base_css, data_uri, headlines_html
 from slm import plots
 
@@ -175,8 +176,8 @@ def plot_html(
 ) -> str:
     """A spectrogram with its axes and its player. `title` names it to a screen reader."""
     picture = data_uri("image/png", plots.spectrogram_png(sound.wave, sound.sample_rate, TOP_HZ))
-    time = plots.span_axis(sound.seconds, 6)
-    frequency = plots.value_axis(0, TOP_HZ / 1000)
+    time = span_axis(sound.seconds, 6)
+    frequency = value_axis(0, TOP_HZ / 1000)
     readout = '<output class="readout" aria-live="off">Point at a token, or step with the arrow keys.</output>'
     return (
         f'<figure class="{css_class}" data-sound data-seconds="{sound.seconds:.4f}">'
@@ -194,8 +195,8 @@ def loss_html(curve: LossCurve) -> str:
     """Bits per token over training steps."""
     everything = [*curve.train, *curve.heldout]
     values = [bits for _, bits in everything] + [bits for _, bits in curve.levels]
-    x = plots.span_axis(max(step for step, _ in everything), 4)
-    y = plots.value_axis(min(values), max(values) + LABEL_BITS)
+    x = span_axis(max(step for step, _ in everything), 4)
+    y = value_axis(min(values), max(values) + LABEL_BITS)
     width, height = 600.0, 240.0
     lines = "".join(
         f'<line x1="0" x2="{width}" y1="{(1 - y.part(tick)) * height:.2f}" y2="{(1 - y.part(tick)) * height:.2f}"/>'
@@ -207,9 +208,9 @@ def loss_html(curve: LossCurve) -> str:
         side = "below" if index % 2 else "above"  # two levels that nearly meet keep their names apart
         lines += f'<line class="level" x1="0" x2="{width}" y1="{top * height:.2f}" y2="{top * height:.2f}"/>'
         names += f'<span class="level-name {side}" style="top:{top:.2%}">{escape(name)} {level:.2f}</span>'
-    train = plots.curve_path(curve.train, x, y, width, height)
-    heldout = plots.curve_path(curve.heldout, x, y, width, height)
-    points = "".join(plots.curve_path([point], x, y, width, height) + "h0" for point in curve.heldout)
+    train = curve_path(curve.train, x, y, width, height)
+    heldout = curve_path(curve.heldout, x, y, width, height)
+    points = "".join(curve_path([point], x, y, width, height) + "h0" for point in curve.heldout)
     first, last = curve.heldout[0][1], curve.heldout[-1][1]
     return (
         '<figure class="loss"><figcaption>Loss, bits per token</figcaption>'
@@ -222,26 +223,6 @@ def loss_html(curve: LossCurve) -> str:
         f'<path class="heldout points" d="{points}"/></svg>{names}</div>'
         f"{x_axis_html(x, 'steps')}</div></figure>"
     )
-
-
-def x_axis_html(axis: plots.Axis, unit: str) -> str:
-    """Ticks from left to right; the last one carries the unit, and ends at its tick where it would leave the plot."""
-    spans = []
-    for tick in axis.ticks:
-        last = tick == axis.ticks[-1]
-        css_class = ' class="end"' if last and axis.part(tick) > 0.9 else ""
-        text = f"{tick:g} {unit}" if last else f"{tick:g}"
-        spans.append(f'<span{css_class} style="left:{axis.part(tick):.2%}">{text}</span>')
-    return f'<div class="x" aria-hidden="true">{"".join(spans)}</div>'
-
-
-def y_axis_html(axis: plots.Axis, unit: str) -> str:
-    """Ticks from bottom to top; the last one carries the unit."""
-    spans = []
-    for tick in axis.ticks:
-        text = f"{tick:g} {unit}" if tick == axis.ticks[-1] else f"{tick:g}"
-        spans.append(f'<span style="top:{1 - axis.part(tick):.2%}">{text}</span>')
-    return f'<div class="y" aria-hidden="true">{"".join(spans)}</div>'
 
 
 def wav_bytes(sound: Sound) -> bytes:

@@ -1,4 +1,4 @@
-"""Pictures for the demo page: spectrograms, token tracks and the loss curve.
+"""Pictures for the demo page: spectrograms and token tracks.
 
 Pictures carry no words or ticks: the page draws those as text, so that they stay legible on a narrow screen and in
 the dark. Letters in shapes: S samples, F frequency rows, T frames (or tokens).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -76,42 +75,3 @@ def palette_png(levels: np.ndarray, palette: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A linear axis with round ticks."""
-
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    def part(self, value: float) -> float:
-        """Where a value lies, from 0 at `low` to 1 at `high`."""
-        return (value - self.low) / (self.high - self.low)
-
-
-def span_axis(end: float, parts: int) -> Axis:
-    """From 0 to exactly `end` (a duration, a number of steps), with at most `parts` + 1 round ticks."""
-    step = round_step(end / parts)
-    return Axis(0.0, end, tuple(float(tick) for tick in np.arange(0.0, end * (1 + 1e-9), step)))
-
-
-def value_axis(low: float, high: float) -> Axis:
-    """The smallest axis between round ticks that holds both values: about five ticks in all."""
-    step = round_step(max(high - low, 1e-6) / 4)
-    first, last = np.floor(low / step), np.ceil(high / step)
-    last = max(last, first + 1)
-    return Axis(first * step, last * step, tuple(float(tick) for tick in np.arange(first, last + 1) * step))
-
-
-def round_step(step: float) -> float:
-    """The next of 1, 2, 5 times a power of ten."""
-    power = 10.0 ** np.floor(np.log10(step))
-    return float(power * next(factor for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9)))
-
-
-def curve_path(points: Sequence[tuple[float, float]], x: Axis, y: Axis, width: float, height: float) -> str:
-    """The `d` of an SVG path through (x, y) points, in a box of width by height, up being up."""
-    places = [(x.part(px) * width, (1 - y.part(py)) * height) for px, py in points]
-    return "M" + "L".join(f"{px:.2f},{py:.2f}" for px, py in places)

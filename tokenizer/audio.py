@@ -98,12 +98,38 @@ def check_output(output: str | Path, *inputs: str | Path) -> None:
             raise InputError(f"{output}: is also what is read; give the output another name")
 
 
+def audio_format(path: str | Path) -> str:
+    """What a file of that name is to be: "FLAC" or "WAV".
+
+    Raises:
+        InputError: the name promises another kind of sound file.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in AUDIO_SUFFIXES - {".wav", ".flac"}:
+        raise InputError(f"{path}: {suffix} cannot be written; give a name that ends in .wav or .flac")
+    return "FLAC" if suffix == ".flac" else "WAV"
+
+
+def write_audio(path: str | Path, wave: np.ndarray, sample_rate: int) -> None:
+    """Write float samples [S] as 16 bits of the format that the name says. The file appears whole, by rename, or not
+    at all.
+
+    Raises:
+        InputError: when the name promises a format that is not written, or the folder does not exist.
+    """
+    _write(path, wave, sample_rate, audio_format(path))
+
+
 def write_wav(path: str | Path, wave: np.ndarray, sample_rate: int) -> None:
     """Write float samples [S] as 16-bit PCM WAV. The file appears whole, by rename, or not at all.
 
     Raises:
         InputError: when the folder does not exist.
     """
+    _write(path, wave, sample_rate, "WAV")
+
+
+def _write(path: str | Path, wave: np.ndarray, sample_rate: int, kind: str) -> None:
     buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(wave, -1.0, 1.0), sample_rate, subtype="PCM_16", format="WAV")
+    soundfile.write(buffer, np.clip(wave, -1.0, 1.0), sample_rate, subtype="PCM_16", format=kind)
     write_atomically(path, buffer.getvalue())

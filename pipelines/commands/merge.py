@@ -7,6 +7,7 @@ import argparse
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
 from pipelines.folders import local_folder
 from pipelines.merge import merge
+from tokenizer.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,5 +20,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     totals = merge(args.sources, args.out, read_sharding(args))["totals"]
-    print(f"{args.out}: {totals['cuts']:,} cuts, {totals['hours']:.2f} h, {totals['quarantined']} quarantined")
+    print(f"{args.out}: {counted(totals['cuts'], 'cut')}, {totals['hours']:.2f} h, {totals['quarantined']} quarantined")
     return 0

@@ -15,6 +15,7 @@ from pipelines.estimate import Estimate, estimate, measured_rate
 from pipelines.manifests import find_inputs
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
+from tokenizer.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,18 +71,18 @@ def run(args: argparse.Namespace) -> int:
 def _lines(found: Estimate, work: dict[str, Any], args: argparse.Namespace) -> list[str]:
     left_out = [f"{found.skipped:,} more are skipped"] if found.skipped else []
     left_out += [f"{found.unusable:,} say no duration and will fail"] if found.unusable else []
-    audio = f"{found.cuts:,} cuts, {found.hours:,.2f} h" + "".join(f"; {part}" for part in left_out)
+    audio = f"{counted(found.cuts, 'cut')}, {found.hours:,.2f} h" + "".join(f"; {part}" for part in left_out)
     hour = max(found.hours, 1e-9)
     packed = f", packed {_size(found.packed_bytes)}" if found.packed_bytes else ""
     workers = min(args.devices, found.shards)
     lines = [
         f"audio   {audio}",
-        f"tokens  {found.tokens:,} in {found.shards:,} shards",
+        f"tokens  {found.tokens:,} in {counted(found.shards, 'shard')}",
         f"disk    {_size(found.total_bytes)}: codes {_size(found.tar_bytes)}, cuts about {_size(found.cuts_bytes)}, "
         f"indexes {_size(found.index_bytes)}{packed}; {_size(found.total_bytes / hour)} an hour, ideal "
         f"{_size(found.ideal_bytes / hour)}",
         f"work    {work['device_hours']:,.2f} device-hours at {work['times_real_time']:,g} x real time; "
-        f"{work['elapsed_hours']:,.2f} h on {workers:,} device{'s' if workers > 1 else ''}",
+        f"{work['elapsed_hours']:,.2f} h on {counted(workers, 'device')}",
     ]
     if args.devices > found.shards:
         lines.append(f"        {args.devices - found.shards:,} devices have no shard; make smaller shards to use them")

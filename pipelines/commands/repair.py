@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from pipelines.folders import local_folder
 from pipelines.repair import Repaired, repair
+from tokenizer.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def _sentence(repaired: Repaired) -> str:
         return f"{done}; every file has its original bytes"
     if repaired.lost_cuts:
         return (
-            f"{done}, but {repaired.lost_cuts} cuts can be read no more: see quarantine.jsonl, mend what is wrong, and "
-            "use `focalstream tokenize --retry-quarantined`"
+            f"{done}, but {counted(repaired.lost_cuts, 'cut')} can be read no more: see quarantine.jsonl, mend what is "
+            "wrong, and use `focalstream tokenize --retry-quarantined`"
         )
     return f"{done}; what was made again has other bytes than before (another machine, version or audio), and is sound"

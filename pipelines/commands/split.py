@@ -8,6 +8,7 @@ from pipelines.commands.sharding_options import add_sharding_arguments, read_sha
 from pipelines.folders import local_folder
 from pipelines.split import BY, split
 from tokenizer.errors import InputError
+from tokenizer.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,5 +34,5 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{given}: expected NAME=SHARE, such as test=0.02") from None
     for name, description in split(args.source, args.out, shares, args.by, read_sharding(args)).items():
         totals = description["totals"]
-        print(f"{args.out / name}: {totals['cuts']:,} cuts, {totals['hours']:.2f} h")
+        print(f"{args.out / name}: {counted(totals['cuts'], 'cut')}, {totals['hours']:.2f} h")
     return 0

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
+from pipelines.batch_size import default_batch_seconds
 from pipelines.commands.selection_options import add_selection_arguments, read_selection
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
 from pipelines.encoding import Encoding
 from pipelines.folders import dataset_folder
+from pipelines.layout import Layout
 from pipelines.part import read_part
 from pipelines.ray_engine import RayOptions
 from pipelines.tokenize import Job, Result, tokenize
+from tokenizer.errors import InputError
+from tokenizer.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,9 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-seconds",
         type=float,
-        default=Encoding.batch_seconds,
         metavar="S",
-        help="seconds of audio encoded at once, padding included; bounds memory. A GPU wants many times as much",
+        help="seconds of audio encoded at once, padding included; bounds memory. When not given, "
+        f"{Encoding.batch_seconds:g} on a CPU, on a GPU as much as half of its free memory takes (a run goes on with "
+        "what it began with)",
     )
     parser.add_argument(
         "--max-quarantine-rate",
@@ -78,10 +84,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where OUT is finished: try again the cuts in quarantine.jsonl, and nothing else",
     )
+    parser.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="append a JSON line to FILE, outside of OUT, for each shard that is done; `focalstream report OUT --log "
+        "FILE` draws the speed from it",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
+    batch_seconds = args.batch_seconds
+    if batch_seconds is None:
+        if args.device != "cpu" and (args.part or args.engine == "ray"):
+            raise InputError(
+                f"--batch-seconds must be given with {'--part' if args.part else '--engine ray'} and --device "
+                f"{args.device}: it decides the bytes, and what the memory of a GPU allows differs between machines"
+            )
+        batch_seconds = default_batch_seconds(Layout(args.out), args.codec, args.device)
     result = tokenize(
         Job(
             source=args.source,
@@ -89,13 +110,14 @@ def run(args: argparse.Namespace) -> int:
             codec=args.codec,
             sharding=read_sharding(args),
             selection=read_selection(args),
-            encoding=Encoding(batch_seconds=args.batch_seconds, device=args.device),
+            encoding=Encoding(batch_seconds=batch_seconds, device=args.device),
             workers=args.workers,
             engine=args.engine,
             max_quarantine_rate=args.max_quarantine_rate,
             retry_quarantined=args.retry_quarantined,
             part=read_part(args.part) if args.part else None,
             ray=RayOptions(args.ray_address, args.gpus_per_worker),
+            log=args.log,
         )
     )
     if args.json:
@@ -118,13 +140,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _sentence(result: Result) -> str:
     totals = result.totals
-    done = f"{totals['cuts']:,} cuts, {totals['hours']:.2f} h, {totals['tokens']:,} tokens"
+    done = f"{counted(totals['cuts'], 'cut')}, {totals['hours']:.2f} h, {counted(totals['tokens'], 'token')}"
     if result.was_complete:
         return f"{result.out}: already complete ({done}); nothing to do"
     if result.shards_left:
         return (
             f"{result.out}: this part is done in {result.elapsed:.0f} s ({result.times_real_time:.0f}x real time); "
-            f"left for other parts, or for the same command without --part: {result.shards_left} shards"
+            f"left for other parts, or for the same command without --part: {counted(result.shards_left, 'shard')}"
         )
-    failed = f"; {totals['quarantined']} cuts failed, see quarantine.jsonl" if totals["quarantined"] else ""
-    return f"{result.out}: {done} in {result.elapsed:.0f} s ({result.times_real_time:.0f}x real time){failed}"
+    failed = f"; {counted(totals['quarantined'], 'cut')} failed, see quarantine.jsonl" if totals["quarantined"] else ""
+    speed = f", {result.times_real_time:.0f}x real time" if result.times_real_time else ""
+    return f"{result.out}: {done}{failed}. This run took {result.elapsed:.0f} s{speed}"

@@ -12,6 +12,7 @@ from pipelines.folders import dataset_folder
 from pipelines.layout import Layout
 from pipelines.readers import installed_readers
 from pipelines.verify import verify
+from tokenizer.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +31,12 @@ def run(args: argparse.Namespace) -> int:
         print()
     elif problems:
         print("\n".join(problems))
-        print(f"{args.out}: {len(problems)} problems")
+        print(f"{args.out}: {counted(len(problems), 'problem')}")
     else:
         totals = read_description(Layout(args.out))["totals"]
         print(
-            f"{args.out}: sound. {totals['cuts']:,} cuts, {totals['tokens']:,} tokens, {totals['quarantined']} "
-            f"quarantined; read by {', '.join(readers) or 'this project alone, as always behind a URL'}"
+            f"{args.out}: sound. {counted(totals['cuts'], 'cut')}, {counted(totals['tokens'], 'token')}, "
+            f"{totals['quarantined']} quarantined; read by "
+            f"{', '.join(readers) or 'this project alone, as always behind a URL'}"
         )
     return 1 if problems else 0

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-import numpy as np
-import soundfile
-
-from pipelines.evaluation.charts import Bar, bars_html
+from pipelines.charts import Bar, bars_html
 from pipelines.evaluation.evaluate import Sounds
 from pipelines.evaluation.measures import MEASURES, ORIGINAL
 from pipelines.evaluation.systems import CODEC
 from pipelines.evaluation.table import bitrate, facts, latency, measured
-from pipelines.pages import Row, base_css, cells_html, data_uri, headlines_html
+from pipelines.pages import Row, base_css, cells_html, data_uri, headlines_html, mp3_bytes
 from tokenizer.metrics import METRICS_RATE
 
 ASSETS = Path(__file__).resolve().parent
 CHARTED = {"estoi": 1.0, "stoi": 1.0, "pesq_wb": 4.64}  # measure -> the most it can be
-SMALLER = 0.5  # of libsndfile's range from the largest MP3 file (0) to the smallest (1)
 
 
 def render(result: dict[str, Any], sounds: Sequence[Sounds]) -> str:
@@ -104,7 +99,7 @@ def table_html(heads: list[str], rows: list[tuple[list[str], dict[str, Any], str
 def clip_html(sounds: Sounds) -> str:
     """One player, and a button for each version."""
     clip = sounds.clip
-    files = {name: data_uri("audio/mpeg", mp3_bytes(wave)) for name, wave in sounds.waves.items()}
+    files = {name: data_uri("audio/mpeg", mp3_bytes(wave, METRICS_RATE)) for name, wave in sounds.waves.items()}
     buttons = "".join(
         f'<button type="button" aria-pressed="{str(name == ORIGINAL).lower()}" data-src="{uri}">{escape(name)}</button>'
         for name, uri in files.items()
@@ -119,11 +114,3 @@ def clip_html(sounds: Sounds) -> str:
 
 def terms_html(terms: dict[str, str]) -> str:
     return "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in terms.items())
-
-
-def mp3_bytes(wave: np.ndarray) -> bytes:
-    """float32 [S] at 16 kHz as MP3, which every browser plays: an eighth of a WAV file."""
-    buffer = io.BytesIO()
-    wave = np.clip(wave, -1, 1)
-    soundfile.write(buffer, wave, METRICS_RATE, format="MP3", compression_level=SMALLER)
-    return buffer.getvalue()

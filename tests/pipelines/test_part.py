@@ -62,7 +62,7 @@ def test_what_a_part_left_is_done_by_a_plain_run(finished, audio_folder, run, tm
 
 def test_another_plan_is_refused(audio_folder, run, tmp_path):
     run(audio_folder, tmp_path / "out", part=Part(1, 2))
-    with pytest.raises(InputError, match=r"sharding\.cuts was 5, now 6"):
+    with pytest.raises(InputError, match="--shard-cuts was 5, now 6"):
         run(audio_folder, tmp_path / "out", part=Part(2, 2), shard_cuts=6)
 
 

@@ -68,14 +68,14 @@ def test_a_stored_plan_is_taken_up_again(tmp_path):
 def test_another_plan_is_refused_and_the_difference_named(tmp_path):
     layout, _ = make(tmp_path, [1.0] * 5, Sharding(cuts=2))
     manifest = [str(tmp_path / "cuts.jsonl")]
-    with pytest.raises(InputError, match=r"sharding\.cuts was 2, now 3"):
+    with pytest.raises(InputError, match=r"--shard-cuts was 2, now 3"):
         load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=3), {}, CODEC))
-    with pytest.raises(InputError, match=r"sharding\.cuts was 2, now None; sharding\.hours was None, now 2"):
+    with pytest.raises(InputError, match=r"--shard-cuts was 2, now not given; --shard-hours was not given, now 2"):
         load_or_make_plan(layout, identify(manifest, Selection(), Sharding(hours=2), {}, CODEC))
-    with pytest.raises(InputError, match=r"codec was ffff.*, now eeee"):
+    with pytest.raises(InputError, match=r"--codec \(its fingerprint\) was ffff.*, now eeee"):
         load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=2), {}, {"fingerprint": "e" * 64}))
     (tmp_path / "cuts.jsonl").write_text((tmp_path / "cuts.jsonl").read_text() + "\n")
-    with pytest.raises(InputError, match=r"input\.sha256 was"):
+    with pytest.raises(InputError, match=r"the content of the input was"):
         load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=2), {}, CODEC))
 
 

@@ -53,6 +53,36 @@ def test_every_file_gets_its_original_bytes(damaged, file_bytes, name, harm):
     assert verify(damaged) == []
 
 
+def test_one_flipped_bit_in_every_file(damaged, file_bytes):
+    """A random bit, in each file there is in turn: `verify` finds it, `repair` restores it.
+
+    `dataset.json` and its copy have a checksum over their own content, and so either is restored from the other.
+    """
+    rng = np.random.default_rng(11)
+    before = file_bytes(damaged)
+    assert {name.split("/")[0] for name in before} >= {"dataset.json", "quarantine.jsonl", "shards", "index", "packed"}
+    for name, content in before.items():
+        flipped, bit = bytearray(content), int(rng.integers(8 * len(content)))
+        flipped[bit // 8] ^= 1 << bit % 8
+        (damaged / name).write_bytes(flipped)
+        assert any(problem.startswith(name) for problem in verify(damaged)), (name, bit)
+        assert repair(damaged, workers=1).is_original, (name, bit)
+        assert file_bytes(damaged) == before, (name, bit)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "dataset.copy.json"])
+def test_a_flipped_bit_that_changes_no_content(write_manifest, speech, run, tmp_path, file_bytes, name):
+    """The case of a letter in an escape sequence: JSON reads the same, and the checksum of the content holds."""
+    manifest = write_manifest({"a": speech(0, 0.4)}).rename(tmp_path / "Füße.jsonl")
+    run(manifest, tmp_path / "out")
+    before = file_bytes(tmp_path / "out")
+    assert b"\\u00fc" in before[name]
+    (tmp_path / "out" / name).write_bytes(before[name].replace(b"\\u00fc", b"\\u00fC"))
+    assert verify(tmp_path / "out") == ["dataset.copy.json: missing or not the same as dataset.json"]
+    assert repair(tmp_path / "out").files == (name,)
+    assert file_bytes(tmp_path / "out") == before
+
+
 def test_several_at_once_and_the_command(damaged, file_bytes, capsys):
     before = file_bytes(damaged)
     for name in FILES[1:]:
@@ -84,7 +114,7 @@ def test_what_cannot_be_repaired_is_named(damaged, finished, tmp_path, file_byte
     with open(tmp_path / "cuts.jsonl", "a") as manifest:
         manifest.write("\n")
     before = file_bytes(damaged)
-    with pytest.raises(InputError, match=r"input\.sha256 was"):
+    with pytest.raises(InputError, match=r"the content of the input was"):
         repair(damaged, workers=1)
     assert file_bytes(damaged) == before
     for path in (damaged / "dataset.json", damaged / "dataset.copy.json"):
@@ -110,7 +140,7 @@ def test_audio_that_is_gone_is_told_and_found_again(damaged, tmp_path, capsys, f
     (tmp_path / "audio/0.wav").rename(tmp_path / "0.wav")
     (damaged / "shards/codes.000000.tar").unlink()
     assert main(["repair", str(damaged), "--workers", "1"]) == 1
-    assert "1 cuts can be read no more" in capsys.readouterr().out
+    assert "1 cut can be read no more" in capsys.readouterr().out
     (tmp_path / "0.wav").rename(tmp_path / "audio/0.wav")
     run(tmp_path / "cuts.jsonl", damaged, shard_cuts=2, pack=True, retry_quarantined=True)
     assert file_bytes(damaged) == before

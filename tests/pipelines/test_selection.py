@@ -25,7 +25,7 @@ def test_cuts_too_short_or_too_long_are_counted_and_the_unreadable_is_not_taken_
     dataset = TokenDataset(tmp_path / "out")
     assert [dataset.cut_id(i) for i in range(3)] == ["0.5", "1.0", "1.5"]
     assert verify(tmp_path / "out") == []
-    with pytest.raises(InputError, match=r"selection\.min_seconds was 0\.5, now None"):
+    with pytest.raises(InputError, match=r"--min-seconds was 0\.5, now not given"):
         run(manifest, tmp_path / "out")
     with pytest.raises(InputError, match="no cuts in it but 5 that are too short or too long"):
         manifest.write_text("".join(json.dumps(line) + "\n" for line in lines[:5]))

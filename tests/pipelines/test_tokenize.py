@@ -176,7 +176,7 @@ def test_a_finished_run_is_left_alone(finished, audio_folder, run, tmp_path, fil
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert run(audio_folder, out)["cuts"] == 24
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == times
-    with pytest.raises(InputError, match=r"sharding\.cuts was 5, now 6"):
+    with pytest.raises(InputError, match=r"--shard-cuts was 5, now 6"):
         run(audio_folder, out, shard_cuts=6)
     assert file_bytes(out) == file_bytes(finished)
 
@@ -330,3 +330,58 @@ def kill_workers(monkeypatch, times):
             os.kill(worker.process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(WorkerProcess, "take", take_and_die)
+
+
+def test_a_refusal_names_options_as_they_are_given(finished, audio_folder, tiny_codec_dir, tmp_path, capsys):
+    out = shutil.copytree(finished, tmp_path / "out")
+    options = ["--min-seconds", "0.1", "--channel", "1", "--pack", "--batch-seconds", "7", "--shard-hours", "2"]
+    given = [word for word in command(audio_folder, out, tiny_codec_dir, *options) if word not in ("--shard-cuts", "5")]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    for words in (
+        "--min-seconds was not given, now 0.1",
+        "--channel was not given, now 1",
+        "--pack was not given, now True",
+        "--batch-seconds was 6.0, now 7.0",
+        "--shard-cuts was 5, now not given",
+        "--shard-hours was not given, now 2.0",
+    ):
+        assert words in error
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_the_closing_rate_counts_only_what_this_run_encoded(write_manifest, speech, run, tmp_path, monkeypatch, retry):
+    """A retry in a shard whose other cuts are sound, and a run of which nothing is left to encode."""
+    from pipelines import progress
+
+    manifest, seconds = write_manifest({f"cut-{i}": speech(i, 0.5 + i / 10) for i in range(4)}), []
+    (tmp_path / "audio/2.wav").rename(tmp_path / "2.wav")
+    if retry:
+        run(manifest, tmp_path / "out")
+        (tmp_path / "2.wav").rename(tmp_path / "audio/2.wav")
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr("pipelines.tokenize.finalize", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(manifest, tmp_path / "out")
+    leave = progress.ProgressBar.__exit__
+
+    def see_and_leave(bar, *error):
+        seconds.append((bar._seconds, bar._done + bar._seconds))
+        leave(bar, *error)
+
+    monkeypatch.setattr(progress.ProgressBar, "__exit__", see_and_leave)
+    run(manifest, tmp_path / "out", retry_quarantined=retry)
+    ((this_run, in_all),) = seconds
+    assert this_run == pytest.approx(0.7 if retry else 0.0) and in_all == pytest.approx(2.6)
+
+
+def test_the_line_a_minute_never_has_less_than_nothing_left(capsys, monkeypatch):
+    """Durations summed in another order end a little above their sum."""
+    from pipelines import progress
+    from pipelines.worker_process import Progress
+
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress.ProgressBar(360.0, 0.0, 0) as bar:
+        bar.see(Progress(360.1))
+    assert capsys.readouterr().err.rstrip().endswith("0 failed, about 0 min left")

@@ -51,19 +51,3 @@ def test_token_track_has_the_highest_bit_on_top():
     opaque = pixels(plots.token_track_png(tokens.tolist(), 12))[..., 3] == 255
     expected = np.array([[int(bit) for bit in f"{token:012b}"] for token in tokens]).T
     np.testing.assert_array_equal(opaque, expected == 1)
-
-
-def test_axes_hold_their_values_and_tick_at_round_ones():
-    rng = np.random.default_rng(1)
-    for _ in range(200):
-        low, high = np.sort(rng.normal(0, 10 ** rng.uniform(-3, 3), 2))
-        axis = plots.value_axis(low, high)
-        assert axis.low <= low and high <= axis.high
-        assert 3 <= len(axis.ticks) <= 8
-        span = plots.span_axis(abs(high) + 0.01, 6)
-        assert span.part(span.high) == 1 and 3 <= len(span.ticks) <= 7
-
-
-def test_curve_path_rises_to_the_right():
-    x, y = plots.Axis(0, 10, (0, 10)), plots.Axis(2, 6, (2, 6))
-    assert plots.curve_path([(0, 2), (5, 3), (10, 6)], x, y, 200, 100) == "M0.00,100.00L100.00,75.00L200.00,0.00"

@@ -214,3 +214,35 @@ def test_a_full_disk_is_one_line(tiny_codec_dir: Path, wav: Path) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr == "focalstream encode: reading or writing failed: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("out.flac", "FLAC"), ("OUT.FLAC", "FLAC"), ("out.wav", "WAV"), ("out", "WAV")]
+)
+def test_the_name_decides_the_format(tiny_codec_dir: Path, tmp_path: Path, name: str, kind: str, capsys) -> None:
+    np.save(tmp_path / "one.npy", np.array([7]))
+    assert main(["decode", str(tmp_path / "one.npy"), str(tmp_path / name), "--codec", str(tiny_codec_dir)]) == 0
+    with soundfile.SoundFile(tmp_path / name) as file:
+        assert (file.format, file.subtype, file.frames) == (kind, "PCM_16", 320)
+
+
+def test_formats_that_are_not_written_are_refused_before_any_work(wav: Path, tmp_path: Path, capsys) -> None:
+    commands = (["roundtrip", str(wav)], ["convert", str(wav), "--reference", str(wav)], ["decode", str(wav)])
+    for command, *arguments in commands:
+        out = tmp_path / "out.mp3"
+        assert main([command, arguments[0], str(out), *arguments[1:], "--codec", "no/such/codec"]) == 2
+        assert ".mp3 cannot be written; give a name that ends in .wav or .flac" in capsys.readouterr().err
+
+
+def test_one_token_is_no_tokens(tiny_codec_dir: Path, tmp_path: Path, capsys) -> None:
+    write_wav(tmp_path / "short.wav", tone(0.01), 16000)
+    assert main(["encode", str(tmp_path / "short.wav"), str(tmp_path / "t.npy"), "--codec", str(tiny_codec_dir)]) == 0
+    assert ": 1 token, 0.02 s" in capsys.readouterr().out
+
+
+def test_help_gives_no_default_to_options_without_one(capsys) -> None:
+    for command in ("tokenize", "convert"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert "default: small" in text and "default: None" not in text and "default: False" not in text

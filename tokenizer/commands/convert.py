@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output",
         metavar="OUT.wav",
-        help='16-bit WAV at the codec\'s output rate; "-": raw 16-bit mono PCM on standard output (the report goes to '
-        "standard error)",
+        help='16-bit WAV or FLAC at the codec\'s output rate; "-": raw 16-bit mono PCM on standard output (the report '
+        "goes to standard error)",
     )
     parser.add_argument(
         "--reference",
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from tokenizer import Codec
-    from tokenizer.audio import check_output, read_audio, write_wav
+    from tokenizer.audio import audio_format, check_output, read_audio, write_audio
     from tokenizer.errors import InputError
     from tokenizer.pipes import read_pcm, to_pcm
     from tokenizer.voice import Voice, convert, convert_live
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
     check_output(args.output, args.input, args.reference)
+    audio_format(args.output)  # before any work
     torch.set_num_threads(args.threads)
     codec = Codec.from_pretrained(args.codec, args.device)
     voice = Voice.from_path(codec, args.reference)
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             kept.append(piece.cpu())
     elapsed = time.perf_counter() - began
     if args.output != "-":
-        write_wav(args.output, torch.cat(kept).numpy(), codec.sample_rate_out)
+        write_audio(args.output, torch.cat(kept).numpy(), codec.sample_rate_out)
     result = {
         "codec": codec.name,
         "seconds": samples / codec.sample_rate_out,

@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="IN.npy", help='NumPy file of integers [T]; "-": raw little-endian uint16 on standard input'
     )
-    parser.add_argument("output", metavar="OUT.wav", help='16-bit WAV; "-": raw 16-bit mono PCM on standard output')
+    parser.add_argument(
+        "output", metavar="OUT.wav", help='16-bit WAV or FLAC; "-": raw 16-bit mono PCM on standard output'
+    )
     add_codec_arguments(parser, "shipped name, directory or Hub id; the one that encoded")
 
 
@@ -22,10 +24,11 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from tokenizer.audio import check_output, write_wav
+    from tokenizer.audio import audio_format, check_output, write_audio
     from tokenizer.pipes import decode_pipe, to_pcm
 
     check_output(args.output, args.input)
+    audio_format(args.output)  # before any work
     codec = load_codec(args)
     if args.input == "-":
         collected = io.BytesIO()
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         if args.output == "-":
             sys.stdout.buffer.write(to_pcm(wave))
             return 0
-    write_wav(args.output, wave, codec.sample_rate_out)
+    write_audio(args.output, wave, codec.sample_rate_out)
     print(f"{args.output}: {len(wave) / codec.sample_rate_out:.2f} s at {codec.sample_rate_out} Hz")
     return 0
 

@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from tokenizer.atomic import write_atomically
     from tokenizer.audio import check_output, read_audio
     from tokenizer.pipes import encode_pipe
+    from tokenizer.words import counted
 
     check_output(args.output, args.input)
     codec = load_codec(args)
@@ -44,5 +45,6 @@ def run(args: argparse.Namespace) -> int:
     file = io.BytesIO()
     np.save(file, tokens)
     write_atomically(args.output, file.getvalue())
-    print(f"{args.output}: {len(tokens)} tokens, {len(tokens) / codec.token_rate:.2f} s at {codec.bitrate:g} bit/s")
+    seconds = len(tokens) / codec.token_rate
+    print(f"{args.output}: {counted(len(tokens), 'token')}, {seconds:.2f} s at {codec.bitrate:g} bit/s")
     return 0

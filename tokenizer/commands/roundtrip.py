@@ -11,7 +11,7 @@ from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN.wav", help="audio file of any rate and number of channels")
-    parser.add_argument("output", metavar="OUT.wav", help="16-bit WAV at the codec's output rate")
+    parser.add_argument("output", metavar="OUT.wav", help="16-bit WAV or FLAC at the codec's output rate")
     add_codec_arguments(parser)
     parser.add_argument("--stream", action="store_true", help="go chunk by chunk, as a live stream does")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -22,13 +22,15 @@ def run(args: argparse.Namespace) -> int:
     import soxr
     import torch
 
-    from tokenizer.audio import check_output, read_audio, write_wav
+    from tokenizer.audio import audio_format, check_output, read_audio, write_audio
     from tokenizer.errors import InputError
     from tokenizer.metrics import METRICS_RATE, speech_quality, why_not_measured
+    from tokenizer.words import counted
 
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
     check_output(args.output, args.input)
+    audio_format(args.output)  # before any work
     torch.set_num_threads(args.threads)
     codec = load_codec(args)
     wave = read_audio(args.input, codec.sample_rate_in)
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         decoded = codec.decode(tokens)
     elapsed = time.perf_counter() - began
     out = decoded[0].cpu().numpy()
-    write_wav(args.output, out, codec.sample_rate_out)
+    write_audio(args.output, out, codec.sample_rate_out)
     seconds = len(wave) / codec.sample_rate_in
     result = {
         "codec": codec.name,
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result))
         return 0
     latency = f"{codec.latency_ms:g} ms" if codec.causal else "whole utterances"
-    print(f"{args.output}: {seconds:.2f} s, {tokens.shape[1]} tokens, {codec.bitrate:g} bit/s, {latency}")
+    print(f"{args.output}: {seconds:.2f} s, {counted(tokens.shape[1], 'token')}, {codec.bitrate:g} bit/s, {latency}")
     print(f"{result['real_time_factor']:.1f} x real time on {args.threads} thread(s)")
     for name, measure in (("PESQ-WB", "pesq_wb"), ("STOI", "stoi"), ("ESTOI", "estoi")):
         value = result[measure]

@@ -21,13 +21,17 @@ def code_usage(tokens: np.ndarray, codebook_size: int) -> dict[str, float]:
         "used": fraction of codes that occur; "entropy_bits": entropy of their distribution, plug-in estimate, in bits;
         "normalised_entropy": that over log2(codebook_size).
     """
-    counts = np.bincount(tokens, minlength=codebook_size)
+    return usage_of_counts(np.bincount(tokens, minlength=codebook_size))
+
+
+def usage_of_counts(counts: np.ndarray) -> dict[str, float]:
+    """`code_usage` of tokens that have been counted: int [codebook_size], not all zero."""
     p = counts[counts > 0] / counts.sum()
     entropy = float(-(p * np.log2(p)).sum())
     return {
         "used": float((counts > 0).mean()),
         "entropy_bits": entropy,
-        "normalised_entropy": entropy / math.log2(codebook_size),
+        "normalised_entropy": entropy / math.log2(len(counts)),
     }
 
 

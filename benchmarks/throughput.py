@@ -1,0 +1,220 @@
+"""How much of the codec's own speed a bulk run keeps: `focalstream tokenize` beside the bare codec, in one run.
+
+    python benchmarks/throughput.py --source ../shared/speech/train.jsonl.gz --hours 0.5 --rounds 5
+
+"Bare" is `codec.encode` over the same batches, in one thread, of audio that lies decoded and resampled in memory;
+"pipeline" reads, decodes, resamples, encodes, checks and writes shards. They alternate, in one process and in two, and
+each ratio is of two runs that follow one another. Importing, loading the codec and planning are not in the rates: a
+pipeline's clock runs from its first batch to its last shard (`tokenize --log`); what came before is told as start-up.
+
+Where every core is busy with the codec, reading takes time from it: the bound is the codec's share of the processor
+time of both, measured here in one thread. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizer import Codec
+
+Batch = tuple[np.ndarray, np.ndarray]
+"""float32 [B, S] and the samples of each row that count, int64 [B]."""
+SHARD_HOURS = 0.05
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, help="what `focalstream tokenize` takes")
+    parser.add_argument("--hours", type=float, default=0.5, help="of audio, from the beginning")
+    parser.add_argument("--codec", default="small")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="0: processor time alone, which other work hardly changes"
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, seconds = write_part(args.source, args.hours, Path(folder))
+        next(batches(manifest))  # imports what reads
+        began = time.process_time()
+        held = list(batches(manifest))
+        reading = time.process_time() - began
+        np.savez(Path(folder, "audio.npz"), **flat(held))
+        del held
+        codec_time = bare(Path(folder, "audio.npz"), args.codec, 1)[1]
+        whole_time = pipeline_processor_time(manifest, args.codec, Path(folder, "once"))
+        engines = {"in one process": ("inline", 1), f"in {args.workers} processes": ("local", args.workers)}
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
+        starts: dict[str, list[float]] = {name: [] for name in engines}
+        for number in range(args.rounds):
+            for name, (engine, workers) in engines.items():
+                elapsed = bare(Path(folder, "audio.npz"), args.codec, workers)[0]
+                out = Path(folder, f"{engine}-{number}")
+                rate, start = pipeline(manifest, out, args.codec, engine, workers)
+                rates[name].append((seconds / elapsed, rate))
+                starts[name].append(start)
+                print(f"{name}: bare {seconds / elapsed:.1f} x, pipeline {rate:.1f} x real time", flush=True)
+    if args.rounds:
+        print_table(args, seconds, rates, starts)
+    print(
+        f"\nprocessor time: codec {codec_time:.2f} s, reading, decoding and resampling {reading:.2f} s; with all cores "
+        f"busy no pipeline can keep more than {codec_time / (codec_time + reading):.3f}. The whole pipeline, in one "
+        f"process: {whole_time:.2f} s, which keeps {codec_time / whole_time:.3f}"
+    )
+
+
+def print_table(
+    args: argparse.Namespace,
+    seconds: float,
+    rates: dict[str, list[tuple[float, float]]],
+    starts: dict[str, list[float]],
+) -> None:
+    print(f"\n{args.codec}, {seconds / 3600:.2f} h, {args.rounds} rounds\n")
+    print(
+        "| | bare codec, x real time | pipeline | ratio, median | of all rounds | start-up, s |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for name, pairs in rates.items():
+        ratios = sorted(pipe / bare for bare, pipe in pairs)
+        medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
+        print(
+            f"| {name} | {medians[0]:.1f} | {medians[1]:.1f} | {statistics.median(ratios):.3f} | "
+            f"{ratios[0]:.3f} to {ratios[-1]:.3f} | {statistics.median(starts[name]):.1f} |"
+        )
+
+
+def write_part(source: str, hours: float, folder: Path) -> tuple[Path, float]:
+    """A manifest of the first `hours` of a source, and its seconds."""
+    from pipelines.manifests import find_inputs, read_cuts
+    from pipelines.plan import duration
+
+    seconds, lines = 0.0, []
+    for item in read_cuts(find_inputs(source)):
+        lines.append(json.dumps(item.cut) + "\n")
+        seconds += duration(item.cut)
+        if seconds >= 3600 * hours:
+            break
+    manifest = folder / "cuts.jsonl"
+    manifest.write_text("".join(lines))
+    return manifest, seconds
+
+
+def batches(manifest: Path) -> Iterator[Batch]:
+    """Those that a run gives its codec, shard by shard."""
+    from pipelines.audio import expected_samples, read_wave
+    from pipelines.encoding import LONG_SECONDS, Encoding, lay_out
+    from pipelines.manifests import read_cuts
+    from pipelines.plan import PlannedCut, Sharding
+
+    rate, sharding = 16000, Sharding(hours=SHARD_HOURS)
+    shard: list[PlannedCut] = []
+    cuts = [PlannedCut(item.cut, "") for item in read_cuts([str(manifest)])]
+    for number, cut in enumerate(cuts, 1):
+        shard.append(cut)
+        if number < len(cuts) and not sharding.is_full(len(shard), sum(cut.seconds for cut in shard)):
+            continue
+        samples = [expected_samples(cut.cut, cut.seconds, rate) for cut in shard]
+        laid_out, long_cuts = lay_out(samples, rate, Encoding.batch_seconds, LONG_SECONDS)
+        assert not long_cuts, "this benchmark is about cuts in batches; give it shorter ones"
+        for rows in laid_out:
+            padded = np.zeros((len(rows), max(samples[i] for i in rows)), np.float32)
+            for row, i in enumerate(rows):
+                padded[row, : samples[i]] = read_wave(shard[i], rate)
+            yield padded, np.array([samples[i] for i in rows])
+        shard = []
+
+
+def pipeline_processor_time(manifest: Path, name: str, out: Path) -> float:
+    """Seconds of processor time in which one process reads, encodes and writes everything."""
+    from pipelines.encoding import Encoding, encode_cuts, fixed_cpu_threads
+    from pipelines.layout import Layout
+    from pipelines.manifests import read_cuts
+    from pipelines.plan import PlannedCut
+    from pipelines.shards import write_shard
+    from tokenizer import Codec
+
+    codec = Codec.from_pretrained(name)
+    cuts = [PlannedCut(item.cut, f"cut-{i}") for i, item in enumerate(read_cuts([str(manifest)]))]
+    with fixed_cpu_threads():
+        encode_cuts(cuts[:1], codec, Encoding())
+        began = time.process_time()
+        write_shard(Layout(out), 0, cuts, encode_cuts(cuts, codec, Encoding()), codec.token_rate)
+        return time.process_time() - began
+
+
+def flat(pairs: list[Batch]) -> dict[str, np.ndarray]:
+    return {f"{kind}{i}": array for i, pair in enumerate(pairs) for kind, array in zip("wl", pair, strict=True)}
+
+
+def bare(audio: Path, codec: str, workers: int) -> tuple[float, float]:
+    """Seconds that `workers` processes take for all batches, dealt out by length; the processor time of the first."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(workers)
+    with context.Pool(workers, initializer=wait_here, initargs=(barrier,)) as pool:
+        spans = pool.starmap(encode_all, [(audio, codec, i, workers) for i in range(workers)], chunksize=1)
+    return max(end for _, end, _ in spans) - min(begin for begin, _, _ in spans), spans[0][2]
+
+
+def wait_here(barrier: Barrier) -> None:
+    global ready
+    ready = barrier
+
+
+def encode_all(audio: Path, name: str, first: int, step: int) -> tuple[float, float, float]:
+    """When the work began and ended, and its processor time."""
+    import torch
+
+    from tokenizer import Codec
+
+    torch.set_num_threads(1)
+    codec = Codec.from_pretrained(name)
+    with np.load(audio) as arrays:
+        order = sorted(range(len(arrays.files) // 2), key=lambda i: -arrays[f"w{i}"].size)
+        mine = [(torch.from_numpy(arrays[f"w{i}"]), torch.from_numpy(arrays[f"l{i}"])) for i in order[first::step]]
+    encode(codec, mine[:1])
+    ready.wait()
+    began, used = time.time(), time.process_time()
+    encode(codec, mine)
+    return began, time.time(), time.process_time() - used
+
+
+def encode(codec: Codec, batches: list) -> None:
+    for wave, lengths in batches:
+        codec.encode(wave, lengths)
+
+
+def pipeline(manifest: Path, out: Path, codec: str, engine: str, workers: int) -> tuple[float, float]:
+    """x real time from the first batch on, and the seconds before it."""
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=tokenize_all, args=(manifest, out, codec, engine, workers))
+    began = time.time()
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    events = [json.loads(line) for line in out.with_suffix(".log").read_text().splitlines()]
+    first = next(event for event in events if event["event"] == "first audio")
+    last = events[-1]
+    return (last["seconds"] - first["seconds"]) / (last["time"] - first["time"]), first["time"] - began
+
+
+def tokenize_all(manifest: Path, out: Path, codec: str, engine: str, workers: int) -> None:
+    from pipelines.plan import Sharding
+    from pipelines.tokenize import Job, tokenize
+
+    sharding = Sharding(hours=SHARD_HOURS)
+    tokenize(Job(str(manifest), out, codec, sharding, workers=workers, engine=engine, log=out.with_suffix(".log")))
+
+
+if __name__ == "__main__":
+    main()

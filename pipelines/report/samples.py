@@ -1,0 +1,83 @@
+"""A few cuts of a dataset as sound: their tokens through the codec that made them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.dataset import read_description
+from pipelines.folders import Folder
+from pipelines.layout import Layout
+from pipelines.plan import duration
+from pipelines.report.figures import read_shard, spread
+from tokenizer.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizer.codec import Codec
+
+GOOD_SECONDS = 3.0  # a cut of at least this, where the shard has one
+LONGEST_SECONDS = 12.0  # only the beginning of longer cuts is decoded
+
+
+@dataclass(frozen=True)
+class Sample:
+    """wave: float32 [S] at `sample_rate` Hz, decoded from the first of the cut's tokens; seconds: of the whole cut."""
+
+    id: str
+    shard: int
+    seconds: float
+    text: str
+    speaker: str
+    wave: np.ndarray
+    sample_rate: int
+
+
+def find_codec(description: dict[str, Any], codec: str | None = None) -> Codec:
+    """The codec of a dataset.
+
+    Args:
+        codec: where it is now; None: where it was.
+
+    Raises:
+        InputError: none is there, or it is another one.
+    """
+    from tokenizer import Codec
+
+    recorded = description["codec"]
+    found = Codec.from_pretrained(codec or recorded["name"])
+    if found.fingerprint != recorded["fingerprint"]:
+        raise InputError(
+            f"codec {found.name} has the fingerprint {found.fingerprint[:12]}, but these tokens were made by "
+            f"{recorded['fingerprint'][:12]} ({recorded['name']}); give that one with --codec"
+        )
+    return found
+
+
+def decode_samples(out: Folder, codec: Codec, count: int) -> list[Sample]:
+    """One cut from each of `count` shards, spread evenly (from fewer shards where there are fewer)."""
+    import torch
+
+    layout = Layout(out)
+    shards = read_description(layout)["shards"]
+    samples: list[Sample] = []
+    for entry in spread(shards, count):
+        cuts, codes = read_shard(layout, entry["shard"])
+        wanted = -(-count // len(shards))
+        good = [i for i, cut in enumerate(cuts) if duration(cut) >= GOOD_SECONDS] or list(range(len(cuts)))
+        for i in spread(good, wanted)[: count - len(samples)]:
+            tokens = codes[i][: round(LONGEST_SECONDS * codec.token_rate)].astype(np.int64)
+            said: dict[str, Any] = next(iter(cuts[i].get("supervisions") or []), {})
+            samples.append(
+                Sample(
+                    id=cuts[i]["custom"]["cut_id"],
+                    shard=entry["shard"],
+                    seconds=duration(cuts[i]),
+                    text=said.get("text") or "",
+                    speaker=str(said.get("speaker") or ""),
+                    wave=codec.decode(torch.from_numpy(tokens))[0].numpy(),
+                    sample_rate=codec.sample_rate_out,
+                )
+            )
+    return samples
