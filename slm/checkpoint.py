@@ -18,6 +18,7 @@ from torch import Tensor
 
 from slm.llama import is_llama, model_config, own_names
 from slm.model import LanguageModel, ModelConfig
+from slm.parallel import fill, settle, whole
 from slm.vocabulary import Vocabulary
 from tokenizer.atomic import write_atomically
 from tokenizer.checkpoint import read_weights
@@ -68,13 +69,21 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
             f"{folder}: config.json says {config.layers} layers, model.safetensors has fewer; copy it again"
         )
     with torch.device("meta"):  # no memory is taken before names and shapes are known to fit
-        model = LanguageModel(config, vocabulary.size)
-    check_fit(model, weights, folder / "model.safetensors")
+        check_fit(LanguageModel(config, vocabulary.size), weights, folder / "model.safetensors")
+    return model_of(config, vocabulary.size, weights, device), vocabulary
+
+
+def model_of(
+    config: ModelConfig, vocabulary_size: int, weights: dict[str, Tensor], device: str | torch.device
+) -> LanguageModel:
+    """A model for generation, in evaluation mode and float32, with weights that fit it."""
+    with torch.device("meta"):  # so that no random numbers are drawn for weights that are known
+        model = LanguageModel(config, vocabulary_size)
     model.to_empty(device=device)
     if config.tied_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     copy_weights(model, weights)
-    return model.eval().requires_grad_(False), vocabulary
+    return model.eval().requires_grad_(False)
 
 
 def locate(name: str) -> Path:
@@ -138,10 +147,9 @@ def check_fit(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> N
 
 
 def copy_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
-    """Copy weights that fit into the model's own tensors, which an optimizer may hold."""
-    with torch.no_grad():
-        for name, tensor in named_weights(model).items():
-            tensor.copy_(weights[name])
+    """Copy weights that fit into the model's own tensors, which an optimizer may hold and processes may share."""
+    for name, tensor in named_weights(model).items():
+        fill(tensor, weights[name])
 
 
 def named_weights(model: LanguageModel) -> dict[str, Tensor]:
@@ -152,20 +160,33 @@ def named_weights(model: LanguageModel) -> dict[str, Tensor]:
     return weights
 
 
+def whole_weights(model: LanguageModel) -> dict[str, Tensor]:
+    """The weights that a file holds, put together on the CPU; all processes that share a model must ask at once."""
+    settle(model)
+    return {name: whole(tensor.detach()).cpu() for name, tensor in named_weights(model).items()}
+
+
 def save_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a model that `load_lm` reads; each file appears by rename.
 
     Args:
-        model: on any device.
+        model: on any device, whole.
         vocabulary: its vocabulary.
         folder: made when missing.
         dtype: of the stored weights; float16 halves the file.
     """
+    write_lm(model.config, whole_weights(model), vocabulary, folder, dtype)
+
+
+def write_lm(
+    config: ModelConfig, weights: dict[str, Tensor], vocabulary: Vocabulary, folder: Path, dtype: torch.dtype
+) -> None:
+    """`save_lm`, of weights by themselves."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in named_weights(model).items()}
-    write_atomically(folder / "model.safetensors", save(weights))
+    stored = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
+    write_atomically(folder / "model.safetensors", save(stored))
     vocabulary.save(folder / "vocabulary.json")
-    config = json.dumps({"format": FORMAT, "model": model.config.to_dict()}, indent=2) + "\n"
-    write_atomically(folder / "config.json", config.encode())
+    text = json.dumps({"format": FORMAT, "model": config.to_dict()}, indent=2) + "\n"
+    write_atomically(folder / "config.json", text.encode())

@@ -69,8 +69,9 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
         dtype: of the stored weights, a key of `DTYPES`.
 
     Raises:
-        InputError: the folder holds something already, or cannot be written.
+        InputError: the folder holds something already, or cannot be written; or no Llama has the model's options.
     """
+    config = llama_config(model.config, vocabulary.size, dtype)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; give a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,6 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
         name: tensor.detach().to("cpu", DTYPES[dtype]).contiguous()
         for name, tensor in llama_names(named_weights(model)).items()
     }
-    config = llama_config(model.config, vocabulary.size, dtype)
     not_drawn = [i for i in range(FIRST_CODE) if i != EOS]
     generation = {
         "bos_token_id": BOS,

@@ -26,7 +26,16 @@ def is_llama(raw: Any) -> bool:
 
 
 def llama_config(config: ModelConfig, vocabulary_size: int, dtype: str) -> dict[str, Any]:
-    """config.json as transformers 4 (`rope_theta`, `torch_dtype`) and 5 (`rope_parameters`, `dtype`) read it."""
+    """config.json as transformers 4 (`rope_theta`, `torch_dtype`) and 5 (`rope_parameters`, `dtype`) read it.
+
+    Raises:
+        InputError: a model with options that Llama does not have.
+    """
+    if config.code_embedding == "bits" or config.head_groups > 1:
+        raise InputError(
+            f"the model has code_embedding {config.code_embedding!r} and head_groups {config.head_groups}, which no "
+            "Llama has; only models with a table of codes and one head can be exported"
+        )
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": MODEL_TYPE,

@@ -17,13 +17,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from slm.code_bits import CODE_EMBEDDINGS, BitEmbedding, BitGroupHead, begin_as_bits
+from slm.cross_entropy import matrix_dtype, summed_cross_entropy
+from slm.rotary import rotary_angles, rotate
 from tokenizer.errors import InputError
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of the model.
+    """The shape of the model, and its options for codes that are bits (`slm.code_bits`).
+
+    `code_embedding`: "table", a free vector for each code; "table_from_bits", which starts as a projection of the
+    codes' bits; "bits", which stays one. `head_groups`: 1, logits of all ids; more, bits in so many groups, each given
+    those before. Neither "bits" nor groups leaves a table to tie the head to.
 
     Raises:
         InputError: a size that is not positive, or two sizes that do not fit each other.
@@ -39,9 +47,11 @@ class ModelConfig:
     norm_eps: float = 1e-5
     tied_embeddings: bool = True
     dropout: float = 0.0  # on embeddings and on each residual branch, while training
+    code_embedding: str = "table"
+    head_groups: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "kv_heads", "ffn_width", "context"):
+        for name in ("width", "layers", "heads", "kv_heads", "ffn_width", "context", "head_groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; expected at least 1")
         if self.width % self.heads:
@@ -52,6 +62,15 @@ class ModelConfig:
             raise InputError(
                 f"model.width {self.width} / model.heads {self.heads} = {self.head_width} is odd; rotary positions "
                 "need an even head width"
+            )
+        if self.code_embedding not in CODE_EMBEDDINGS:
+            raise InputError(
+                f"model.code_embedding is {self.code_embedding!r}; expected one of {', '.join(CODE_EMBEDDINGS)}"
+            )
+        if self.tied_embeddings and (self.code_embedding == "bits" or self.head_groups > 1):
+            raise InputError(
+                f"model.tied_embeddings is true, but with model.code_embedding {self.code_embedding!r} and "
+                f"model.head_groups {self.head_groups} embedding and head are not both tables; expected false"
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout is {self.dropout}; expected 0 <= dropout < 1")
@@ -113,7 +132,7 @@ class Attention(nn.Module):
         visible: Tensor | None,
         past: tuple[Tensor, Tensor, Slots] | None,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; `visible` is [B, 1, T, T], or None for plain causal attention without a cache."""
+        """[B, T, D] -> [B, T, D]; `visible` [B, 1, T, T] is added to the scores (None: causal, or the cache's)."""
         batch, tokens, _ = x.shape
         query = self.q_proj(x).view(batch, tokens, self.heads, self.head_width).transpose(1, 2)
         key = self.k_proj(x).view(batch, tokens, self.kv_heads, self.head_width).transpose(1, 2)
@@ -129,6 +148,13 @@ class Attention(nn.Module):
             query, key, value, attn_mask=visible, is_causal=visible is None, enable_gqa=self.heads != self.kv_heads
         )
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+class LayerNorm(nn.RMSNorm):
+    """RMSNorm, whose output under autocast is cast once for all the matrices that take it in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(matrix_dtype(x))
 
 
 class FeedForward(nn.Module):
@@ -149,9 +175,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.input_layernorm = LayerNorm(config.width, eps=config.norm_eps)
         self.self_attn = Attention(config)
-        self.post_attention_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.post_attention_layernorm = LayerNorm(config.width, eps=config.norm_eps)
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -167,15 +193,32 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Token ids to the logits of the next token."""
+    """Token ids to the logits of the next token.
+
+    Attributes:
+        recompute: while training, keep only the input of each layer and compute the rest again in the backward pass:
+            less memory for about a third more work, the same gradients.
+
+    Raises:
+        InputError: an option of the configuration does not fit the number of codes.
+    """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(vocabulary_size, config.width)
+        self.recompute = False
+        self.embed_tokens: nn.Embedding | BitEmbedding
+        self.lm_head: nn.Linear | BitGroupHead
+        if config.code_embedding == "bits":
+            self.embed_tokens = BitEmbedding(vocabulary_size, config.width)
+        else:
+            self.embed_tokens = nn.Embedding(vocabulary_size, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.lm_head = nn.Linear(config.width, vocabulary_size, bias=False)
+        if config.head_groups > 1:
+            self.lm_head = BitGroupHead(config.width, vocabulary_size, config.head_groups)
+        else:
+            self.lm_head = nn.Linear(config.width, vocabulary_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         if config.tied_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
@@ -188,17 +231,27 @@ class LanguageModel(nn.Module):
                 into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 scale = 1 / math.sqrt(2 * self.config.layers) if into_residual else 1.0
                 nn.init.normal_(parameter, std=0.02 * scale)
+        if self.config.code_embedding == "table_from_bits":
+            assert isinstance(self.embed_tokens, nn.Embedding)
+            begin_as_bits(self.embed_tokens)
 
-    def forward(self, tokens: Tensor, documents: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """Logits of every next token, without a cache.
+    def forward(
+        self,
+        tokens: Tensor,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of every next token, or the loss, without a cache.
 
         Args:
             tokens: [B, T] int64 ids.
             documents: [B, T] int64: tokens see only tokens of the same number. None: each row is one document.
             positions: [B, T] int64: where each token stands in its document. None: counted from the row's start.
+            targets: [B, T] int64 ids, or `slm.cross_entropy.IGNORED`. With them, no logits of the whole batch exist.
 
         Returns:
-            [B, T, V].
+            [B, T, V] logits; with targets, their cross-entropy in nats, summed.
         """
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         if positions is None:
@@ -209,41 +262,30 @@ class LanguageModel(nn.Module):
             visible = ((behind >= 0) & (behind < self.config.context))[None]
             if documents is not None:
                 visible = visible & (documents[:, :, None] == documents[:, None, :])
+            dtype = matrix_dtype(self.norm.weight)
+            visible = torch.zeros(visible.shape, dtype=dtype, device=tokens.device).masked_fill_(~visible, -torch.inf)
             visible = visible[:, None]
-        return self.lm_head(self._hidden(tokens, positions, visible, None, None))
+        hidden = self._hidden(tokens, positions, visible, None, None)
+        if targets is None:
+            return self.lm_head(hidden)
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        if isinstance(self.lm_head, BitGroupHead):
+            return self.lm_head.summed_loss(hidden, targets)
+        return summed_cross_entropy(hidden, self.lm_head.weight, targets)
 
     def _hidden(
         self, tokens: Tensor, positions: Tensor, visible: Tensor | None, cache: Cache | None, slots: Slots | None
     ) -> Tensor:
         """[B, T] ids -> [B, T, D] after the last norm."""
         x = self.dropout(self.embed_tokens(tokens))
-        rotation = rotary_angles(positions, self.config, x.dtype)
+        rotation = rotary_angles(positions, self.config.head_width, self.config.rope_theta, x.dtype)
         for index, layer in enumerate(self.layers):
             past = None if cache is None or slots is None else (cache.keys[:, index], cache.values[:, index], slots)
-            x = layer(x, rotation, visible, past)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rotation, visible, past, use_reentrant=False)
+            else:
+                x = layer(x, rotation, visible, past)
         return self.norm(x)
-
-    def decayed_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters that weight decay acts on (matrices) and the others (norm gains)."""
-        parameters = list(self.parameters())
-        return [p for p in parameters if p.dim() >= 2], [p for p in parameters if p.dim() < 2]
-
-
-def rotary_angles(positions: Tensor, config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [B, 1, T, K] for positions [B, T].
-
-    In float64: after a day at 50 tokens a second a float32 angle would be wrong by a quarter of a radian.
-    """
-    half = torch.arange(0, config.head_width, 2, dtype=torch.float64, device=positions.device)
-    angles = positions.double()[:, None, :, None] * config.rope_theta ** (-half / config.head_width)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + K/2) of x [B, H, T, K]; the dtype of x is kept."""
-    first, second = x.chunk(2, dim=-1)
-    return (x * cosine + torch.cat((-second, first), dim=-1) * sine).to(x.dtype)
 
 
 def make_cache(model: LanguageModel, batch: int, longest_write: int = 128) -> Cache:

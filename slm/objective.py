@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from pipelines.batches import Batch
-from slm.model import LanguageModel
+from slm.cross_entropy import IGNORED
 
-IGNORED = -100  # a target that counts for nothing
 NO_DOCUMENT = -1  # tokens of this document are targets of nothing
 
 
-def summed_loss(model: LanguageModel, batch: Batch, bfloat16: bool) -> Tensor:
-    """Cross-entropy in nats, summed over the targets of a batch."""
-    device = model.embed_tokens.weight.device
-    tokens, documents, positions = (torch.from_numpy(field).to(device) for field in batch)
+def summed_loss(model: nn.Module, batch: Batch, bfloat16: bool) -> Tensor:
+    """Cross-entropy in nats, summed over the targets of a batch.
+
+    Args:
+        model: a `LanguageModel`, or what distributes one over processes.
+        batch: rows of the loader.
+        bfloat16: compute under autocast.
+    """
+    device = next(model.parameters()).device
+    tokens, documents, positions = (torch.from_numpy(field[:, :-1]).to(device) for field in batch)
     targets = torch.from_numpy(targets_of(batch)).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        logits = model(tokens[:, :-1], documents[:, :-1], positions[:, :-1])
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        loss: Tensor = model(tokens, documents, positions, targets)
+    return loss
 
 
 def targets_of(batch: Batch) -> np.ndarray:

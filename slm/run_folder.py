@@ -2,35 +2,52 @@
 
 OUT/run.json          the settings, and the fingerprint of the codec
 OUT/log.jsonl         one line a step
-OUT/step-000500/      config.json, vocabulary.json, model.safetensors, and training.pt: the optimizer and `Progress`
+OUT/tensorboard/      the same, where TensorBoard is installed
+OUT/step-000500/      config.json, vocabulary.json, model.safetensors: the whole model, as `slm.checkpoint` reads it
+    optimizer/          its optimizer's state by parameter name, by torch.distributed.checkpoint: a share a process
+    progress.json       `Progress`
 OUT/best.json         which of them was best on held-out speech
+OUT/samples/          what the model says, of runs with train.sample_every: see `slm.samples`
+
+Nothing of it depends on how many processes wrote it, and nothing is a pickle.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from slm.checkpoint import BEST, check_fit, copy_weights, save_lm
+from slm.checkpoint import BEST, check_fit, copy_weights, whole_weights, write_lm
 from slm.model import LanguageModel
 from slm.settings import TrainSettings
 from slm.vocabulary import Vocabulary
-from tokenizer.atomic import write_atomically
+from tokenizer.atomic import sync_folder, write_atomically
 from tokenizer.checkpoint import read_weights
 from tokenizer.errors import InputError
+from tokenizer.parsed import dataclass_from_dict
+from tokenizer.training.monitor import forget_from
+from tokenizer.training.optimizers import Optimizers
+from tokenizer.training.ranks import Ranks
 
-# Settings that a resumed run may have otherwise: none of them changes a batch.
+# Settings that a resumed run may have otherwise: none of them changes a batch, or more than rounding in a step.
 MAY_CHANGE = {
     f"train.{name}"
-    for name in ("steps", "validate_every", "validation_rows", "patience", "save_every", "keep_checkpoints")
+    for name in (
+        *("steps", "validate_every", "validation_rows", "patience", "save_every", "keep_checkpoints", "sample_every"),
+        *("rows_at_once", "parallel", "compile", "recompute"),
+    )
 }
 
 
@@ -45,21 +62,23 @@ class Progress:
 
 
 class RunFolder:
-    """Reads and writes OUT.
+    """Reads and writes OUT. Every process calls every method; the first one writes, but for shares of the optimizer.
 
     Args:
         path: made when missing.
         keep: how many of the latest checkpoints stay.
+        ranks: this process among the others.
 
     Raises:
         InputError: the path is a file.
     """
 
-    def __init__(self, path: Path, keep: int) -> None:
+    def __init__(self, path: Path, keep: int, ranks: Ranks = Ranks()) -> None:  # noqa: B008
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a folder for the run")
         self.path = path
         self._keep = keep
+        self._ranks = ranks
         path.mkdir(parents=True, exist_ok=True)
 
     def checkpoints(self) -> list[Path]:
@@ -72,7 +91,7 @@ class RunFolder:
     def begin(
         self,
         model: LanguageModel,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizers,
         settings: TrainSettings,
         identity: dict[str, Any],
         resume: bool,
@@ -96,25 +115,37 @@ class RunFolder:
             progress = self._load(model, optimizer)
         elif (self.path / "run.json").exists():
             raise InputError(f"{self.path}: holds a training run; pass --resume to go on with it, or use another --out")
-        write_atomically(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+        self._ranks.meet()  # all have looked before anything changes
+        if not self._ranks.rank:
+            for leftover in self.path.glob(".step-*"):  # of a run that was killed while saving
+                shutil.rmtree(leftover)
+            self._point_to_best(progress)
+            forget_from(self.path / "log.jsonl", progress.step)
+            write_atomically(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+        self._ranks.meet()
         return progress
 
-    def save(
-        self, model: LanguageModel, vocabulary: Vocabulary, optimizer: torch.optim.Optimizer, progress: Progress
-    ) -> None:
+    def save(self, model: LanguageModel, vocabulary: Vocabulary, optimizer: Optimizers, progress: Progress) -> None:
         """Write the checkpoint of a step, name the best, and drop the ones that are neither late nor best."""
         final = self.path / f"step-{progress.step:06d}"
-        temporary = self.path / f".{final.name}.{os.getpid()}"
-        save_lm(model, vocabulary, temporary)
-        with open(temporary / "training.pt", "wb") as file:
-            torch.save({"progress": asdict(progress), "optimizer": optimizer.state_dict()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, final)
-        self._point_to_best(progress)
-        for folder in self.checkpoints()[: -self._keep]:
-            if folder.name != f"step-{progress.best_step:06d}":
-                shutil.rmtree(folder)
+        temporary = self.path / f".{final.name}"
+        weights = whole_weights(model)
+        if not self._ranks.rank:
+            write_lm(model.config, weights, vocabulary, temporary, torch.float32)
+            write_atomically(temporary / "progress.json", json.dumps(asdict(progress)).encode())
+        self._ranks.meet()
+        writer = dcp.HuggingFaceStorageWriter(str(temporary / "optimizer"), save_distributed=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is")  # says that there is one process: so it is
+            dcp.save(optimizer_state(model, optimizer), storage_writer=writer, no_dist=self._ranks.world == 1)
+        if not self._ranks.rank:
+            os.replace(temporary, final)
+            sync_folder(self.path)
+            self._point_to_best(progress)
+            for folder in self.checkpoints()[: -self._keep]:
+                if folder.name != f"step-{progress.best_step:06d}":
+                    shutil.rmtree(folder)
+        self._ranks.meet()
 
     def _recorded(self) -> dict[str, Any]:
         try:
@@ -124,10 +155,8 @@ class RunFolder:
         except (ValueError, TypeError) as error:
             raise InputError(f"{self.path / 'run.json'}: is damaged ({error}); use another --out") from None
 
-    def _load(self, model: LanguageModel, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put the latest checkpoint into the model and the optimizer, and forget the log of steps after it."""
-        for leftover in self.path.glob(".step-*"):  # of a run that was killed while saving
-            shutil.rmtree(leftover)
+    def _load(self, model: LanguageModel, optimizer: Optimizers) -> Progress:
+        """Put the latest checkpoint into the model and the optimizer."""
         checkpoints = self.checkpoints()
         if not checkpoints:
             raise InputError(f"{self.path}: has no checkpoint to resume from; start without --resume")
@@ -136,18 +165,13 @@ class RunFolder:
         check_fit(model, weights, latest / "model.safetensors")
         copy_weights(model, weights)
         try:
-            saved = torch.load(latest / "training.pt", map_location="cpu", weights_only=True)
-            progress = Progress(**saved["progress"])
-            optimizer.load_state_dict(saved["optimizer"])
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            progress = dataclass_from_dict(Progress, json.loads((latest / "progress.json").read_text()), "progress")
+            read_optimizer_state(latest / "optimizer", model, optimizer, self._ranks)
+        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, dcp.CheckpointException) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{latest}: cannot be resumed from ({reason}); delete this folder to resume from the checkpoint before"
             ) from None
-        self._point_to_best(progress)
-        lines = (self.path / "log.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= progress.step]
-        write_atomically(self.path / "log.jsonl", "".join(kept).encode())
         return progress
 
     def _point_to_best(self, progress: Progress) -> None:
@@ -159,6 +183,45 @@ class RunFolder:
             "bits_per_token": progress.best_bits_per_token,
         }
         write_atomically(self.path / BEST, (json.dumps(best, indent=2) + "\n").encode())
+
+
+def optimizer_state(model: LanguageModel, optimizer: Optimizers) -> dict[str, Tensor]:
+    """The optimizer's tensors as "layers.0.mlp.up_proj.weight/exp_avg"."""
+    states = {parameter: state for member in optimizer.members for parameter, state in member.state.items()}
+    return {
+        f"{name}/{kind}": tensor
+        for name, parameter in model.named_parameters()
+        for kind, tensor in states[parameter].items()
+    }
+
+
+def read_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimizers, ranks: Ranks) -> None:
+    """Fill an optimizer that has not stepped yet; each process reads what it holds of the parameters.
+
+    Raises:
+        OSError, SafetensorError, ValueError, CheckpointException: the files are damaged, or not of this model.
+    """
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    parameters = dict(model.named_parameters())
+    state: dict[str, Tensor] = {}
+    for key, stored in reader.read_metadata().state_dict_metadata.items():
+        name = key.rpartition("/")[0]
+        assert isinstance(stored, TensorStorageMetadata)
+        if name not in parameters:
+            raise ValueError(f"the optimizer's state has an unknown parameter {name}")
+        like = parameters[name].detach()
+        is_moment = stored.size == like.shape  # else it is a count of steps
+        state[key] = torch.zeros_like(like) if is_moment else torch.zeros(stored.size, device=like.device)
+    if missing := parameters.keys() - {key.rpartition("/")[0] for key in state}:
+        raise ValueError(f"the optimizer's state lacks {sorted(missing)[0]}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is")
+        dcp.load(state, storage_reader=reader, no_dist=ranks.world == 1)
+    for member in optimizer.members:
+        for name, parameter in parameters.items():
+            if any(parameter is mine for group in member.param_groups for mine in group["params"]):
+                kinds = {k.rpartition("/")[2]: tensor for k, tensor in state.items() if k.rpartition("/")[0] == name}
+                member.state[parameter].update(kinds)
 
 
 def differences(old: dict[str, Any], new: dict[str, dict[str, Any]]) -> list[str]:

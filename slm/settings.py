@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict
-from tokenizer.schedule import warmup_cosine
+from tokenizer.schedule import warmup_cosine, warmup_stable_decay
 
 if TYPE_CHECKING:
     from slm.model import ModelConfig
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "lm"
 
 
-def setting(help: str) -> Any:
-    """A field without default whose meaning and unit also serve `train-lm --help`."""
-    return field(metadata={"help": help})
+def setting(help: str, default: Any = MISSING, choices: tuple[str, ...] = ()) -> Any:
+    """A field whose meaning and unit also serve `train-lm --help`. Those without default stand in every YAML file."""
+    return field(default=default, metadata={"help": help, "choices": choices})
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a run trains. Every setting stands in the YAML file; the command line can override each.
+    """How a run trains. The command line can override each setting of the YAML file.
 
     Raises:
         InputError: values out of range, or that do not fit each other.
@@ -34,7 +34,7 @@ class TrainSettings:
     rows_at_once: int = setting("rows of one forward pass: more need more memory and change only rounding")
     row_tokens: int = setting("tokens of a row")
     learning_rate: float = setting("highest learning rate, reached after the warm-up")
-    final_learning_rate: float = setting("learning rate at the last step, approached by a half cosine")
+    final_learning_rate: float = setting("learning rate at the last step, which the schedule comes down to")
     warmup_steps: int = setting("steps over which the learning rate rises linearly")
     beta1: float = setting("AdamW: decay of the gradient's mean")
     beta2: float = setting("AdamW: decay of the gradient's square")
@@ -48,6 +48,23 @@ class TrainSettings:
     save_every: int = setting("steps between checkpoints")
     keep_checkpoints: int = setting("latest checkpoints kept, beside the best")
     seed: int = setting("of the weights, the order of the cuts, and dropout")
+    schedule: str = setting(
+        "after the warm-up, the learning rate falls by a half cosine, or is level until a decay at the end",
+        "cosine",
+        ("cosine", "wsd"),
+    )
+    decay_fraction: float = setting("share of the steps that the decay of schedule wsd takes", 0.2)
+    optimizer: str = setting(
+        "AdamW for all parameters, or Muon for the matrices of the layers", "adamw", ("adamw", "muon")
+    )
+    parallel: str = setting(
+        "what processes started by torchrun do: ddp, all hold the whole model; fsdp, each a share of it",
+        "ddp",
+        ("ddp", "fsdp"),
+    )
+    compile: bool = setting("compile the layers (torch.compile): a slow first step, faster ones after it", False)
+    recompute: bool = setting("keep only the layers' inputs for the backward pass: less memory, more work", False)
+    sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
 
     def __post_init__(self) -> None:
         positive = (
@@ -57,7 +74,7 @@ class TrainSettings:
         for name in positive.split():
             if not getattr(self, name) > 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0")
-        for name in ("warmup_steps", "final_learning_rate", "weight_decay", "patience", "seed"):
+        for name in ("warmup_steps", "final_learning_rate", "weight_decay", "patience", "seed", "sample_every"):
             if getattr(self, name) < 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected at least 0")
         if self.seed >= 2**31:
@@ -65,8 +82,17 @@ class TrainSettings:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected 0 <= {name} < 1")
-        if not 0 < self.held_out_fraction < 1:
-            raise InputError(f"train.held_out_fraction is {self.held_out_fraction}; expected more than 0, less than 1")
+        for name in ("held_out_fraction", "decay_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0, less than 1")
+        for option in fields(self):
+            choices = option.metadata["choices"]
+            if choices and getattr(self, option.name) not in choices:
+                raise InputError(
+                    f"train.{option.name} is {getattr(self, option.name)!r}; expected one of {', '.join(choices)}"
+                )
+        if self.optimizer == "muon" and self.parallel == "fsdp":
+            raise InputError("train.optimizer muon needs whole matrices; use train.parallel ddp, or adamw")
         if self.warmup_steps >= self.steps:
             raise InputError(
                 f"train.warmup_steps {self.warmup_steps} must be less than train.steps {self.steps}; give a lower "
@@ -82,15 +108,21 @@ class TrainSettings:
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step (counted from 0)."""
-        return warmup_cosine(step, self.steps, self.warmup_steps, self.learning_rate, self.final_learning_rate)
+        steps, warmup, peak, final = self.steps, self.warmup_steps, self.learning_rate, self.final_learning_rate
+        if self.schedule == "cosine":
+            return warmup_cosine(step, steps, warmup, peak, final)
+        return warmup_stable_decay(step, steps, warmup, max(1, round(steps * self.decay_fraction)), peak, final)
 
 
-def read_settings(name_or_path: str, overrides: dict[str, Any]) -> tuple[ModelConfig, TrainSettings]:
+def read_settings(
+    name_or_path: str, overrides: dict[str, Any], model_overrides: dict[str, Any] | None = None
+) -> tuple[ModelConfig, TrainSettings]:
     """Read a training config.
 
     Args:
-        name_or_path: a YAML file, or the name of one that comes with the package ("tiny", "small").
+        name_or_path: a YAML file, or the name of one that comes with the package ("tiny", "small", "25m" ...).
         overrides: values of `TrainSettings` that replace those of the file.
+        model_overrides: likewise, of `ModelConfig`.
 
     Raises:
         InputError: no such file, no YAML, unknown or missing keys, or values that do not fit.
@@ -111,10 +143,11 @@ def read_settings(name_or_path: str, overrides: dict[str, Any]) -> tuple[ModelCo
         raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
     if not isinstance(raw, dict) or set(raw) != {"model", "train"}:
         raise InputError(f"{path}: expected exactly the sections 'model' and 'train'")
-    if not isinstance(raw["train"], dict):
-        raise InputError(f"{path}: train: expected settings, found {type(raw['train']).__name__}")
+    for section, found in raw.items():
+        if not isinstance(found, dict):
+            raise InputError(f"{path}: {section}: expected settings, found {type(found).__name__}")
     try:
-        model = dataclass_from_dict(ModelConfig, raw["model"], "model")
+        model = dataclass_from_dict(ModelConfig, {**raw["model"], **(model_overrides or {})}, "model")
         return model, dataclass_from_dict(TrainSettings, {**raw["train"], **overrides}, "train")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

@@ -3,37 +3,49 @@
 A step depends on the weights, the optimizer's state and the step's number alone: the batch is arithmetic
 (`pipelines.batches`) and dropout is seeded by the step. So a stopped run that goes on has, on CPU with the same number
 of threads, the losses of an undisturbed one to the last bit.
+
+Processes started by `torchrun` share the rows of each step. The batch is the same for any number of them, so the losses
+are too, but for the order of sums, and for dropout, which each process draws for itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import nn
 
 from pipelines.batches import Batch, Framing, PackedBatches, split_held_out
 from pipelines.dataset import TokenDataset
 from pipelines.mixture import MixedBatches, WeightedData, read_data
+from slm.checkpoint import model_of, whole_weights
+from slm.cross_entropy import IGNORED
 from slm.model import LanguageModel, ModelConfig
-from slm.objective import IGNORED, NO_DOCUMENT, summed_loss, targets_of
+from slm.objective import NO_DOCUMENT, summed_loss, targets_of
+from slm.parallel import distribute, gradients_stay, settle, whole
 from slm.run_folder import Progress, RunFolder
+from slm.samples import write_samples
 from slm.settings import TrainSettings
+from slm.utilisation import flops_per_token, peak_flops
 from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
 from slm.warm_start import warm_start
+from tokenizer.codec import Codec
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 from tokenizer.stop_signals import stop_signals
+from tokenizer.training.monitor import Monitor
+from tokenizer.training.optimizers import Optimizers
+from tokenizer.training.ranks import Ranks
 
 FRAMING = Framing(begin=BOS, end=EOS, first_code=FIRST_CODE)
 
@@ -64,6 +76,8 @@ def train(
     show_progress: bool = True,
     cache: Path | None = None,
     init_from: str | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008
+    codec: Codec | None = None,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
@@ -75,13 +89,16 @@ def train(
         held_out: datasets for validation; none: a share of the cuts of `data`.
         resume: go on from the latest checkpoint in `out`.
         device: a torch device.
-        show_progress: draw a bar when stderr is a terminal.
+        show_progress: draw a bar when stderr is a terminal, and print a line for each validation.
         cache: local folder that shards behind URLs come into.
         init_from: a model whose weights the new one begins with; see `slm.warm_start`.
+        ranks: this process among those that train together (`tokenizer.training.ranks.join_ranks`).
+        codec: the datasets' codec, to hear samples by; None: samples are codes.
 
     Raises:
-        InputError: no such device, datasets of different codecs, `out` taken or not resumable, a model to begin with
-            that does not fit, or a gradient that is no longer finite.
+        InputError: no such device, datasets or a codec that do not belong together, rows that cannot be divided among
+            the processes, `out` taken or not resumable, a model to begin with that does not fit, or a gradient that is
+            no longer finite.
     """
     check_device(device)
     sources = read_data(data)
@@ -90,35 +107,40 @@ def train(
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, dataset.codec["name"], dataset.fingerprint)
     if validation_data is not None:
         vocabulary.check(str(held_out[0]), validation_data.fingerprint, validation_data.codebook_size)
-    training, validation = loaders(settings, dataset, vocabulary, validation_data, sources.weights)
+    if codec is not None:
+        vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
+    training, validation = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
     torch.manual_seed(settings.seed)
     model = LanguageModel(model_config, vocabulary.size)
     if init_from is not None and not resume:
         warm_start(model, vocabulary, init_from, settings.seed)
     model.to(device).train()
-    decayed, other = model.decayed_parameters()
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": other, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        fused=True,
-    )
-    folder = RunFolder(out, settings.keep_checkpoints)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    flops = flops_per_token(model, settings.row_tokens)
+    peak, source = peak_flops(device, settings.bfloat16)
+    model.recompute = settings.recompute
+    if settings.compile:
+        for layer in model.layers:
+            layer.compile()
+    trainee = distribute(model, settings.parallel, ranks)
+    optimizer = Optimizers(model.named_parameters(), settings, settings.learning_rate, in_layers)
+    folder = RunFolder(out, settings.keep_checkpoints, ranks)
     identity = data_identity(dataset, validation_data, sources, init_from)
     progress = folder.begin(model, optimizer, settings, identity, resume)
+    silent = ranks.rank > 0
     with (
         stop_signals() as signals,
-        open(out / "log.jsonl", "a", encoding="utf-8") as log,
-        tqdm(total=settings.steps, initial=progress.step, unit="step", disable=None if show_progress else True) as bar,
+        Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
     ):
-        stopped_by = reason_to_stop(progress, settings, signals)
+        stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
         while not stopped_by:
             began = time.perf_counter()
             rate = settings.rate_at(progress.step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss, norm = train_step(model, optimizer, training.batch(progress.step), settings, progress.step)
-            seconds = time.perf_counter() - began
+            share = rate / settings.learning_rate
+            loss, norm = train_step(
+                trainee, optimizer, training.batch(progress.step), settings, progress.step, share, ranks
+            )
+            speed = settings.rows * settings.row_tokens / (time.perf_counter() - began)
             progress = dataclasses.replace(progress, step=progress.step + 1)
             record = {
                 "step": progress.step,
@@ -126,22 +148,26 @@ def train(
                 "bits_per_second": loss / math.log(2) * vocabulary.token_rate,
                 "gradient_norm": norm,
                 "learning_rate": rate,
-                "tokens_per_second": round(settings.rows * settings.row_tokens / seconds, 1),
+                "tokens_per_second": round(speed, 1),
+                "utilisation": round(speed * flops / (peak * ranks.world), 4),
             }
             if progress.step % settings.validate_every == 0 or progress.step == settings.steps:
-                bits = validate(model, validation, settings)
+                bits = validate(trainee, validation, settings, ranks)
+                settle(model)
                 record["held_out_bits_per_token"] = bits
                 record["held_out_bits_per_second"] = bits * vocabulary.token_rate
                 progress = judged(progress, bits)
-                if show_progress:
-                    bar.write(validation_line(record), file=sys.stderr)
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-            bar.set_postfix_str(
-                f"{record['bits_per_token']:.3f} bits/token, {record['tokens_per_second']:.0f} tokens/s", refresh=False
-            )
-            bar.update()
-            stopped_by = reason_to_stop(progress, settings, signals)
+                if show_progress and not silent:
+                    monitor.bar.write(validation_line(record), file=sys.stderr)
+            monitor.step(record, bar_line(record, source))
+            if settings.sample_every and progress.step % settings.sample_every == 0:
+                weights = whole_weights(model)
+                if not silent:
+                    speaker = model_of(model_config, vocabulary.size, weights, device)
+                    place = out / "samples" / f"step-{progress.step:06d}"
+                    waves = write_samples(speaker, vocabulary, validation, codec, place)
+                    monitor.hear(progress.step, waves, codec.sample_rate_out if codec else 0)
+            stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
             if stopped_by or progress.step % settings.save_every == 0 or progress.best_step == progress.step:
                 folder.save(model, vocabulary, optimizer, progress)
     best_bits = progress.best_bits_per_token if progress.best_step >= 0 else None
@@ -150,7 +176,7 @@ def train(
         best_step=progress.best_step if best_bits is not None else None,
         best_bits_per_token=best_bits,
         best_bits_per_second=best_bits * vocabulary.token_rate if best_bits is not None else None,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
         training_tokens=training.tokens_per_epoch,
         epochs=progress.step * settings.rows * settings.row_tokens / training.tokens_per_epoch,
         stopped_by=stopped_by,
@@ -159,42 +185,80 @@ def train(
 
 
 def train_step(
-    model: LanguageModel, optimizer: torch.optim.Optimizer, batch: Batch, settings: TrainSettings, step: int
+    trainee: nn.Module,
+    optimizer: Optimizers,
+    batch: Batch,
+    settings: TrainSettings,
+    step: int,
+    share: float = 1.0,
+    ranks: Ranks = Ranks(),  # noqa: B008
 ) -> tuple[float, float]:
-    """One optimizer step. Returns the loss in nats per target and the gradient's norm before clipping."""
-    torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout
-    targets = int((targets_of(batch) != IGNORED).sum())
-    optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    for first in range(0, settings.rows, settings.rows_at_once):
+    """One optimizer step.
+
+    Args:
+        trainee: a model, or what distributes it.
+        optimizer: of its parameters.
+        batch: this process's rows.
+        settings: the run's.
+        step: its number, counted from 0.
+        share: of the learning rate.
+        ranks: this process among the others.
+
+    Returns:
+        The loss in nats per target and the gradient's norm before clipping, both of all processes together.
+    """
+    torch.manual_seed(settings.seed * 1_000_003 + step + (ranks.rank << 52))  # dropout; 2^52 is above all such seeds
+    device = next(trainee.parameters()).device
+    # The mean over processes, as gradients are averaged over them too.
+    targets = float(ranks.mean(torch.tensor(float((targets_of(batch) != IGNORED).sum()), device=device)))
+    optimizer.zero_grad()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    rows = len(batch.tokens)
+    for first in range(0, rows, settings.rows_at_once):
         part = Batch(*(field[first : first + settings.rows_at_once] for field in batch))
-        loss = summed_loss(model, part, settings.bfloat16) / targets
-        loss.backward()
-        total += float(loss.detach())
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm))
+        with gradients_stay(trainee) if first + settings.rows_at_once < rows else nullcontext():
+            loss = summed_loss(trainee, part, settings.bfloat16) / targets
+            loss.backward()
+        total += loss.detach()
+    nats = float(ranks.mean(total))
+    norm = float(whole(nn.utils.clip_grad_norm_(optimizer.parameters, settings.clip_norm)))
     if not math.isfinite(norm):
         raise InputError(
-            f"step {step + 1}: the gradient is no longer finite (loss {total:.3f}); train with a train.learning_rate "
+            f"step {step + 1}: the gradient is no longer finite (loss {nats:.3f}); train with a train.learning_rate "
             f"below {settings.learning_rate} or a longer train.warmup_steps"
         )
-    optimizer.step()
-    return total, norm
+    optimizer.step(share)
+    return nats, norm
 
 
 @torch.no_grad()
-def validate(model: LanguageModel, batches: PackedBatches, settings: TrainSettings) -> float:
-    """Bits per target over the held-out rows, each document once."""
-    model.eval()
+def validate(
+    trainee: nn.Module,
+    batches: PackedBatches,
+    settings: TrainSettings,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> float:
+    """Bits per target over the held-out rows, each document once; processes take turns at `rows_at_once` of them."""
+    trainee.eval()
     rows = min(settings.validation_rows, batches.rows_per_epoch)
-    nats, count = 0.0, 0
-    for first in range(0, rows, settings.rows_at_once):
-        batch = batches.rows(first, min(first + settings.rows_at_once, rows))
+    sums = torch.zeros(2, dtype=torch.float64, device=next(trainee.parameters()).device)  # of nats, and targets
+    for first in range(0, rows, settings.rows_at_once * ranks.world):
+        mine = first + settings.rows_at_once * ranks.rank
+        start = min(mine, rows - 1)  # a process that has none left computes along: FSDP needs all in every pass
+        batch = batches.rows(start, min(start + settings.rows_at_once, rows))
         # The last row runs on into the next epoch: there the documents begin again.
         batch.documents[batch.documents >= batches.documents_per_epoch] = NO_DOCUMENT
-        nats += float(summed_loss(model, batch, settings.bfloat16))
-        count += int((targets_of(batch) != IGNORED).sum())
-    model.train()
-    return nats / count / math.log(2)
+        nats = summed_loss(trainee, batch, settings.bfloat16)
+        if mine < rows:
+            sums += torch.stack([nats.double(), sums.new_tensor(float((targets_of(batch) != IGNORED).sum()))])
+    trainee.train()
+    total, count = ranks.mean(sums).tolist()
+    return total / count / math.log(2)
+
+
+def in_layers(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon may take a parameter: a matrix of a layer, not an embedding, a head or a gain."""
+    return name.startswith("layers.") and parameter.ndim == 2
 
 
 def loaders(
@@ -203,24 +267,27 @@ def loaders(
     vocabulary: Vocabulary,
     held_out: TokenDataset | None,
     weights: Sequence[float] | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008
 ) -> tuple[PackedBatches | MixedBatches, PackedBatches]:
-    """Batches for training, mixed by the weights of the folders of `dataset` if there are any, and for validation.
+    """This process's batches for training, mixed by the weights of the folders of `dataset` if there are any, and all
+    rows for validation.
 
     Raises:
         InputError: datasets that are empty or smaller than a row; weights that are none.
     """
     rows, row_tokens, seed = settings.rows, settings.row_tokens, settings.seed
+    place = ranks.rank, ranks.world
     if held_out is not None:
         cuts, validation = np.arange(len(dataset)), PackedBatches(held_out, FRAMING, rows, row_tokens, seed)
     else:
         cuts, validation_cuts = split_held_out(len(dataset), settings.held_out_fraction, seed)
         validation = PackedBatches(dataset, FRAMING, rows, row_tokens, seed, validation_cuts)
     if weights is None:
-        training: PackedBatches | MixedBatches = PackedBatches(dataset, FRAMING, rows, row_tokens, seed, cuts)
+        training: PackedBatches | MixedBatches = PackedBatches(dataset, FRAMING, rows, row_tokens, seed, cuts, *place)
     else:
         folders = np.split(cuts, np.searchsorted(cuts, dataset.folder_begins[1:-1]))
-        parts = [PackedBatches(dataset, FRAMING, rows, row_tokens, seed, part) for part in folders]
-        training = MixedBatches(parts, weights, rows, seed)
+        parts = [PackedBatches(dataset, FRAMING, rows, row_tokens, seed, part, *place) for part in folders]
+        training = MixedBatches(parts, weights, rows, seed, *place)
     if training.tokens_per_epoch < row_tokens:
         raise InputError(
             f"train.row_tokens is {row_tokens}, but all cuts for training together have {training.tokens_per_epoch} "
@@ -252,13 +319,22 @@ def judged(progress: Progress, bits: float) -> Progress:
     return dataclasses.replace(progress, validations_since_best=progress.validations_since_best + 1)
 
 
-def reason_to_stop(progress: Progress, settings: TrainSettings, signals: list[str]) -> str:
-    """ "end", "patience", a signal's name, or nothing."""
+def reason_to_stop(progress: Progress, settings: TrainSettings, signals: list[str], ranks: Ranks, device: str) -> str:
+    """ "end", "patience", a signal's name, or nothing: the same in all processes, which call it together."""
     if progress.step >= settings.steps:
         return "end"
     if settings.patience and progress.validations_since_best >= settings.patience:
         return "patience"
-    return signals[0] if signals else ""
+    heard = ranks.any(bool(signals), device)
+    return [*signals, "SIGTERM"][0] if heard else ""  # perhaps it was another process that heard a signal
+
+
+def bar_line(record: dict[str, float], source: str) -> str:
+    """What the bar says of a step; `source` is that of the peak."""
+    return (
+        f"{record['bits_per_token']:.3f} bits/token, {record['tokens_per_second']:.0f} tokens/s, "
+        f"{100 * record['utilisation']:.1f} % of the {source} peak"
+    )
 
 
 def validation_line(record: dict[str, float]) -> str:

@@ -56,6 +56,8 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
 
 def check_shape(ours: ModelConfig, theirs: ModelConfig, name: str) -> None:
     """Raise InputError where the configuration is not that of the weights; the message says what to write into it."""
+    if "bits" not in (ours.code_embedding, theirs.code_embedding):
+        ours = dataclasses.replace(ours, code_embedding=theirs.code_embedding)  # tables differ in how they begin alone
     fields = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in FREE]
     if odd := [field for field in fields if getattr(ours, field) != getattr(theirs, field)]:
         wanted = ", ".join(f"{field}: {getattr(theirs, field)}" for field in odd)

@@ -7,8 +7,11 @@ import dataclasses
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 from slm.settings import TrainSettings, read_settings
+from tokenizer.devices import check_device
+from tokenizer.errors import InputError
 
 SIGNALS = ("SIGTERM", "SIGINT")
 
@@ -16,7 +19,11 @@ SIGNALS = ("SIGTERM", "SIGINT")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; each setting of the config's `train` section has one that overrides it."""
     parser.add_argument(
-        "--config", required=True, default=argparse.SUPPRESS, metavar="FILE", help="YAML file, or 'tiny' or 'small'"
+        "--config",
+        required=True,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="YAML file, or tiny, small, 25m, 100m, 350m",
     )
     parser.add_argument(
         "--data",
@@ -47,37 +54,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of a speech model",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint in --out")
-    parser.add_argument("--device", default="cpu", help="torch device, for example cuda")
+    parser.add_argument(
+        "--device", default="cpu", help="torch device, for example cuda (under torchrun: one a process)"
+    )
+    parser.add_argument(
+        "--codec", help="the datasets' codec, which makes the samples of --sample-every audible; without, codes only"
+    )
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="values that override the config's `model` section: --model code_embedding=bits tied_embeddings=false",
+    )
     parser.add_argument("--json", action="store_true", help="print the closing report as JSON")
     overrides = parser.add_argument_group("settings that override the config's `train` section")
-    kinds = {"int": int, "float": float}
+    kinds = {"int": int, "float": float, "str": str}
     for setting in dataclasses.fields(TrainSettings):
         flag, text = f"--{setting.name.replace('_', '-')}", setting.metadata["help"]
         if setting.type == "bool":
             overrides.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
-            kind = kinds[str(setting.type)]
-            overrides.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper(), help=text)
+            kind, choices = kinds[str(setting.type)], setting.metadata["choices"] or None
+            shown = None if choices else kind.__name__.upper()
+            overrides.add_argument(
+                flag, type=kind, default=argparse.SUPPRESS, metavar=shown, choices=choices, help=text
+            )
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; 0 when the run came to its end, 128 + the signal's number when a signal stopped it."""
     from slm.train import train
+    from tokenizer import Codec
+    from tokenizer.training.ranks import join_ranks
 
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
     overrides = {name: value for name, value in vars(args).items() if name in names}
-    model, settings = read_settings(args.config, overrides)
-    report = train(
-        model,
-        settings,
-        args.data,
-        args.out,
-        args.held_out,
-        args.resume,
-        args.device,
-        cache=args.cache,
-        init_from=args.init_from,
-    )
+    model, settings = read_settings(args.config, overrides, model_overrides(args.model))
+    check_device(args.device)
+    codec = None if args.codec is None else Codec.from_pretrained(args.codec, device=args.device)
+    with join_ranks(args.device) as (ranks, device):
+        report = train(
+            model,
+            settings,
+            args.data,
+            args.out,
+            args.held_out,
+            args.resume,
+            device,
+            cache=args.cache,
+            init_from=args.init_from,
+            ranks=ranks,
+            codec=codec,
+        )
+    status = 128 + signal.Signals[report.stopped_by] if report.stopped_by in SIGNALS else 0
+    if ranks.rank:
+        return status
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:
@@ -96,4 +128,17 @@ def run(args: argparse.Namespace) -> int:
             print(
                 "`focalstream continue` needs a codec that streams, and this one does not: use slm.generate in Python"
             )
-    return 128 + signal.Signals[report.stopped_by] if report.stopped_by in SIGNALS else 0
+    return status
+
+
+def model_overrides(pairs: list[str]) -> dict[str, Any]:
+    """["heads=4", "tied_embeddings=false"] to values, as YAML reads them. Raises InputError."""
+    import yaml
+
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--model {pair}: expected KEY=VALUE, such as head_groups=2")
+        values[key] = yaml.safe_load(value)
+    return values

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from pipelines.evaluation.charts import Bar, bars_html
+from pipelines.charts import Bar, bars_html
 from pipelines.evaluation.evaluate import Sounds
 from pipelines.evaluation.page import ASSETS, clip_html, terms_html
 from pipelines.pages import Row, base_css, cells_html, headlines_html

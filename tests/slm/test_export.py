@@ -152,6 +152,22 @@ def test_a_text_model_begins_a_speech_model(text_llama):
         )
 
 
+@pytest.mark.parametrize("options", [{"code_embedding": "bits"}, {"head_groups": 2}])
+def test_what_llama_lacks_is_refused_before_anything_is_written(options, tmp_path):
+    model = model_of(tied_embeddings=False, **options)
+    with pytest.raises(InputError, match=f"{next(iter(options))} .*can be exported"):
+        export_lm(model, VOCABULARY, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_started_from_bits_is_a_table(tmp_path):
+    export_lm(model_of(), VOCABULARY, tmp_path / "out")
+    wanted, _ = load_lm(str(tmp_path / "out"))
+    begun = model_of(code_embedding="table_from_bits")
+    warm_start(begun, VOCABULARY, str(tmp_path / "out"), seed=0)
+    torch.testing.assert_close(begun.embed_tokens.weight, wanted.embed_tokens.weight, rtol=0, atol=0)
+
+
 def test_new_rows_lie_among_the_old():
     generator = torch.Generator().manual_seed(0)
     old = torch.randn(500, 6, generator=generator) * torch.tensor([0.1, 1, 2, 3, 4, 5]) + torch.arange(6)

@@ -120,13 +120,6 @@ def test_parameter_names_are_those_of_llama(tied):
     assert set(model.state_dict()) == names
 
 
-def test_weight_decay_takes_each_matrix_once():
-    model = LanguageModel(CONFIG, VOCABULARY_SIZE)
-    decayed, other = model.decayed_parameters()
-    assert all(p.dim() == 2 for p in decayed) and all(p.dim() == 1 for p in other)
-    assert len({id(p) for p in (*decayed, *other)}) == len(decayed) + len(other) == len(list(model.parameters()))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

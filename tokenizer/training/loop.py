@@ -132,7 +132,7 @@ def run_stage(
                     run.shown.save_pretrained(out / "best")
             record["seconds"] = round(time.perf_counter() - began, 3)
             began = time.perf_counter()
-            monitor.step(record)
+            monitor.step(record, f"loss={record['loss']:.3f}, rate={record['rate']:.1e}")
             stopped = ranks.any(bool(signals), device)
             if (run.step % config.save_every == 0 or run.step == steps or stopped) and not ranks.rank:
                 _save(out, run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,10 +20,12 @@ class Monitor:
         name: of the stage, for the bar.
         step, steps: done so far, and in all.
         silent: write nothing.
+        bar: draw a bar, if stderr is a terminal.
     """
 
-    def __init__(self, out: Path, name: str, step: int, steps: int, silent: bool) -> None:
-        self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", disable=True if silent else None)
+    def __init__(self, out: Path, name: str, step: int, steps: int, silent: bool, bar: bool = True) -> None:
+        hidden = silent or not bar
+        self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", disable=True if hidden else None)
         self.log = None if silent else open(out / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self.board: Any = None
         if not silent:
@@ -43,8 +46,8 @@ class Monitor:
             if sink is not None:
                 sink.close()
 
-    def step(self, record: dict[str, Any]) -> None:
-        """Note a step: `record` has "step" and numbers by name."""
+    def step(self, record: dict[str, Any], shown: str) -> None:
+        """Note a step: `record` has "step" and numbers by name; `shown` goes into the bar."""
         if self.log is not None:
             self.log.write(json.dumps(record) + "\n")
             self.log.flush()
@@ -52,11 +55,11 @@ class Monitor:
             for name, value in record.items():
                 if name != "step":
                     self.board.add_scalar(name, value, record["step"])
-        self.bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['rate']:.1e}")
+        self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()
 
-    def hear(self, step: int, waves: Tensor, sample_rate: int) -> None:
-        """Put rows [B, S] where TensorBoard plays them."""
+    def hear(self, step: int, waves: Iterable[Tensor], sample_rate: int) -> None:
+        """Put waves, each [S], where TensorBoard plays them."""
         if self.board is not None:
             for row, wave in enumerate(waves):
                 self.board.add_audio(f"held_out/{row}", wave[None].cpu(), step, sample_rate)

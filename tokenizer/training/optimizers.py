@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from tokenizer.training.config import StageConfig
-
 SMALLEST = 64  # matrices narrower than this are not worth orthogonalizing
 LARGEST = 1_000_000  # entries: a larger matrix costs Muon more than all the rest of a step on a CPU
+
+
+class OptimizerSettings(Protocol):
+    """What this file needs of a training's settings."""
+
+    @property
+    def optimizer(self) -> str: ...  # "adamw" or "muon"
+
+    @property
+    def beta1(self) -> float: ...
+
+    @property
+    def beta2(self) -> float: ...
+
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def between_layers(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a codec's parameter maps one layer's channels to another's; a head that makes samples does not."""
+    wide = parameter.ndim == 2 and min(parameter.shape) >= SMALLEST and parameter.numel() < LARGEST
+    return wide and ".head." not in name
 
 
 class Optimizers:
@@ -19,16 +39,23 @@ class Optimizers:
 
     Args:
         named: names and parameters to train. Norms, biases and scales are not decayed.
-        config: the stage's settings.
+        config: the training's settings.
         rate: learning rate. Muon's updates are scaled to the size of AdamW's, so one rate serves both.
+        for_muon: given a name and a parameter, whether Muon takes it, if it is the optimizer.
     """
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: StageConfig, rate: float) -> None:
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        config: OptimizerSettings,
+        rate: float,
+        for_muon: Callable[[str, nn.Parameter], bool] = between_layers,
+    ) -> None:
         self.rate = rate
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in named:
-            (matrices if config.optimizer == "muon" and _between_layers(name, parameter) else others).append(parameter)
+            (matrices if config.optimizer == "muon" and for_muon(name, parameter) else others).append(parameter)
         groups = [
             {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
@@ -58,9 +85,3 @@ class Optimizers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for index, member in enumerate(self.members):
             member.load_state_dict(state[str(index)])
-
-
-def _between_layers(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter maps one layer's channels to another's; a head that makes samples does not."""
-    wide = parameter.ndim == 2 and min(parameter.shape) >= SMALLEST and parameter.numel() < LARGEST
-    return wide and ".head." not in name

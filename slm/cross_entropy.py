@@ -1,0 +1,73 @@
+"""The loss over a large vocabulary, a few rows at a time: the logits of a whole batch never exist at once.
+
+Dimension letters:  N targets    D width    V vocabulary
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IGNORED = -100  # a target that counts for nothing
+ROWS_AT_ONCE = 512  # their logits stay in a CPU's cache; on a GPU, 512 rows of 65,536 logits are 134 MB
+
+
+def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats of the logits `hidden @ weight.T`, summed over the targets that are not `IGNORED`.
+
+    The same as `F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")`, but for rounding. The
+    gradient is made with the loss, while a piece's logits are at hand, as Liger kernels do (arXiv 2410.10989, 3.2).
+
+    Args:
+        hidden: [N, D].
+        weight: [V, D]. Under autocast the products are in its dtype; the softmax is in float32 at least.
+        targets: int64 [N].
+
+    Returns:
+        A scalar.
+    """
+    dtype = matrix_dtype(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _SummedCrossEntropy.apply(hidden, weight, targets, dtype)
+
+
+def matrix_dtype(x: Tensor) -> torch.dtype:
+    """What autocast makes of x where a matrix takes it in; its own dtype without autocast."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        factor = weight.to(dtype)
+        total = torch.zeros((), dtype=exact, device=hidden.device)
+        to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        for start in range(0, len(hidden), ROWS_AT_ONCE):
+            here = slice(start, start + ROWS_AT_ONCE)
+            rows = hidden[here].to(dtype)
+            counted = targets[here] != IGNORED
+            wanted = targets[here].clamp(min=0)[:, None]
+            logits = (rows @ factor.T).to(exact)
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            total += ((normaliser - logits.gather(1, wanted))[:, 0] * counted).sum()
+            if learning:
+                error = logits.sub_(normaliser).exp_()
+                error.scatter_add_(1, wanted, error.new_full((1, 1), -1.0).expand_as(wanted)).mul_(counted[:, None])
+                error = error.to(dtype)
+                to_hidden[here] = error @ factor
+                to_weight += error.T @ rows
+        if learning:
+            ctx.save_for_backward(to_hidden, to_weight)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, share: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        to_hidden, to_weight = ctx.saved_tensors
+        return to_hidden * share, to_weight * share, None, None

@@ -1,0 +1,93 @@
+"""Two processes train as one does; a run may go on with another number of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import slm.train
+from slm.checkpoint import load_lm
+from slm.run_folder import RunFolder
+from slm.train import train
+from tests.slm.conftest import MODEL, SETTINGS
+from tests.slm.test_train import log_of
+from tokenizer.training.ranks import Ranks, join_ranks
+
+CONFIG = dataclasses.replace(MODEL, dropout=0.0)  # processes draw dropout for themselves
+RUN = dataclasses.replace(SETTINGS, steps=9, validate_every=4, validation_rows=3, save_every=3)
+
+
+def child(token_dataset: Path, out: Path) -> None:
+    """What each of two processes does: all of a run with DDP; the beginning, or the end, of one with FSDP."""
+    torch.set_num_threads(1)
+    with join_ranks("cpu") as (ranks, device):
+        fsdp = dataclasses.replace(RUN, parallel="fsdp", recompute=True)
+        if (out / "sharded").exists():
+            train(CONFIG, fsdp, [token_dataset], out / "sharded", resume=True, show_progress=False, ranks=ranks)
+            return
+        train(CONFIG, RUN, [token_dataset], out / "whole", show_progress=False, ranks=ranks)
+        stop_after(4, ranks.rank == 1)  # one hears the signal, and both stop
+        report = train(CONFIG, fsdp, [token_dataset], out / "sharded", show_progress=False, device=device, ranks=ranks)
+        assert (report.stopped_by, report.step) == ("SIGTERM", 4)
+
+
+def stop_after(step: int, here: bool = True) -> None:
+    real_step = slm.train.train_step
+
+    def step_and_signal(*args):
+        result = real_step(*args)
+        if here and args[4] + 1 == step:
+            signal.raise_signal(signal.SIGTERM)
+        return result
+
+    slm.train.train_step = step_and_signal
+
+
+def two_processes(token_dataset: Path, out: Path) -> None:
+    program = out / "child.py"
+    program.write_text(
+        f"from pathlib import Path\nfrom tests.slm.test_parallel import child\n"
+        f"child(Path({str(token_dataset)!r}), Path({str(out)!r}))\n"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, cwd=root, env=environment)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_dataset, tmp_path, monkeypatch):
+    train(CONFIG, RUN, [token_dataset], tmp_path / "one", show_progress=False)
+    two_processes(token_dataset, tmp_path)
+    monkeypatch.setattr(slm.train, "train_step", slm.train.train_step)  # so that what follows is undone
+    stop_after(7)
+    report = train(CONFIG, RUN, [token_dataset], tmp_path / "sharded", resume=True, show_progress=False)
+    assert report.step == 7
+    assert [path.name for path in RunFolder(tmp_path / "sharded", 2).checkpoints()][-1] == "step-000007"
+    two_processes(token_dataset, tmp_path)
+    one, sharded, whole = (log_of(tmp_path / name) for name in ("one", "sharded", "whole"))
+    assert [line["step"] for line in sharded] == list(range(1, 10))
+    for key in ("bits_per_token", "gradient_norm", "held_out_bits_per_token"):
+        expected, *found = ([line[key] for line in log if key in line] for log in (one, sharded, whole))
+        # The same sums in another order: float32's rounding, which AdamW's first steps magnify where a gradient is
+        # next to nothing.
+        np.testing.assert_allclose(found, [expected] * 2, rtol=1e-4)
+        assert len(set(expected)) == len(expected)
+    models = [load_lm(tmp_path / name / "step-000009")[0].state_dict() for name in ("one", "sharded", "whole")]
+    for other in models[1:]:
+        torch.testing.assert_close(other, models[0], atol=2e-3, rtol=1e-3)  # the learning rate is 1e-2
+
+
+def test_rows_that_cannot_be_divided_are_refused(token_dataset, tmp_path):
+    from tokenizer.errors import InputError
+
+    with pytest.raises(InputError, match="4 rows per step cannot be divided among 3 ranks"):
+        train(CONFIG, RUN, [token_dataset], tmp_path / "run", show_progress=False, ranks=Ranks(0, 3))
