@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval-lm": ("slm.commands.eval_lm", "measure a language model on held-out tokens"),
     "export-lm": ("slm.commands.export_lm", "a language model for transformers and vLLM"),
     "continue": ("slm.commands.continue_speech", "continue a spoken prompt"),
+    "serve": ("slm.commands.serve", "live continuation for many people, with a page to try it"),
     "demo": ("slm.commands.demo", "the whole path on a small bundled speech set, with a page to listen to"),
 }
 

@@ -1,4 +1,4 @@
-"""Where audio goes as it is generated: a WAV file that appears whole, or raw PCM on a pipe."""
+"""Where audio goes as it is generated: a WAV file that appears whole, raw PCM on a pipe, or the loudspeaker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 import wave
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -30,6 +30,62 @@ class PipeSink:
     def write(self, audio: np.ndarray) -> None:
         self._pipe.write(to_pcm(audio))
         self._pipe.flush()
+
+
+class SpeakerSink:
+    """The machine's loudspeaker, by the package `sounddevice`. A context manager: leaving it plays to the end.
+
+    Attributes:
+        underruns: how often the device ran dry since the first sound.
+
+    Raises:
+        InputError: no such package, or no such device.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self._stream = open_device("OutputStream", "loudspeaker", sample_rate)
+        self.underruns = 0
+        self._begun = False
+
+    def write(self, audio: np.ndarray) -> None:
+        ran_dry = self._stream.write(np.ascontiguousarray(audio[:, None], dtype=np.float32))
+        self.underruns += bool(ran_dry) and self._begun  # before the first sound the device waits, of course
+        self._begun = True
+
+    def __enter__(self) -> SpeakerSink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._stream.stop()  # plays what is left
+        self._stream.close()
+
+
+def record(seconds: float, sample_rate: int) -> np.ndarray:
+    """Sound from the microphone, float32 [S]. Raises InputError."""
+    stream = open_device("InputStream", "microphone", sample_rate)
+    try:
+        samples, _ = stream.read(round(seconds * sample_rate))
+    finally:
+        stream.close()
+    return samples[:, 0].copy()
+
+
+def open_device(kind: str, name: str, sample_rate: int) -> Any:
+    """A running `sounddevice` stream of one channel. Raises InputError."""
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: the package is there, the library PortAudio is not
+        raise InputError(
+            f'{name}: sound devices cannot be used ({error}); pip install "focalstream[audio]", and on Linux the '
+            "library PortAudio (libportaudio2)"
+        ) from None
+    try:
+        stream = getattr(sounddevice, kind)(samplerate=sample_rate, channels=1, dtype="float32")
+        stream.start()
+    except sounddevice.PortAudioError as error:
+        raise InputError(f"{name}: cannot be opened ({error}); give a file, or - for a pipe") from None
+    return stream
 
 
 class WavSink:

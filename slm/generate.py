@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -149,12 +150,12 @@ def filtered(logits: Tensor, sampling: Sampling, recent: Tensor) -> Tensor:
         least = probabilities.topk(sampling.top_k).values[:, -1:]
         probabilities = probabilities.masked_fill(probabilities < least, 0.0)
     if sampling.top_p < 1:
-        ranked, order = probabilities.sort(stable=True, dim=-1, descending=True)
-        ranked = ranked / ranked.sum(-1, keepdim=True)
-        before = (
-            ranked.cumsum(-1) - ranked
-        )  # an id stays while those before it have not reached top_p: the first always
-        probabilities = probabilities.masked_fill((before >= sampling.top_p).gather(1, order.argsort(-1)), 0.0)
+        # NumPy sorts rows of a vocabulary many times as fast as PyTorch does on a CPU.
+        ranked = torch.from_numpy(np.sort(probabilities.numpy(), axis=-1)[:, ::-1].copy())
+        before = ranked.cumsum(-1) - ranked
+        # An id stays while those before it have not reached top_p, so the first always does.
+        kept = (before < sampling.top_p * ranked.sum(-1, keepdim=True)).sum(-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < ranked.gather(1, kept - 1), 0.0)
     if sampling.min_p > 0:
         likeliest = probabilities.amax(-1, keepdim=True)
         probabilities = probabilities.masked_fill(probabilities < sampling.min_p * likeliest, 0.0)

@@ -327,9 +327,13 @@ def prefill(model: LanguageModel, tokens: Tensor, lengths: Tensor, cache: Cache)
 
 
 @torch.no_grad()
-def decode_one_token(model: LanguageModel, token: Tensor, cache: Cache) -> Tensor:
-    """Take in one token a stream: token [B] int64 -> [B, V] logits of the next. The cache is written in place."""
-    return model.lm_head(_take_in(model, token[:, None], torch.ones_like(token), cache)[:, 0])
+def decode_one_token(model: LanguageModel, token: Tensor, cache: Cache, live: Tensor | None = None) -> Tensor:
+    """Take in one token a stream: token [B] int64 -> [B, V] logits of the next. The cache is written in place.
+
+    Rows that are not `live` [B] bool stay where they are, and their logits mean nothing; None: all are.
+    """
+    counts = torch.ones_like(token) if live is None else live.long()
+    return model.lm_head(_take_in(model, token[:, None], counts, cache)[:, 0])
 
 
 @torch.no_grad()

@@ -94,8 +94,11 @@ class StreamPool:
         """Slots of the streams that are joined, ascending."""
         return tuple(sorted(self._active))
 
-    def join(self) -> int:
+    def join(self, state: Any = None) -> int:
         """Begin a stream. Returns its slot, the lowest that is free, from 0 to size - 1.
+
+        Args:
+            state: of the same codec and one stream, to go on from; it is copied. None: from the beginning.
 
         Raises:
             InputError: when the pool is full.
@@ -105,8 +108,9 @@ class StreamPool:
             raise InputError(
                 f"StreamPool: all {self.size} streams are taken; let one leave first, or make a larger pool"
             )
-        for rows, begun in zip(self._leaves, self._begun, strict=True):
-            rows[slot] = begun[0]
+        leaves = self._begun if state is None else leaves_of(state)
+        for rows, leaf in zip(self._leaves, leaves, strict=True):
+            rows[slot] = leaf[0]
         self._active.add(slot)
         return slot
 

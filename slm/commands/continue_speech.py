@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -15,18 +16,28 @@ from typing import TYPE_CHECKING
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from slm.audio_sinks import AudioSink
     from slm.continuation import Continuation, Timing
     from tokenizer import Codec
 
+PIPE, MICROPHONE, SPEAKER = "-", "mic", "speaker"  # what stands for a file
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", metavar="PROMPT.wav", help="sound file of any rate and number of channels")
+    parser.add_argument(
+        "prompt",
+        metavar="PROMPT.wav",
+        help='sound file of any rate and number of channels; "-": raw 16-bit mono PCM at the codec\'s input rate on '
+        'standard input; "mic": the microphone, for --prompt-seconds',
+    )
     parser.add_argument(
         "output",
         metavar="OUT.wav",
         help='16-bit WAV with the prompt as the codec renders it, then the continuation; "-": raw 16-bit mono PCM at '
-        "the codec's output rate on standard output, as it is generated (the report goes to standard error)",
+        "the codec's output rate on standard output, as it is generated (the report goes to standard error); "
+        '"speaker": the loudspeaker',
     )
     add_codec_arguments(parser)
     parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
@@ -63,10 +74,11 @@ def run(args: argparse.Namespace) -> int:
     from slm.checkpoint import load_lm
     from slm.continuation import Continuation, warm_up
     from slm.generate import Sampling
-    from tokenizer.audio import check_output, read_audio
+    from tokenizer.audio import check_output
 
     check_request(args)
-    check_output(args.output, args.prompt)
+    if args.prompt not in (MICROPHONE, PIPE):
+        check_output(args.output, args.prompt)
     sampling = Sampling(
         repetition_penalty=args.repetition_penalty,
         repetition_window=args.repetition_window,
@@ -78,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     codec = load_codec(args)
     model, vocabulary = load_lm(args.lm, args.device)
-    prompt = read_audio(args.prompt, codec.sample_rate_in)[: round(args.prompt_seconds * codec.sample_rate_in)]
     vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     warm_up(codec, model, vocabulary)
+    prompt = read_prompt(args, codec.sample_rate_in)
     continuation = Continuation(
         codec,
         model,
@@ -92,9 +104,27 @@ def run(args: argparse.Namespace) -> int:
         None if math.isinf(args.seconds) else args.seconds,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a streamed file is finished, none left over
-    write(args, codec, continuation)
-    report(args, codec, continuation.timing())
+    underruns = write(args, codec, continuation)
+    report(args, codec, continuation.timing(), underruns)
     return 0
+
+
+def read_prompt(args: argparse.Namespace, sample_rate: int) -> np.ndarray:
+    """The prompt, float32 [S], cut to --prompt-seconds. Raises InputError."""
+    import torch
+
+    from slm.audio_sinks import record
+    from tokenizer.audio import read_audio
+    from tokenizer.pipes import read_pcm
+
+    length = round(args.prompt_seconds * sample_rate)
+    if args.prompt == MICROPHONE:
+        print(f"speak: {args.prompt_seconds:g} s", file=sys.stderr)
+        return record(args.prompt_seconds, sample_rate)
+    if args.prompt == PIPE:
+        pieces = itertools.islice(read_pcm(sys.stdin.buffer, sample_rate), math.ceil(args.prompt_seconds))
+        return torch.cat(list(pieces)).numpy()[:length]
+    return read_audio(args.prompt, sample_rate)[:length]
 
 
 def check_request(args: argparse.Namespace) -> None:
@@ -108,38 +138,46 @@ def check_request(args: argparse.Namespace) -> None:
             f"--seconds {args.seconds}, --min-seconds {args.min_seconds}, --prompt-seconds {args.prompt_seconds}: "
             "expected more than 0, at least 0, and more than 0; only --seconds may be inf"
         )
-    if math.isinf(args.seconds) and not args.stream and args.output != "-":
+    if math.isinf(args.seconds) and not args.stream and args.output not in (PIPE, SPEAKER):
         raise InputError("--seconds inf: an endless continuation is never written; add --stream")
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
-    if args.output != "-":
+    if args.output not in (PIPE, SPEAKER):
         WavSink.check(Path(args.output))
     check_device(args.device)
 
 
-def write(args: argparse.Namespace, codec: Codec, continuation: Continuation) -> None:
-    """Write the audio: as it comes, or when all of it is there."""
-    from slm.audio_sinks import PipeSink, WavSink
+def write(args: argparse.Namespace, codec: Codec, continuation: Continuation) -> int | None:
+    """Write the audio: as it comes, or when all of it is there. Returns the loudspeaker's underruns, None of others."""
+    from slm.audio_sinks import PipeSink, SpeakerSink, WavSink
 
-    piped = args.output == "-"
-    chunks = continuation.chunks() if piped or args.stream else list(continuation.chunks())
-    target: AbstractContextManager[AudioSink] = (
-        nullcontext(PipeSink(sys.stdout.buffer)) if piped else WavSink(Path(args.output), codec.sample_rate_out)
-    )
+    live = args.stream or args.output in (PIPE, SPEAKER)
+    chunks = continuation.chunks() if live else list(continuation.chunks())
+    target: AbstractContextManager[AudioSink]
+    if args.output == PIPE:
+        target = nullcontext(PipeSink(sys.stdout.buffer))
+    elif args.output == SPEAKER:
+        target = SpeakerSink(codec.sample_rate_out)
+    else:
+        target = WavSink(Path(args.output), codec.sample_rate_out)
     with target as sink:
         if not args.only_continuation:
             sink.write(continuation.prompt_audio)
         for chunk in chunks:
             sink.write(chunk.audio)
+    return sink.underruns if isinstance(sink, SpeakerSink) else None
 
 
-def report(args: argparse.Namespace, codec: Codec, timing: Timing) -> None:
+def report(args: argparse.Namespace, codec: Codec, timing: Timing, underruns: int | None) -> None:
     """Say what was made and how fast, on standard error where standard output is the audio."""
     out = sys.stderr if args.output == "-" else sys.stdout
     if args.json:
-        print(json.dumps({"output": args.output, **dataclasses.asdict(timing)}, indent=2), file=out)
+        print(
+            json.dumps({"output": args.output, **dataclasses.asdict(timing), "underruns": underruns}, indent=2),
+            file=out,
+        )
         return
     ended = " (the model ended it)" if timing.new_seconds < args.seconds else ""
     print(
@@ -152,6 +190,7 @@ def report(args: argparse.Namespace, codec: Codec, timing: Timing) -> None:
         f"first audio {timing.first_audio_ms:.0f} ms after the prompt's end (encode {timing.encode_ms:.0f}, prime "
         f"decoder {timing.prime_ms:.0f}, prefill {timing.prefill_ms:.0f})\n"
         f"chunks of {codec.latency_ms:g} ms in {timing.chunk_ms_p50:.1f} ms (median; p95 {timing.chunk_ms_p95:.1f}, "
-        f"p99 {timing.chunk_ms_p99:.1f}): real-time factor {timing.real_time_factor:.3f}",
+        f"p99 {timing.chunk_ms_p99:.1f}): real-time factor {timing.real_time_factor:.3f}"
+        + ("" if underruns is None else f"; the loudspeaker ran dry {underruns} times"),
         file=out,
     )

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import types
 import wave as wave_module
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from slm.generate import Sampling
 from slm.model import LanguageModel
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
-from tokenizer.audio import read_audio
+from tokenizer.audio import read_audio, write_wav
 from tokenizer.errors import InputError
 
 
@@ -151,6 +152,41 @@ def test_the_command_writes_the_same_audio_in_every_way(command, tmp_path, capsy
     np.testing.assert_array_equal(np.frombuffer(pipe.getvalue(), "<i2"), streamed)
     assert "real-time factor" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.wav", "prompt.flac", "streamed.wav", "whole.wav"]
+
+
+def test_the_command_takes_pipes_the_microphone_and_the_loudspeaker(command, tmp_path, capsys, monkeypatch):
+    prompt, heard = speech(2, seed=3), []
+    options = [*command[2:], "--seconds", "1"]
+
+    class Device:
+        def __init__(self, samplerate, channels, dtype):
+            assert (samplerate, channels, dtype) == (16000, 1, "float32")
+
+        def read(self, count):
+            return prompt[:count, None], False
+
+        def write(self, audio):
+            heard.append(audio[:, 0])
+            return True  # ran dry
+
+        def start(self): ...
+        def stop(self): ...
+        def close(self): ...
+
+    devices = types.SimpleNamespace(InputStream=Device, OutputStream=Device, PortAudioError=OSError)
+    monkeypatch.setitem(sys.modules, "sounddevice", devices)
+    assert main(["continue", "mic", "speaker", *options, "--json"]) == 0
+    # The prompt is one piece, so the device may have run dry before each of the 13 chunks.
+    assert json.loads(capsys.readouterr().out)["underruns"] == 13 and len(heard) == 14
+    write_wav(tmp_path / "prompt.wav", prompt, 16000)
+    assert main(["continue", str(tmp_path / "prompt.wav"), str(tmp_path / "file.wav"), *options]) == 0
+    pcm = soundfile.read(tmp_path / "prompt.wav", dtype="int16")[0].tobytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(pcm)))
+    assert main(["continue", "-", str(tmp_path / "pipe.wav"), *options]) == 0
+    assert (tmp_path / "pipe.wav").read_bytes() == (tmp_path / "file.wav").read_bytes()
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert main(["continue", "mic", str(tmp_path / "out.wav"), *options]) == 2
+    assert 'pip install "focalstream[audio]"' in capsys.readouterr().err
 
 
 def test_the_command_speaks_on_the_other_engine(command, tmp_path, capsys, monkeypatch):

@@ -1,0 +1,111 @@
+"""`focalstream serve`: live continuation for many people, with a page to try it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from tokenizer.commands.codec_options import add_codec_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_codec_arguments(parser)
+    parser.set_defaults(engine=None)
+    parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free; it is printed")
+    parser.add_argument("--slots", type=int, default=8, metavar="N", help="people who are served at once; others queue")
+    parser.add_argument("--queue", type=int, default=16, metavar="N", help="people who may wait for a slot")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model's process")
+    parser.add_argument(
+        "--auth-token",
+        metavar="TOKEN",
+        help="clients have to show it; better in the environment, as FOCALSTREAM_AUTH_TOKEN: `ps` shows options",
+    )
+    parser.add_argument(
+        "--origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="of other pages that may connect, as https://example.org; repeatable; *: all",
+    )
+    parser.add_argument("--lead-ms", type=float, default=240.0, help="how far speech is generated ahead of playback")
+    parser.add_argument("--prompt-seconds", type=float, default=30.0, help="longest prompt")
+    parser.add_argument("--speech-seconds", type=float, default=120.0, help="longest continuation")
+    parser.add_argument("--session-seconds", type=float, default=3600.0, help="longest connection")
+    parser.add_argument("--connections", type=int, default=256, help="WebSockets at once")
+    parser.add_argument("--drain-seconds", type=float, default=10.0, help="that streams get to end after SIGTERM")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, listen, serve until SIGTERM or Ctrl-C."""
+    from tokenizer.errors import InputError
+
+    check_request(args)
+    try:
+        from slm.serve.server import bound_socket, serve
+        from slm.serve.service import Service
+    except ImportError as error:
+        raise InputError(f'the package {error.name} is not installed; pip install "focalstream[serve]"') from None
+    from slm.serve.model_process import ModelProcess, ModelSettings
+    from slm.serve.protocol import Limits
+
+    engine = args.engine or fastest_engine(args)
+    listener = bound_socket(args.host, args.port)
+    model = ModelProcess(
+        ModelSettings(
+            codec=args.codec,
+            engine=engine,
+            precision=args.precision,
+            device=args.device,
+            lm=args.lm,
+            slots=args.slots,
+            queue=args.queue,
+            lead_seconds=args.lead_ms / 1000,
+            threads=args.threads,
+        )
+    )
+    limits = Limits(
+        prompt_seconds=args.prompt_seconds,
+        speech_seconds=args.speech_seconds,
+        session_seconds=args.session_seconds,
+        connections=args.connections,
+    )
+    token = args.auth_token or os.environ.get("FOCALSTREAM_AUTH_TOKEN") or None
+    service = Service(model, limits, token, tuple(args.origin))
+
+    def say_where() -> None:
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        models = model.models
+        print(
+            f"codec {models.codec} ({models.engine} {models.precision}), language model {models.lm} "
+            f"({models.lm_parameters / 1e6:.1f} M), {models.slots} slots\nhttp://{shown}:{port}/",
+            flush=True,
+        )
+
+    return serve(service, listener, args.drain_seconds, say_where)
+
+
+def check_request(args: argparse.Namespace) -> None:
+    """Raise InputError for numbers out of range, before anything is loaded."""
+    from tokenizer.errors import InputError
+
+    least = {"slots": 1, "queue": 0, "threads": 1, "connections": 1, "port": 0, "drain_seconds": 0}
+    if args.port > 65535:
+        raise InputError(f"--port {args.port}: expected 0 to 65535")
+    positive = ("lead_ms", "prompt_seconds", "speech_seconds", "session_seconds")
+    for name, low in least.items():
+        if not low <= getattr(args, name) < 1e9:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least {low}")
+    for name in positive:
+        if not 0.08 <= getattr(args, name) < 1e9:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 0.08, and finite")
+
+
+def fastest_engine(args: argparse.Namespace) -> str:
+    """ONNX Runtime where it is installed and can do what is asked; else PyTorch."""
+    from importlib.util import find_spec
+
+    able = args.device == "cpu" and args.precision != "bf16" and find_spec("onnxruntime") and find_spec("onnx")
+    return "onnx" if able else "torch"

@@ -1,0 +1,193 @@
+"""The process in which all model work is done, by one thread, and the server's end of it.
+
+It is a process of its own because PyTorch gives the interpreter's lock up and takes it again at every operation: beside
+a thread that is busy with connections, each of a step's hundreds of operations would wait its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from slm.serve.messages import Command, EndPrompt, Event, Feed, Open, Request, Stop
+from tokenizer.errors import InputError
+
+if TYPE_CHECKING:
+    from slm.serve.scheduler import Scheduler
+
+WARM_UP_CHUNKS = 15  # of a prompt: one piece of each size
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What the process loads, and how many it serves at once."""
+
+    codec: str
+    engine: str
+    precision: str
+    device: str
+    lm: str
+    slots: int
+    queue: int  # streams that wait for a slot, at most
+    lead_seconds: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is loaded, as clients are told. Rates in Hz; `context_seconds`: what the language model looks back on."""
+
+    codec: str
+    fingerprint: str
+    engine: str
+    precision: str
+    sample_rate_in: int
+    sample_rate_out: int
+    chunk_ms: float
+    chunk_samples: int
+    tokens_per_chunk: int
+    samples_per_token: int
+    token_rate: float
+    codebook_size: int
+    bitrate: float
+    codec_parameters: int | None  # None: an exported codec does not say
+    lm: str
+    lm_parameters: int
+    context_seconds: float
+    slots: int
+
+
+def run_model(settings: ModelSettings, pipe: Connection) -> None:
+    """The process: load, say what was loaded (or why not), then serve commands until `Stop` or the pipe's end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the server says when it is over
+    try:
+        scheduler, models = load(settings, pipe.send)
+    except InputError as error:
+        pipe.send(error)
+        return
+    pipe.send(models)
+    try:
+        while True:
+            wait = scheduler.work()
+            while pipe.poll(wait):
+                command = pipe.recv()
+                if isinstance(command, Stop):
+                    return
+                scheduler.do(command)
+                wait = 0.0
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def load(settings: ModelSettings, emit: Callable[[Event], None]) -> tuple[Scheduler, Models]:
+    """A warm scheduler over the models that the settings name, and what they are. Raises InputError."""
+    import torch
+
+    from slm.checkpoint import load_lm
+    from slm.generate import Sampling
+    from slm.serve.scheduler import Scheduler
+    from slm.serve.slots import SlotBatch
+    from tokenizer import Codec
+
+    torch.set_num_threads(settings.threads)
+    codec = Codec.from_pretrained(settings.codec, settings.device, engine=settings.engine, precision=settings.precision)
+    model, vocabulary = load_lm(settings.lm, settings.device)
+    batch = SlotBatch(codec, model, vocabulary, settings.slots)
+    models = Models(
+        codec=codec.name,
+        fingerprint=codec.fingerprint,
+        engine=settings.engine,
+        precision=settings.precision,
+        sample_rate_in=codec.sample_rate_in,
+        sample_rate_out=codec.sample_rate_out,
+        chunk_ms=codec.latency_ms,
+        chunk_samples=codec.chunk_samples,
+        tokens_per_chunk=codec.tokens_per_chunk,
+        samples_per_token=codec.samples_per_token,
+        token_rate=codec.token_rate,
+        codebook_size=codec.codebook_size,
+        bitrate=codec.bitrate,
+        codec_parameters=sum(p.numel() for p in codec.parameters()) if isinstance(codec, Codec) else None,
+        lm=settings.lm,
+        lm_parameters=sum(p.numel() for p in model.parameters()),
+        context_seconds=model.config.context / codec.token_rate,
+        slots=settings.slots,
+    )
+    warm = Scheduler(batch, lambda _: None)
+    noise = np.random.default_rng(0).normal(0, 0.01, WARM_UP_CHUNKS * codec.chunk_samples).astype(np.float32)
+    warm.do(Open(0, Request(Sampling(top_p=0.95), 0, 0.3, 0.3, live=False)))
+    warm.do(Feed(0, noise))
+    warm.do(EndPrompt(0, time.monotonic()))
+    while warm.work() is not None:
+        pass
+    return Scheduler(batch, emit, settings.lead_seconds, settings.queue), models
+
+
+class ModelProcess:
+    """The server's end. `send` never waits; events come to `on_event` in the event loop's thread.
+
+    Raises:
+        InputError: what could not be loaded, in its words; or the process died while loading.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=run_model, args=(settings, theirs), daemon=True, name="model")
+        self._process.start()
+        theirs.close()
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise InputError("the model's process died while loading; its own message stands above") from None
+        if isinstance(answer, InputError):
+            raise answer
+        self.models: Models = answer
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        threading.Thread(target=self._send_all, daemon=True).start()
+
+    def send(self, command: Command) -> None:
+        self._commands.put(command)
+
+    def listen(self, on_event: Callable[[Event], None], on_death: Callable[[], None]) -> None:
+        """From now on, in the running event loop, hand on events; `on_death` is called should the process end."""
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            try:
+                while self._pipe.poll():
+                    on_event(self._pipe.recv())
+            except (EOFError, OSError):
+                loop.remove_reader(self._pipe.fileno())
+                on_death()
+
+        loop.add_reader(self._pipe.fileno(), read)
+
+    def close(self) -> None:
+        """End the process; by force should it not do so itself."""
+        self.send(Stop())
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _send_all(self) -> None:
+        try:
+            while True:
+                command = self._commands.get()
+                self._pipe.send(command)
+                if isinstance(command, Stop):
+                    return
+        except OSError:  # it has died, and `on_death` says so
+            return

@@ -1,0 +1,51 @@
+// The protocol of docs/serving.md: one WebSocket, opened again when it is lost.
+const VERSION = 1;
+const AGAIN_MS = [500, 1000, 2000, 4000, 8000]; // waits between attempts; the last one over and over
+const FATAL = new Set([4401, 4429]); // closed for what trying again would not mend
+const FRAME_SAMPLES = 16000; // of a prompt in one message
+
+export class Connection {
+  // on: { hello, queued, ready, sound, done, error, lost }, each a function of one message.
+  constructor(url, on) {
+    this.url = url;
+    this.on = on;
+    this.attempts = 0;
+  }
+
+  open(token) {
+    this.token = token;
+    const socket = (this.socket = new WebSocket(this.url));
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => this.tell({ type: "hello", version: VERSION, ...(token ? { token } : {}) });
+    socket.onmessage = ({ data }) => (typeof data === "string" ? this.hear(JSON.parse(data)) : this.on.sound(unpack(data)));
+    socket.onclose = ({ code, reason }) => {
+      const again = !FATAL.has(code);
+      this.on.lost({ code, reason, again });
+      if (again) setTimeout(() => this.open(this.token), AGAIN_MS[Math.min(this.attempts++, AGAIN_MS.length - 1)]);
+    };
+  }
+
+  hear(message) {
+    if (message.type === "hello") this.attempts = 0;
+    this.on[message.type]?.(message);
+  }
+
+  get isOpen() {
+    return this.socket?.readyState === WebSocket.OPEN;
+  }
+
+  tell(message) {
+    if (this.isOpen) this.socket.send(JSON.stringify(message));
+  }
+
+  send(samples) {
+    for (let at = 0; this.isOpen && at < samples.length; at += FRAME_SAMPLES) this.socket.send(samples.slice(at, at + FRAME_SAMPLES));
+  }
+}
+
+// Frame: kind (1 prompt, 2 speech), an unused byte, uint16 number of codes, uint32 sequence, codes uint16, samples int16.
+function unpack(buffer) {
+  const view = new DataView(buffer);
+  const count = view.getUint16(2, true);
+  return { isNew: view.getUint8(0) === 2, codes: new Uint16Array(buffer, 8, count), samples: new Int16Array(buffer, 8 + 2 * count) };
+}

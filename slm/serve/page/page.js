@@ -1,0 +1,244 @@
+// The page: choose a prompt, send it, hear and see what comes back.
+import { Connection } from "/page/connection.js";
+import { Pictures } from "/page/pictures.js";
+
+const JITTER_SECONDS = 0.08; // buffered before playing begins
+const $ = (id) => document.getElementById(id);
+const showText = (id, text) => ($(id).textContent = text);
+
+let models; // what the server has loaded
+let limits;
+let pictures;
+let context; // of sound; made at the first click, as browsers demand
+let player;
+let microphone; // while recording: { stream, nodes }
+let phase = "offline"; // offline, idle, waiting (for a slot), recording, sending, speaking
+let prompt; // Int16Array at models.sample_rate_in to send when ready; null: record
+let promptEnd; // performance.now() when the prompt was whole
+let pieces = []; // of the sound so far
+const state = (window.focalstream = { phase, loudest: 0, chunks: 0, underruns: 0, played: 0, hellos: 0 }); // read by tests
+
+const connection = new Connection(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/stream`, {
+  hello,
+  queued: ({ position }) => say(`All places are taken; you are number ${position} in the queue.`),
+  ready,
+  sound,
+  done,
+  error: ({ code, message }) => {
+    if (code === "bad_token") showUnlock(connection.token ? "That token is not right." : "");
+    else say(`The server says: ${message}`, true);
+    if (["bad_request", "stopping", "busy", "prompt_too_long"].includes(code) && phase !== "idle") enter("idle");
+  },
+  lost: ({ again }) => {
+    stopMicrophone();
+    enter("offline");
+    if (again) say("Not connected; trying again …", true);
+  },
+});
+
+function say(text, bad = false) {
+  showText("status", text);
+  $("status").classList.toggle("bad", bad);
+}
+
+function enter(next) {
+  state.phase = phase = next;
+  const source = document.querySelector("[name=source]:checked").value;
+  const label = { offline: "Connecting …", idle: source === "microphone" ? "Record" : "Let it go on", waiting: "Waiting for a place …", recording: "Let it go on", sending: "Listening …", speaking: "Speaking …" };
+  showText("go", label[phase]);
+  $("go").disabled = !["idle", "recording"].includes(phase);
+  $("go").classList.toggle("recording", phase === "recording");
+  $("cancel").disabled = ["offline", "idle"].includes(phase);
+  for (const input of document.querySelectorAll("[name=source]")) input.disabled = !["offline", "idle"].includes(phase);
+}
+
+function hello(message) {
+  ({ models, limits } = message);
+  state.hellos++;
+  $("unlock").hidden = true;
+  const millions = (count) => `${(count / 1e6).toPrecision(2)} million parameters`;
+  showText("loaded", `Here a language model of ${millions(models.lm_parameters)} (“${models.lm}”) goes on speaking where you stop, ` +
+      `${models.chunk_ms} ms at a time, in tokens of the codec “${models.codec}” (${models.bitrate} bit/s). ` +
+      (models.lm_parameters < 50e6 ? "It is tiny: what comes sounds like a voice, but says no words and means nothing. " : "") +
+      `It remembers the last ${models.context_seconds.toFixed(0)} seconds.`);
+  showText("fingerprint", `Codec ${models.fingerprint.slice(0, 12)}, ${models.engine} ${models.precision}.`);
+  showText("bits", `${models.token_rate} a second, ${Math.log2(models.codebook_size)} bits each`);
+  showText("top", models.sample_rate_out / 2000);
+  pictures ??= new Pictures({ wave: $("wave"), spectrogram: $("spectrogram"), tokens: $("tokens") }, { rate: models.sample_rate_out, tokenRate: models.token_rate, bits: Math.log2(models.codebook_size) });
+  const longest = document.querySelector("[name=seconds]");
+  longest.max = Math.min(60, limits.speech_seconds);
+  showOutputs();
+  say("");
+  enter("idle");
+}
+
+async function begin() {
+  const source = document.querySelector("[name=source]:checked").value;
+  try {
+    prompt = null;
+    await prepareSound();
+    if (source === "example") prompt = await decoded(await (await fetch(`/examples/${$("example").value}.wav`)).arrayBuffer());
+    if (source === "file") {
+      if (!$("file").files.length) return say("Choose a sound file first.", true);
+      prompt = await decoded(await $("file").files[0].arrayBuffer());
+    }
+    if (source === "microphone") await openMicrophone();
+  } catch (error) {
+    stopMicrophone();
+    return say(source === "microphone" ? `The microphone cannot be used (${error.message}).` : `This cannot be read as sound (${error.message}).`, true);
+  }
+  pieces = [];
+  Object.assign(state, { loudest: 0, chunks: 0, underruns: 0, played: 0 });
+  pictures.clear();
+  player.port.postMessage("reset");
+  $("download").hidden = true;
+  for (const id of ["first", "first-server", "underruns", "ahead", "length"]) showText(id, "–");
+  const rate = prompt ? models.sample_rate_in : context.sampleRate;
+  const settings = Object.fromEntries([...$("controls").querySelectorAll("input")].map((input) => [input.name, Number(input.value)]));
+  enter("waiting");
+  say("");
+  connection.tell({ type: "start", rate, ...settings, min_seconds: Math.min(2, settings.seconds) });
+}
+
+function ready() {
+  if (prompt) {
+    connection.send(prompt);
+    end();
+  } else {
+    enter("recording");
+    say("Recording. Speak, then let it go on.");
+    microphone.timer = setTimeout(end, 1000 * (limits.prompt_seconds - 0.5));
+  }
+}
+
+function end() {
+  stopMicrophone();
+  connection.tell({ type: "continue" });
+  promptEnd = performance.now();
+  enter("sending");
+  say("");
+}
+
+function sound({ isNew, codes, samples }) {
+  if (["idle", "offline"].includes(phase)) return; // of a stream that was cancelled
+  pieces.push(samples);
+  pictures.add(samples, codes, isNew);
+  showText("span", `${(pictures.count / models.sample_rate_out).toFixed(1)} s`);
+  if (!isNew) return;
+  if (phase !== "speaking") enter("speaking");
+  state.chunks++;
+  showText("length", `${((state.chunks * models.chunk_ms) / 1000).toFixed(1)} s`);
+  player.port.postMessage(samples);
+}
+
+function done({ reason, first_audio_ms, late_chunks }) {
+  if (reason === "cancelled") return;
+  player.port.postMessage("end");
+  if (first_audio_ms != null) showText("first-server", `${first_audio_ms.toFixed(0)} ms`);
+  const why = { ended: "The model ended it.", length: "Done.", "no prompt": "That was too short to begin with.", full: "The queue is full; try again in a moment." };
+  const late = late_chunks ? ` ${late_chunks} of ${state.chunks} chunks came late: this server is too busy, or too slow.` : "";
+  say((why[reason] ?? "") + late, !state.chunks);
+  offerDownload();
+  enter("idle");
+}
+
+function cancel() {
+  connection.tell({ type: "cancel" });
+  stopMicrophone();
+  player?.port.postMessage("reset");
+  offerDownload();
+  enter("idle");
+  say("Cancelled.");
+}
+
+function heard({ data }) {
+  if (data.first !== undefined) return showText("first", `${(performance.now() - promptEnd).toFixed(0)} ms`);
+  Object.assign(state, { played: data.played, underruns: data.underruns, loudest: Math.max(state.loudest, data.loudest) });
+  showText("underruns", data.underruns);
+  showText("ahead", `${((1000 * data.buffered) / models.sample_rate_out).toFixed(0)} ms`);
+  pictures.playhead = data.over ? -1 : pictures.promptEnd + data.played;
+  pictures.draw();
+}
+
+async function prepareSound() {
+  if (!context) {
+    context = new AudioContext({ sampleRate: models.sample_rate_out, latencyHint: "interactive" });
+    await Promise.all(["capture", "playback"].map((name) => context.audioWorklet.addModule(`/page/${name}.js`)));
+    player = new AudioWorkletNode(context, "playback", { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { enough: Math.round(JITTER_SECONDS * models.sample_rate_out) } });
+    player.port.onmessage = heard;
+    player.connect(context.destination);
+  }
+  await context.resume();
+}
+
+async function openMicrophone() {
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: false, autoGainControl: true } });
+  const input = context.createMediaStreamSource(stream);
+  const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
+  capture.port.onmessage = ({ data }) => phase === "recording" && connection.send(data);
+  input.connect(capture);
+  microphone = { stream, nodes: [input, capture] };
+}
+
+function stopMicrophone() {
+  clearTimeout(microphone?.timer);
+  for (const node of microphone?.nodes ?? []) node.disconnect();
+  for (const track of microphone?.stream.getTracks() ?? []) track.stop();
+  microphone = null;
+}
+
+// A sound file as mono int16 at the codec's rate, cut to the longest prompt.
+async function decoded(file) {
+  const buffer = await new OfflineAudioContext(1, 1, models.sample_rate_in).decodeAudioData(file);
+  const channels = Array.from({ length: buffer.numberOfChannels }, (_, c) => buffer.getChannelData(c));
+  const length = Math.min(buffer.length, Math.floor(limits.prompt_seconds * models.sample_rate_in));
+  return Int16Array.from({ length }, (_, i) => {
+    const mean = channels.reduce((sum, channel) => sum + channel[i], 0) / channels.length;
+    return Math.round(32767 * Math.max(-1, Math.min(1, mean)));
+  });
+}
+
+function offerDownload() {
+  if (!pieces.length) return;
+  const length = pieces.reduce((sum, piece) => sum + piece.length, 0);
+  const header = new DataView(new ArrayBuffer(44));
+  const rate = models.sample_rate_out;
+  [[0, "RIFF"], [8, "WAVEfmt "], [36, "data"]].forEach(([at, text]) => [...text].forEach((letter, i) => header.setUint8(at + i, letter.charCodeAt(0))));
+  [[4, 36 + 2 * length], [16, 16], [24, rate], [28, 2 * rate], [40, 2 * length]].forEach(([at, value]) => header.setUint32(at, value, true));
+  [[20, 1], [22, 1], [32, 2], [34, 16]].forEach(([at, value]) => header.setUint16(at, value, true));
+  URL.revokeObjectURL($("download").href);
+  $("download").href = URL.createObjectURL(new Blob([header, ...pieces], { type: "audio/wav" }));
+  $("download").hidden = false;
+}
+
+function showUnlock(text) {
+  $("unlock").hidden = false;
+  showText("loaded", "");
+  say(text, true);
+  $("token").focus();
+}
+
+function showOutputs() {
+  for (const label of $("controls").querySelectorAll("label")) {
+    const output = label.querySelector("output");
+    if (output) output.value = label.querySelector("input").value;
+  }
+}
+
+function showSource() {
+  const chosen = document.querySelector("[name=source]:checked").value;
+  for (const name of ["microphone", "example", "file"]) $(`for-${name}`).hidden = name !== chosen;
+  enter(phase);
+}
+
+$("go").addEventListener("click", () => (phase === "recording" ? end() : begin()));
+$("cancel").addEventListener("click", cancel);
+$("controls").addEventListener("input", showOutputs);
+document.querySelector(".source").addEventListener("change", showSource);
+$("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  connection.open($("token").value);
+});
+for (const [name, text] of Object.entries(await (await fetch("/examples")).json())) $("example").add(new Option(text, name));
+showSource();
+connection.open();

@@ -1,0 +1,139 @@
+"""The WebSocket protocol, version 1: what clients may say, and how sound is framed. docs/serving.md specifies it.
+
+Raises `Refused` for what a client may not say: a code for programs, a line for people, and whether the connection ends.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from slm.generate import Sampling
+from slm.serve.messages import Request
+from tokenizer.errors import InputError
+
+VERSION = 1
+PROMPT, SPEECH = 1, 2  # kinds of a binary frame
+HEADER = struct.Struct("<BxHI")  # kind, number of codes, sequence number from 0
+RATES = (8000, 96000)  # Hz of a prompt, lowest and highest
+
+# WebSocket close codes
+GOING_AWAY, POLICY, TOO_SLOW, BAD_TOKEN, TOO_FAST = 1001, 1008, 4408, 4401, 4429
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may take. Told in the server's hello."""
+
+    prompt_seconds: float = 30.0  # of one prompt, and of a file given to the HTTP endpoints
+    speech_seconds: float = 120.0  # of one continuation
+    session_seconds: float = 3600.0  # of one connection
+    message_bytes: int = 65536  # of one WebSocket message
+    messages_per_second: int = 100  # with bursts of four seconds' worth
+    upload_bytes: int = 8_000_000  # of one HTTP request
+    connections: int = 256  # WebSockets at once
+    hello_seconds: float = 5.0  # from the connection's opening to the client's hello
+    unread_frames: int = 50  # that wait to be sent to one client
+
+
+class Refused(Exception):
+    """What a client asked for is not done.
+
+    close: the close code where the connection ends with it; None: it goes on.
+    """
+
+    def __init__(self, code: str, message: str, close: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.close = code, message, close
+
+
+@dataclass(frozen=True)
+class Start:
+    """`rate`: Hz of the prompt's samples."""
+
+    request: Request
+    rate: int
+
+
+def parse(text: str) -> dict[str, Any]:
+    """A control message: a JSON object with a string `type`. Raises Refused."""
+    try:
+        message = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise Refused("bad_message", "a text message is not JSON", POLICY) from None
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise Refused("bad_message", 'a text message is not a JSON object with a "type"', POLICY)
+    return message
+
+
+def parse_start(message: dict[str, Any], default_rate: int, limits: Limits) -> Start:
+    """The fields of `start`, all optional. Raises Refused, which leaves the connection open."""
+    known = {field.name for field in fields(Sampling)} | {"type", "seed", "seconds", "min_seconds", "rate"}
+    if unknown := sorted(set(message) - known):
+        raise Refused("bad_request", f"start: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    seconds = number(message, "seconds", 6.0, 0.08, limits.speech_seconds)
+    try:
+        sampling = Sampling(
+            repetition_penalty=number(message, "repetition_penalty", 1.0, 1.0, 10.0),
+            repetition_window=whole(message, "repetition_window", 50, 1, 1000),
+            temperature=number(message, "temperature", 1.0, 0.0, 10.0),
+            top_k=whole(message, "top_k", 0, 0, 1 << 20),
+            top_p=number(message, "top_p", 0.95, 0.0, 1.0),
+            min_p=number(message, "min_p", 0.0, 0.0, 1.0),
+        )
+    except InputError as error:
+        raise Refused("bad_request", f"start: {error}") from None
+    request = Request(
+        sampling,
+        whole(message, "seed", 0, 0, 2**53 - 1),
+        min(seconds, number(message, "min_seconds", 2.0, 0.0, limits.speech_seconds)),
+        seconds,
+    )
+    return Start(request, whole(message, "rate", default_rate, *RATES))
+
+
+def number(message: dict[str, Any], name: str, default: float, least: float, most: float) -> float:
+    """A number of a message. Raises Refused."""
+    value = message.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise Refused("bad_request", f"{name} is {_shown(value)}; expected a number from {least:g} to {most:g}")
+    return float(value)
+
+
+def whole(message: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
+    """A whole number of a message. Raises Refused."""
+    value = message.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise Refused("bad_request", f"{name} is {_shown(value)}; expected a whole number from {least} to {most}")
+    return value
+
+
+def pack(kind: int, sequence: int, codes: np.ndarray, pcm: bytes) -> bytes:
+    """A binary frame from the server."""
+    return HEADER.pack(kind, len(codes), sequence) + codes.astype("<u2").tobytes() + pcm
+
+
+def unpack(frame: bytes) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """A binary frame: its kind, sequence number, codes uint16 [T] and samples int16 [S]."""
+    kind, count, sequence = HEADER.unpack_from(frame)
+    codes = np.frombuffer(frame, "<u2", count, HEADER.size)
+    return kind, sequence, codes, np.frombuffer(frame, "<i2", -1, HEADER.size + 2 * count)
+
+
+def samples_of(data: bytes) -> np.ndarray:
+    """A binary frame from a client, 16-bit little-endian mono PCM, as float32 [S]. Raises Refused."""
+    if not data or len(data) % 2:
+        raise Refused("bad_audio", f"{len(data)} bytes of audio; expected whole samples of 16 bits", POLICY)
+    return np.frombuffer(data, "<i2").astype(np.float32) / 32768
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:40]
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,292 @@
+"""Who computes next: admission to slots, prompts in pieces between the steps of those who speak, and pacing.
+
+A stream that speaks is kept a little ahead of its listener, who begins to play at its first chunk: chunk k is due k
+chunks after that one went out. Its lead is how much of what went out is not played yet.
+
+- A step is taken when somebody's lead is below the least lead, and then by everyone whose lead is not above it by a
+  whole chunk. So all streams step together, once a chunk.
+- Between steps, as long as nobody's lead is next to nothing, the prompts of newcomers are worked on, a piece at a time
+  and in turn.
+- What is not live (whole files) takes part in the steps of the others, and steps by itself when nothing else is to do.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from slm.serve.messages import (
+    Cancel,
+    Command,
+    Decode,
+    Done,
+    Encode,
+    EndPrompt,
+    Event,
+    Feed,
+    Open,
+    Queued,
+    Ready,
+    Request,
+    Sound,
+)
+from slm.serve.slots import PIECE_CHUNKS, Piece, SlotBatch, Voice, piece_chunks
+from tokenizer.inputs import NO_TOKEN
+from tokenizer.pipes import to_pcm
+
+CLOSE = 0.5  # of the least lead: below it a step comes before prompts
+PATIENCE = 8  # steps after which a prompt comes first all the same, on a machine that can't keep up
+
+
+@dataclass
+class Stream:
+    """One continuation, from its request to its last chunk."""
+
+    number: int
+    request: Request
+    voice: Voice
+    slot: int = -1
+    state: Any = None  # of the codec, while the prompt is heard
+    waiting: deque[np.ndarray] = field(default_factory=deque)  # of the prompt, not heard yet
+    samples: int = 0  # in `waiting`
+    heard: int = 0  # chunks
+    prompt_ended: float | None = None  # when
+    speaking: bool = False
+    begun: float = 0.0  # when its first chunk went out
+    chunks: int = 0  # that went out
+    first_audio_ms: float | None = None
+    missed: int = 0
+
+
+class Scheduler:
+    """Streams over one batch of slots.
+
+        scheduler.do(Open(1, request)); scheduler.do(Feed(1, samples)); scheduler.do(EndPrompt(1, now))
+        while (wait := scheduler.work()) is not None: sleep(wait)     # events come by `emit`
+
+    Args:
+        batch: the slots.
+        emit: takes each event, in order.
+        lead_seconds: the least lead of a stream over its listener, once it has got there.
+        queue: streams that wait for a slot, and jobs that wait for their turn, at most.
+        clock: seconds, as `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        batch: SlotBatch,
+        emit: Callable[[Event], None],
+        lead_seconds: float = 0.24,
+        queue: int = 16,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._batch, self._emit, self._lead, self._longest_queue, self._clock = batch, emit, lead_seconds, queue, clock
+        codec = batch.codec
+        self._chunk = codec.tokens_per_chunk / codec.token_rate
+        self._streams: dict[int, Stream] = {}  # with a slot
+        self._queue: deque[Stream] = deque()
+        self._jobs: deque[tuple[int, Iterator[bytes | None]]] = deque()
+        self._free = list(range(batch.size))
+        self._steps_in_a_row = 0  # while a prompt may have been waiting
+
+    # ---- commands -------------------------------------------------------------------------------------------------
+
+    def do(self, command: Command) -> None:
+        """Take a command in; those for a stream that is not there any more are for nobody."""
+        if isinstance(command, Open):
+            self._open(command)
+        elif isinstance(command, Feed):
+            if (stream := self._streams.get(command.stream)) and stream.prompt_ended is None:
+                stream.waiting.append(command.samples)
+                stream.samples += len(command.samples)
+        elif isinstance(command, EndPrompt):
+            if (stream := self._streams.get(command.stream)) and stream.prompt_ended is None:
+                stream.prompt_ended = command.at
+        elif isinstance(command, Cancel):
+            self._cancel(command.stream)
+        elif isinstance(command, (Encode, Decode)):
+            if len(self._jobs) >= self._longest_queue:
+                self._emit(Done(command.stream, "full"))
+                return
+            work = self._encode(command.samples) if isinstance(command, Encode) else self._decode(command.codes)
+            self._jobs.append((command.stream, work))
+
+    def _open(self, command: Open) -> None:
+        request = command.request
+        if not self._free and len(self._queue) >= self._longest_queue:
+            self._emit(Done(command.stream, "full"))
+            return
+        codes = [None if s is None else self._codes_in(s) for s in (request.min_seconds, request.max_seconds)]
+        voice = Voice(request.sampling, request.seed, codes[0] or 0, codes[1])
+        self._queue.append(Stream(command.stream, request, voice))
+        self._admit()
+        if self._queue:
+            self._emit(Queued(command.stream, len(self._queue)))
+
+    def _admit(self) -> None:
+        moved = False
+        while self._free and self._queue:
+            stream, moved = self._queue.popleft(), True
+            stream.slot = self._free.pop(0)
+            stream.state = self._batch.begin(stream.slot)
+            self._streams[stream.number] = stream
+            self._emit(Ready(stream.number))
+        if moved:
+            self._say_positions()
+
+    def _say_positions(self) -> None:
+        for position, stream in enumerate(self._queue, 1):
+            self._emit(Queued(stream.number, position))
+
+    def _cancel(self, number: int) -> None:
+        if stream := self._streams.get(number):
+            self._finish(stream, "cancelled")
+        elif waiting := next((stream for stream in self._queue if stream.number == number), None):
+            self._queue.remove(waiting)
+            self._emit(Done(number, "cancelled"))
+            self._say_positions()
+        else:
+            self._jobs = deque(job for job in self._jobs if job[0] != number)
+
+    def _finish(self, stream: Stream, reason: str) -> None:
+        del self._streams[stream.number]
+        self._free.append(stream.slot)
+        self._free.sort()
+        seconds = stream.voice.said / self._batch.codec.token_rate
+        self._emit(Done(stream.number, reason, seconds, stream.first_audio_ms, stream.missed))
+        self._admit()
+
+    def _codes_in(self, seconds: float) -> int:
+        size = self._batch.codec.tokens_per_chunk
+        return -(-round(seconds * self._batch.codec.token_rate) // size) * size
+
+    # ---- work -----------------------------------------------------------------------------------------------------
+
+    def work(self) -> float | None:
+        """Do one piece of work. Returns the seconds until there is more, 0 for at once; None: nothing is to do."""
+        self._begin_speaking()
+        now = self._clock()
+        speaking = [stream for stream in self._streams.values() if stream.speaking]
+        leads = [self._lead_of(stream, now) for stream in speaking if stream.request.live]
+        least = min(leads, default=math.inf)
+        hears = next((stream for stream in self._streams.values() if self._next_piece(stream)), None)
+        if hears and (least >= CLOSE * self._lead or self._steps_in_a_row >= PATIENCE):
+            self._steps_in_a_row = 0
+            self._hear(hears)
+        elif least < self._lead:
+            self._steps_in_a_row += 1
+            self._step(speaking, now)
+        elif self._jobs:
+            self._do_job()
+        elif len(leads) < len(speaking):
+            self._step(speaking, now)
+        elif speaking:
+            return max(0.001, least - self._lead)
+        else:
+            return None
+        return 0.0
+
+    def _begin_speaking(self) -> None:
+        """Let those speak whose prompt has ended and has been heard to its last whole chunk."""
+        for stream in list(self._streams.values()):
+            if stream.speaking or stream.prompt_ended is None or self._next_piece(stream):
+                continue
+            if not stream.heard:
+                self._finish(stream, "no prompt")
+                continue
+            self._batch.go_on(stream.slot, stream.state)
+            stream.state, stream.speaking = None, True
+            stream.waiting.clear()
+
+    def _lead_of(self, stream: Stream, now: float) -> float:
+        """Seconds of what went out that are not played yet; of a stream that has sent nothing, 0: it is due."""
+        return stream.chunks * self._chunk - (now - stream.begun) if stream.chunks else 0.0
+
+    def _next_piece(self, stream: Stream) -> int:
+        """Chunks of the prompt's next piece; 0: there is none yet."""
+        if stream.speaking:
+            return 0
+        return piece_chunks(stream.samples // self._batch.codec.chunk_samples, stream.prompt_ended is not None)
+
+    def _hear(self, stream: Stream) -> None:
+        chunks = self._next_piece(stream)
+        size = chunks * self._batch.codec.chunk_samples
+        samples = np.concatenate(stream.waiting)
+        stream.waiting, stream.samples = deque([samples[size:]]), len(samples) - size
+        piece, stream.state = self._batch.hear(stream.slot, torch.from_numpy(samples[:size]), stream.state)
+        stream.heard += chunks
+        self._streams[stream.number] = self._streams.pop(stream.number)  # to the end of the line
+        self._emit(self._sound(stream, piece, False, 0.0, 0.0))
+
+    def _step(self, speaking: list[Stream], now: float) -> None:
+        due = {
+            stream.slot: stream
+            for stream in speaking
+            if not stream.request.live or self._lead_of(stream, now) < self._lead + self._chunk
+        }
+        began = time.perf_counter()
+        pieces = self._batch.speak({slot: stream.voice for slot, stream in due.items()})
+        step_ms = 1000 * (time.perf_counter() - began)
+        for slot, piece in pieces.items():
+            self._deliver(due[slot], piece, step_ms)
+
+    def _deliver(self, stream: Stream, piece: Piece, step_ms: float) -> None:
+        now = self._clock()
+        if len(piece.codes):
+            if stream.chunks == 0:
+                stream.begun = now
+                assert stream.prompt_ended is not None
+                stream.first_audio_ms = 1000 * (now - stream.prompt_ended)
+            late_ms = max(0.0, -1000 * self._lead_of(stream, now)) if stream.request.live else 0.0
+            stream.missed += late_ms > 0
+            stream.chunks += 1
+            self._emit(self._sound(stream, piece, True, step_ms, late_ms))
+        if stream.voice.ended or stream.voice.is_full:
+            self._finish(stream, "ended" if stream.voice.ended else "length")
+
+    @staticmethod
+    def _sound(stream: Stream, piece: Piece, new: bool, step_ms: float, late_ms: float) -> Sound:
+        codes = piece.codes.numpy().astype(np.uint16)
+        return Sound(stream.number, new, codes, to_pcm(piece.audio.numpy()), step_ms, late_ms)
+
+    # ---- whole files ----------------------------------------------------------------------------------------------
+
+    def _do_job(self) -> None:
+        number, work = self._jobs.popleft()
+        result = next(work)
+        if result is None:
+            self._jobs.append((number, work))
+        else:
+            self._emit(Done(number, "done", result=result))
+
+    def _encode(self, samples: np.ndarray) -> Iterator[bytes | None]:
+        codec = self._batch.codec
+        state, tokens = codec.init_state(1), []
+        for block in _blocks(samples, codec.chunk_samples, 0.0):
+            codes, state = codec.encode_step(block, state)
+            tokens.append(codes[0].cpu().numpy())
+            yield None
+        yield np.concatenate(tokens)[: codec.token_count(len(samples))].astype("<u2").tobytes()
+
+    def _decode(self, codes: np.ndarray) -> Iterator[bytes | None]:
+        codec = self._batch.codec
+        state, pcm = codec.init_state(1), []
+        for block in _blocks(codes, codec.tokens_per_chunk, NO_TOKEN):
+            wave, state = codec.decode_step(block, state)
+            pcm.append(to_pcm(wave[0].float().cpu().numpy()))
+            yield None
+        yield b"".join(pcm)[: 2 * len(codes) * codec.samples_per_token]
+
+
+def _blocks(values: np.ndarray, chunk: int, fill: float) -> Iterator[torch.Tensor]:
+    """[1, n * chunk] tensors of at most `PIECE_CHUNKS` chunks, the last one filled up."""
+    whole = np.pad(values, (0, -len(values) % chunk), constant_values=fill)
+    for begin in range(0, len(whole), PIECE_CHUNKS * chunk):
+        yield torch.from_numpy(whole[begin : begin + PIECE_CHUNKS * chunk])[None]

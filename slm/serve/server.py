@@ -1,0 +1,118 @@
+"""Running a service: a socket, uvicorn, and an end that lets those who speak finish."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from slm.serve.app import make_app
+from slm.serve.protocol import GOING_AWAY, Refused
+from slm.serve.service import Service, log
+from tokenizer.errors import InputError
+
+UNSENT_BYTES = 65536  # of one connection in the kernel: else it would keep a minute of speech for a slow reader
+STUCK_MS = 20_000  # after which the kernel gives up a peer that takes nothing
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0: any that is free. Raises InputError."""
+    listener = None
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)  # those accepted inherit it
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_MS)
+        listener.bind(address)
+    except (OSError, OverflowError) as error:
+        if listener:
+            listener.close()
+        raise InputError(
+            f"--host {host} --port {port}: cannot be listened on ({error}); expected an address of this machine and a "
+            "free port"
+        ) from None
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, but the first signal stops admission and waits for the streams; the second does not wait.
+
+    Args:
+        service: what is served.
+        drain_seconds: that streams get to end by themselves.
+        on_start: called in the event loop once connections are taken.
+    """
+
+    def __init__(self, service: Service, drain_seconds: float, on_start: Callable[[], None] | None = None) -> None:
+        limits = service.limits
+        super().__init__(
+            uvicorn.Config(
+                make_app(service),
+                ws="websockets-sansio",
+                ws_max_size=limits.message_bytes,
+                ws_per_message_deflate=False,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_keep_alive=15,
+                timeout_graceful_shutdown=5,
+                limit_concurrency=2 * limits.connections,
+            )
+        )
+        self._service, self._drain_seconds, self._on_start = service, drain_seconds, on_start
+        self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._service.listen(self._stop_now)
+        await super().startup(sockets)
+        if self._on_start:
+            self._on_start()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self.stop)
+
+    def stop(self) -> None:
+        """Begin to stop, in the event loop; called again: stop at once."""
+        if self._drain is None:
+            self._service.draining = True
+            log("draining", streams=not self._service.idle.is_set())
+            self._drain = self._loop.create_task(self._wait_for_streams())
+        else:
+            self._stop_now()
+
+    def _stop_now(self) -> None:
+        for session in list(self._service.sessions):
+            session.close(Refused("stopping", "the server stops", GOING_AWAY))
+        self.should_exit = True
+
+    async def _wait_for_streams(self) -> None:
+        try:
+            await asyncio.wait_for(self._service.idle.wait(), self._drain_seconds)
+        except (TimeoutError, asyncio.TimeoutError):
+            log("cut_off")
+        await asyncio.sleep(0.1)  # the last chunks go out
+        self._stop_now()
+
+
+def serve(service: Service, listener: socket.socket, drain_seconds: float, on_start: Callable[[], None]) -> int:
+    """Serve until a signal. Returns the exit status: 0, or 1 where the model's process died."""
+    handler = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("focalstream.serve")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        Server(service, drain_seconds, on_start).run(sockets=[listener])
+    finally:
+        service.model.close()
+        logger.removeHandler(handler)
+    return 1 if service.dead else 0

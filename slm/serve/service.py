@@ -1,0 +1,104 @@
+"""What all connections of a server share: the model's process, who hears of which stream, limits, counts and logs."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from slm.serve.counts import Counts
+from slm.serve.messages import Command, Done, Event, Sound
+from slm.serve.model_process import ModelProcess
+from slm.serve.protocol import Limits
+
+if TYPE_CHECKING:
+    from slm.serve.session import Session
+
+LOG = logging.getLogger("focalstream.serve")
+
+
+@dataclass
+class Service:
+    """One server.
+
+    Args:
+        model: the process, loaded.
+        limits: what one client may take.
+        auth_token: what clients have to show; None: nothing.
+        origins: of pages, beside the server's own, that may connect; "*": all.
+    """
+
+    model: ModelProcess
+    limits: Limits = field(default_factory=Limits)
+    auth_token: str | None = None
+    origins: tuple[str, ...] = ()
+    counts: Counts = field(default_factory=Counts)
+    draining: bool = False  # no new streams: the server is about to stop
+    dead: bool = False  # the model's process has ended by itself
+
+    def __post_init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._hearers: dict[int, Callable[[Event], None]] = {}
+        self.idle = asyncio.Event()  # no stream is open
+        self.idle.set()
+        self.sessions: set[Session] = set()
+
+    def listen(self, on_death: Callable[[], None]) -> None:
+        """Begin to hand on the model's events, in the running event loop."""
+
+        def die() -> None:
+            self.dead = True
+            log("model_died")
+            on_death()
+
+        self.model.listen(self._hand_on, die)
+
+    def open(self, hearer: Callable[[Event], None]) -> int:
+        """A new stream's number; its events go to `hearer` until `Done`."""
+        number = next(self._numbers)
+        self._hearers[number] = hearer
+        self.idle.clear()
+        self.counts.streams.inc()
+        return number
+
+    def send(self, command: Command) -> None:
+        self.model.send(command)
+
+    def forget(self, number: int) -> None:
+        """Nobody listens to a stream any more."""
+        if self._hearers.pop(number, None):
+            self.counts.streams.dec()
+        if not self._hearers:
+            self.idle.set()
+
+    def knows(self, token: str | None) -> bool:
+        """Whether it is the token that clients have to show."""
+        return self.auth_token is None or hmac.compare_digest((token or "").encode(), self.auth_token.encode())
+
+    def trusts(self, origin: str | None, host: str | None) -> bool:
+        """Whether a page of this origin may connect; programs send none, and their token is what counts."""
+        if origin is None or "*" in self.origins or origin in self.origins:
+            return True
+        return host is not None and origin.partition("://")[2] == host
+
+    def _hand_on(self, event: Event) -> None:
+        if isinstance(event, Sound) and event.new:
+            self.counts.speech(event)
+        if isinstance(event, Done):
+            self.counts.done(event)
+        hearer = self._hearers.get(event.stream)
+        if isinstance(event, Done):
+            self.forget(event.stream)
+        if hearer:  # else it was cancelled meanwhile
+            hearer(event)
+
+
+def log(event: str, **values: Any) -> None:
+    """One JSON object on a line of standard error. No audio, no codes, no tokens of users."""
+    LOG.info(json.dumps({"at": round(time.time(), 3), "event": event, **values}))

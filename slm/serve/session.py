@@ -1,0 +1,252 @@
+"""One WebSocket connection: a hello, then one stream after another."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import anyio
+import numpy as np
+import soxr
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from slm.serve.messages import Cancel, Done, EndPrompt, Event, Feed, Open, Queued, Ready, Sound
+from slm.serve.protocol import (
+    BAD_TOKEN,
+    GOING_AWAY,
+    POLICY,
+    PROMPT,
+    SPEECH,
+    TOO_FAST,
+    TOO_SLOW,
+    VERSION,
+    Refused,
+    pack,
+    parse,
+    parse_start,
+    samples_of,
+)
+from slm.serve.service import Service, log
+
+SEND_SECONDS = 5.0  # a client that takes nothing for so long is dropped
+BURST_SECONDS = 4  # of the rate limit
+SESSIONS = itertools.count(1)
+
+
+class Session:
+    """A connection's conversation. `run` returns when it is over, and leaves nothing of it behind."""
+
+    def __init__(self, socket: WebSocket, service: Service) -> None:
+        self._socket, self._service, self._limits = socket, service, service.limits
+        self._number = next(SESSIONS)
+        self._outbox: asyncio.Queue[dict[str, Any] | bytes] = asyncio.Queue(self._limits.unread_frames)
+        self._allowance, self._counted = float(BURST_SECONDS * self._limits.messages_per_second), time.monotonic()
+        self._stream: int | None = None
+        self._ready = self._prompt_ended = False
+        self._resampler: soxr.ResampleStream | None = None
+        self._rate = self._prompt_samples = self._sequence = 0
+        self._over: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Talk until the client leaves, is refused, or has had its time."""
+        began = time.monotonic()
+        talk = [asyncio.create_task(work) for work in (self._receive_all(), self._send_all())]
+        watched: list[asyncio.Future[Any]] = [*talk, self._over]
+        try:
+            await asyncio.wait(watched, timeout=self._limits.session_seconds, return_when="FIRST_COMPLETED")
+            ended = self._why(talk)
+        finally:
+            self._cancel()
+            for task in talk:
+                task.cancel()
+            await asyncio.gather(*talk, return_exceptions=True)
+        if ended:
+            self._service.counts.refused.labels(ended.code).inc()
+            with suppress(RuntimeError, WebSocketDisconnect), anyio.move_on_after(1.0):
+                await self._say_farewell(ended)
+        log(
+            "session",
+            session=self._number,
+            seconds=round(time.monotonic() - began, 2),
+            ended=ended.code if ended else "left",
+        )
+
+    def close(self, refused: Refused) -> None:
+        """End the session for a reason of the server's."""
+        if not self._over.done():
+            self._over.set_result(refused)
+
+    def _why(self, talk: list[asyncio.Task[None]]) -> Refused | None:
+        """Why it is over; None: the client left."""
+        if self._over.done():
+            return self._over.result()
+        for task in talk:
+            if task.done() and isinstance(error := task.exception(), Refused):
+                return error
+            if task.done() and error is not None and not isinstance(error, WebSocketDisconnect):
+                raise error
+        if any(task.done() for task in talk):
+            return None
+        return Refused("session_time", f"a session lasts {self._limits.session_seconds:g} s; connect again", GOING_AWAY)
+
+    async def _say_farewell(self, refused: Refused) -> None:
+        await self._socket.send_json({"type": "error", "code": refused.code, "message": refused.message})
+        await self._socket.close(refused.close or POLICY, refused.code)
+
+    # ---- from the client ------------------------------------------------------------------------------------------
+
+    async def _receive_all(self) -> None:
+        try:
+            with anyio.fail_after(self._limits.hello_seconds):
+                first = await self._socket.receive()
+        except TimeoutError:
+            raise Refused("no_hello", f"no hello in {self._limits.hello_seconds:g} s", POLICY) from None
+        self._hello(first)
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            self._count_message()
+            try:
+                if (data := message.get("bytes")) is not None:
+                    self._audio(data)
+                else:
+                    self._control(parse(message["text"]))
+            except Refused as refused:
+                if refused.close is not None:
+                    raise
+                self._service.counts.refused.labels(refused.code).inc()
+                self._tell({"type": "error", "code": refused.code, "message": refused.message})
+
+    def _hello(self, message: Any) -> None:
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        hello = parse(message.get("text") or "")
+        if hello["type"] != "hello" or hello.get("version") != VERSION:
+            raise Refused("bad_hello", f'expected {{"type": "hello", "version": {VERSION}}} first', POLICY)
+        token = hello.get("token")
+        if not self._service.knows(token if isinstance(token, str) else None):
+            raise Refused("bad_token", "the token is missing or wrong", BAD_TOKEN)
+        models = asdict(self._service.model.models)
+        self._tell({"type": "hello", "version": VERSION, "models": models, "limits": asdict(self._limits)})
+
+    def _count_message(self) -> None:
+        now, rate = time.monotonic(), self._limits.messages_per_second
+        self._allowance = min(BURST_SECONDS * rate, self._allowance + (now - self._counted) * rate) - 1
+        self._counted = now
+        if self._allowance < 0:
+            raise Refused("too_many_messages", f"more than {rate} messages a second", TOO_FAST)
+
+    def _control(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "start":
+            self._start(message)
+        elif kind == "continue":
+            if not self._ready or self._prompt_ended:
+                raise Refused("not_ready", "continue: no stream is taking a prompt; start one, and wait for ready")
+            self._end_prompt()
+        elif kind == "cancel":
+            self._cancel()
+        else:
+            raise Refused("bad_message", f"unknown type {kind[:40]!r}; known are start, continue, cancel", POLICY)
+
+    def _start(self, message: dict[str, Any]) -> None:
+        if self._stream is not None:
+            raise Refused("busy", "start: this connection's stream is not over; cancel it first")
+        if self._service.draining or self._service.dead:
+            raise Refused("stopping", "the server is stopping; connect again in a moment")
+        models = self._service.model.models
+        start = parse_start(message, models.sample_rate_in, self._limits)
+        self._rate, self._prompt_samples, self._sequence = start.rate, 0, 0
+        self._ready = self._prompt_ended = False
+        self._resampler = None
+        if start.rate != models.sample_rate_in:
+            self._resampler = soxr.ResampleStream(start.rate, models.sample_rate_in, 1, dtype="float32")
+        self._stream = self._service.open(self._hear)
+        self._service.send(Open(self._stream, start.request))
+
+    def _audio(self, data: bytes) -> None:
+        samples = samples_of(data)
+        if self._prompt_ended:
+            return  # what was on its way when the prompt ended
+        if not self._ready or self._stream is None:
+            raise Refused("not_ready", "audio before ready: start a stream, and wait for it to be ready")
+        self._prompt_samples += len(samples)
+        if self._prompt_samples > self._limits.prompt_seconds * self._rate:
+            self._cancel()
+            raise Refused("prompt_too_long", f"a prompt is {self._limits.prompt_seconds:g} s at most")
+        self._feed(samples)
+
+    def _feed(self, samples: np.ndarray, last: bool = False) -> None:
+        if self._resampler is not None:
+            samples = self._resampler.resample_chunk(samples, last=last)
+        if len(samples) and self._stream is not None:
+            self._service.send(Feed(self._stream, samples))
+
+    def _end_prompt(self) -> None:
+        assert self._stream is not None
+        self._prompt_ended = True
+        at = time.monotonic()
+        self._feed(np.zeros(0, np.float32), last=True)
+        self._service.send(EndPrompt(self._stream, at))
+
+    def _cancel(self) -> None:
+        if self._stream is not None:
+            self._service.send(Cancel(self._stream))
+            self._service.forget(self._stream)
+            self._stream = None
+            self._tell({"type": "done", "reason": "cancelled"})
+            log("stream", session=self._number, reason="cancelled")
+
+    # ---- to the client --------------------------------------------------------------------------------------------
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Queued):
+            self._tell({"type": "queued", "position": event.position})
+        elif isinstance(event, Ready):
+            self._ready = True
+            self._tell({"type": "ready"})
+            stream, seconds = event.stream, 2 * self._limits.prompt_seconds
+            asyncio.get_running_loop().call_later(seconds, self._give_up, stream)
+        elif isinstance(event, Sound):
+            self._tell(pack(SPEECH if event.new else PROMPT, self._sequence, event.codes, event.pcm))
+            self._sequence += 1
+        elif isinstance(event, Done):
+            self._stream = None
+            values = {
+                "reason": event.reason,
+                "seconds": round(event.seconds, 3),
+                "first_audio_ms": None if event.first_audio_ms is None else round(event.first_audio_ms, 1),
+                "late_chunks": event.missed,
+            }
+            self._tell({"type": "done", **values})
+            log("stream", session=self._number, **values)
+
+    def _give_up(self, stream: int) -> None:
+        """A prompt that does not end must not keep a slot."""
+        if self._stream == stream and not self._prompt_ended:
+            self._cancel()
+            message = f"no continue in {2 * self._limits.prompt_seconds:g} s"
+            self._tell({"type": "error", "code": "prompt_timeout", "message": message})
+
+    def _tell(self, message: dict[str, Any] | bytes) -> None:
+        try:
+            self._outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            self.close(Refused("slow_reader", "the client does not read what it is sent", TOO_SLOW))
+
+    async def _send_all(self) -> None:
+        while True:
+            message = await self._outbox.get()
+            try:
+                with anyio.fail_after(SEND_SECONDS):  # not `wait_for`, which before Python 3.12 may lose a cancellation
+                    if isinstance(message, bytes):
+                        await self._socket.send_bytes(message)
+                    else:
+                        await self._socket.send_json(message)
+            except TimeoutError:
+                raise Refused("slow_reader", "the client does not read what it is sent", TOO_SLOW) from None

@@ -1,0 +1,174 @@
+"""The model work of many live streams: N slots of the language model beside N rows of the codec's decoder.
+
+What a stream says does not depend on the others. Float rounding depends on the shape of a batch, not on what else is in
+it, so shapes never follow the company:
+
+- a prompt is encoded, decoded and taken in alone, in pieces whose sizes follow from its length (`piece_chunks`);
+- a step of the language model computes all N rows, and rows that are not due are left where they are;
+- the decoder steps N rows too, the missing ones being fillers. ONNX Runtime needs none: its rows come out the same at
+  any batch size (tests/slm/serve/test_slots.py).
+
+Legend: N slots, T tokens, S samples, W ids of a repetition window.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from slm.generate import Sampling, draw
+from slm.model import Cache, LanguageModel, decode_one_token, make_cache, prefill
+from slm.vocabulary import BOS, EOS, NO_CODE, PAD, Vocabulary
+from tokenizer.codec import Codec
+from tokenizer.stream_pool import StreamPool
+
+PIECE_CHUNKS = 8  # of a prompt at once, at most: a newcomer's piece must fit between two steps of the others
+
+
+def piece_chunks(waiting: int, ended: bool) -> int:
+    """How many of the waiting chunks of a prompt to take next; 0: wait for more.
+
+    Eights while the prompt goes on, then what is left by powers of two, however the audio came in.
+    """
+    if waiting >= PIECE_CHUNKS:
+        return PIECE_CHUNKS
+    return 1 << (waiting.bit_length() - 1) if ended and waiting else 0
+
+
+class Voice:
+    """How one stream draws its codes.
+
+    Args:
+        sampling: the filters.
+        seed: 0 to 2^63 - 1.
+        min_codes: said at least before it may end.
+        max_codes: said at most; None: until it ends.
+    """
+
+    def __init__(self, sampling: Sampling, seed: int, min_codes: int, max_codes: int | None) -> None:
+        self.sampling, self.min_codes, self.max_codes = sampling, min_codes, max_codes
+        self.generator = torch.Generator().manual_seed(seed)
+        self.recent = torch.full((sampling.repetition_window,), PAD)
+        self.said = 0
+        self.ended = False
+
+    def take(self, drawn: int) -> None:
+        """Note a drawn id."""
+        if drawn == EOS:
+            self.ended = True
+            return
+        self.said += 1
+        self.recent[self.said % len(self.recent)] = drawn
+
+    @property
+    def may_end(self) -> bool:
+        return self.said >= self.min_codes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has said all that it may."""
+        return self.max_codes is not None and self.said >= self.max_codes
+
+
+class Piece(NamedTuple):
+    """Codes int64 [T], fewer than whole chunks where a stream has ended, and their audio float32 [S]."""
+
+    codes: Tensor
+    audio: Tensor
+
+
+class SlotBatch:
+    """N slots, preallocated. One thread at a time.
+
+    Args:
+        codec: with any engine.
+        model: in evaluation mode.
+        vocabulary: the model's.
+        size: N.
+
+    Raises:
+        InputError: another codec than the model's, one that does not stream, or a size below 1.
+    """
+
+    def __init__(self, codec: Any, model: LanguageModel, vocabulary: Vocabulary, size: int) -> None:
+        vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
+        self.codec, self.vocabulary, self.size = codec, vocabulary, size
+        self._model = model
+        self._fills = isinstance(codec, Codec)
+        self._pool = StreamPool(codec, 2 * size - 1 if self._fills else size)
+        while len(self._pool.active) < self._pool.size:
+            self._pool.join()
+        self._cache = make_cache(model, size, longest_write=PIECE_CHUNKS * codec.tokens_per_chunk)
+        self._device = model.embed_tokens.weight.device
+        self._logits = torch.zeros(size, vocabulary.size)
+
+    def begin(self, slot: int) -> Any:
+        """Empty a slot for a new stream. Returns the state of its codec, for `hear`."""
+        self._cache.position[slot] = 0
+        self._take_in(slot, torch.tensor([BOS]))
+        return self.codec.init_state(1)
+
+    def hear(self, slot: int, samples: Tensor, state: Any) -> tuple[Piece, Any]:
+        """A piece of the prompt into the slot: float [n * chunk_samples] to its codes, and to what they sound like."""
+        codes, state = self.codec.encode_step(samples[None], state)
+        audio, state = self.codec.decode_step(codes, state)
+        self._take_in(slot, self.vocabulary.ids(codes[0].cpu()))
+        return Piece(codes[0].cpu(), audio[0].float().cpu()), state
+
+    def go_on(self, slot: int, state: Any) -> None:
+        """The prompt has ended: from here on the decoder steps in the batch."""
+        self._pool.leave(slot)
+        assert self._pool.join(state) == slot, "every other row is taken"
+
+    def speak(self, voices: Mapping[int, Voice]) -> dict[int, Piece]:
+        """A chunk of each of some streams: `tokens_per_chunk` codes, or fewer where it ends with them."""
+        size = self.codec.tokens_per_chunk
+        codes = torch.full((self.size, size), NO_CODE)
+        for step in range(size):
+            drawn, live = torch.full((self.size,), PAD), torch.zeros(self.size, dtype=torch.bool)
+            for slot, token in self._drawn(voices).items():
+                voices[slot].take(token)
+                if not voices[slot].ended:
+                    drawn[slot], live[slot] = token, True
+            if not live.any():
+                break
+            codes[live, step] = self.vocabulary.codes(drawn[live])
+            logits = decode_one_token(self._model, drawn.to(self._device), self._cache, live.to(self._device)).cpu()
+            self._logits = torch.where(live[:, None], logits, self._logits)
+        heard = self._decoded({slot: codes[slot] for slot in voices if codes[slot, 0] != NO_CODE})
+        silence = Piece(codes[0, :0], torch.zeros(0))
+        return {slot: heard.get(slot, silence) for slot in voices}
+
+    def _take_in(self, slot: int, ids: Tensor) -> None:
+        row = Cache(*(part[slot : slot + 1] for part in self._cache))
+        self._logits[slot] = prefill(
+            self._model, ids[None].to(self._device), torch.tensor([len(ids)], device=self._device), row
+        )[0].cpu()
+
+    def _drawn(self, voices: Mapping[int, Voice]) -> dict[int, int]:
+        """The next id of each stream that has not ended; those that draw alike are drawn together."""
+        alike: dict[tuple[Sampling, bool], list[int]] = defaultdict(list)
+        for slot, voice in voices.items():
+            if not voice.ended and not voice.is_full:
+                alike[voice.sampling, voice.may_end].append(slot)
+        drawn: dict[int, int] = {}
+        for (sampling, may_end), slots in alike.items():
+            recent = torch.stack([voices[slot].recent for slot in slots])
+            generators = [voices[slot].generator for slot in slots]
+            tokens = draw(self._logits[slots], sampling, recent, generators, may_end)
+            drawn.update(zip(slots, tokens.tolist(), strict=True))
+        return drawn
+
+    def _decoded(self, codes: dict[int, Tensor]) -> dict[int, Piece]:
+        silent = torch.full((self.codec.tokens_per_chunk,), NO_CODE)
+        fillers: Iterable[int] = range(self.size, 2 * self.size - len(codes)) if self._fills and codes else ()
+        audio = self._pool.decode({**codes, **dict.fromkeys(fillers, silent)}) if codes else {}
+        pieces = {}
+        for slot, tokens in codes.items():
+            kept = tokens[tokens != NO_CODE]
+            pieces[slot] = Piece(kept, audio[slot][: len(kept) * self.codec.samples_per_token].float().cpu())
+        return pieces

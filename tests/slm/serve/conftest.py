@@ -1,0 +1,70 @@
+"""A server with tiny random models, listening on loopback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from slm.checkpoint import save_lm
+from slm.model import LanguageModel, ModelConfig
+from slm.vocabulary import Vocabulary
+from tokenizer import Codec
+
+TOKEN = "open sesame"
+
+
+class Running(NamedTuple):
+    """A server of this process. Its limits may be replaced: each connection reads them when it begins."""
+
+    service: object
+    port: int
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def websocket(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/v1/stream"
+
+
+@pytest.fixture(scope="session")
+def random_lm_dir(tiny_codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model with random weights for the tiny codec."""
+    torch.manual_seed(1)
+    vocabulary = Vocabulary(tiny_codec.codebook_size, tiny_codec.token_rate, "tiny", tiny_codec.fingerprint)
+    config = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, ffn_width=48, context=64)
+    folder = tmp_path_factory.mktemp("random_lm")
+    save_lm(LanguageModel(config, vocabulary.size), vocabulary, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(tiny_codec_dir: Path, random_lm_dir: Path) -> Iterator[Running]:
+    """Two slots, a queue of two, prompts of 4 s, a token."""
+    pytest.importorskip("starlette", reason='needs pip install "focalstream[serve]"')
+    from slm.serve.model_process import ModelProcess, ModelSettings
+    from slm.serve.protocol import Limits
+    from slm.serve.server import Server, bound_socket
+    from slm.serve.service import Service
+
+    model = ModelProcess(
+        ModelSettings(str(tiny_codec_dir), "torch", "fp32", "cpu", str(random_lm_dir), 2, 2, 0.24, threads=1)
+    )
+    service = Service(model, Limits(prompt_seconds=4.0), TOKEN, ("https://friend.example",))
+    listener = bound_socket("127.0.0.1", 0)
+    started = threading.Event()
+    uvicorn_server = Server(service, 0.1, started.set)
+    thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    assert started.wait(60)
+    yield Running(service, listener.getsockname()[1])
+    uvicorn_server._loop.call_soon_threadsafe(uvicorn_server.stop)
+    thread.join(30)
+    model.close()
+    assert not thread.is_alive() and not service.sessions

@@ -1,0 +1,400 @@
+"""The server as clients meet it: the protocol, whole files, limits, and those who mean harm."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tokenizer import Codec
+from tokenizer.pipes import to_pcm
+
+websockets = pytest.importorskip("websockets", reason='needs pip install "focalstream[serve]"')
+pytest.importorskip("starlette", reason='needs pip install "focalstream[serve]"')
+
+from slm.serve.client import Client, ServerError, connect  # noqa: E402
+from slm.serve.protocol import Limits  # noqa: E402
+from slm.serve.service import Service  # noqa: E402
+from slm.serve.session import Session  # noqa: E402
+
+TOKEN = "open sesame"
+pytestmark = pytest.mark.slow  # it takes seconds to start the model's process
+
+HELLO = json.dumps({"type": "hello", "version": 1, "token": TOKEN})
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    count = int(seconds * 16000)
+    return (
+        0.3 * rng.standard_normal(count) * np.interp(np.arange(count), [0, count / 2, count], rng.random(3))
+    ).astype(np.float32)
+
+
+async def spoken(client: Client, prompt: np.ndarray, **settings: Any) -> tuple[list[int], list[int], np.ndarray]:
+    """A stream's prompt codes, new codes and samples."""
+    await client.start(**settings)
+    await client.send(to_pcm(prompt))
+    sounds = [sound async for sound in client.go_on()]
+    codes = [[code for sound in sounds if sound.new == new for code in sound.codes.tolist()] for new in (False, True)]
+    return codes[0], codes[1], np.concatenate([sound.samples for sound in sounds])
+
+
+def test_prompts_are_continued_the_same_for_one_and_for_two(server: Any, tiny_codec: Codec) -> None:
+    prompt = noise(1.3)
+    settings = {"seconds": 1.6, "min_seconds": 1.6, "seed": 4, "top_p": 0.9}
+
+    async def alone() -> Any:
+        async with connect(server.websocket, TOKEN) as client:
+            assert client.models["fingerprint"] == tiny_codec.fingerprint and client.limits["prompt_seconds"] == 4.0
+            said = await spoken(client, prompt, **settings)
+            assert client.done["reason"] == "length" and client.done["first_audio_ms"] > 0
+            return said
+
+    async def beside() -> Any:
+        async with connect(server.websocket, TOKEN) as other, connect(server.websocket, TOKEN) as client:
+            both = await asyncio.gather(
+                spoken(other, noise(2, seed=9), seconds=2.4, seed=8), spoken(client, prompt, **settings)
+            )
+            return both[1]
+
+    first, second = asyncio.run(alone()), asyncio.run(beside())
+    pcm = np.frombuffer(to_pcm(prompt), "<i2").astype(np.float32) / 32768
+    whole = torch.from_numpy(pcm[: 16 * 1280])[None]
+    assert first[0] == tiny_codec.encode(whole)[0].tolist() and len(first[1]) == 80
+    assert len(first[2]) == 320 * (64 + 80) and first[2].any()
+    assert first[:2] == second[:2]
+    np.testing.assert_array_equal(first[2], second[2])
+
+
+def test_a_prompt_at_another_rate_is_resampled(server: Any) -> None:
+    async def run() -> None:
+        async with connect(server.websocket, TOKEN) as client:
+            prompt, new, _ = await spoken(client, noise(3.0), rate=48000, seconds=0.4, min_seconds=0.4)
+            assert len(prompt) == 4 * 12 and len(new) == 20  # 3 x 16,000 samples are a second at 48 kHz
+
+    asyncio.run(run())
+
+
+def test_a_queue_then_cancel_then_the_same_connection_again(server: Any) -> None:
+    async def run() -> None:
+        async with (
+            connect(server.websocket, TOKEN) as a,
+            connect(server.websocket, TOKEN) as b,
+            connect(server.websocket, TOKEN) as c,
+        ):
+            await a.start()
+            await b.start()
+            await c.tell(type="start", seconds=0.4, min_seconds=0.4)
+            assert await c.receive() == {"type": "queued", "position": 1}
+            with pytest.raises(ServerError, match="busy"):
+                await a.start()
+            await a.cancel()
+            assert (await a.receive())["reason"] == "cancelled"
+            assert await c.receive() == {"type": "ready"}
+            await c.send(to_pcm(noise(0.5)))
+            assert len([sound async for sound in c.go_on() if sound.new]) == 5
+            assert len((await spoken(a, noise(0.5), seconds=0.4, min_seconds=0.4))[1]) == 20
+            await b.cancel()
+
+    asyncio.run(run())
+
+
+async def talk(server: Any, messages: list[str | bytes], **options: Any) -> tuple[list[dict[str, Any]], int | None]:
+    """Send messages, then what the server said and the code it closed with; None: it was still open after a while."""
+    heard: list[dict[str, Any]] = []
+    async with websockets.connect(server.websocket, compression=None, max_queue=None, **options) as socket:
+        try:
+            for message in messages:
+                await socket.send(message)
+            while True:
+                answer = await asyncio.wait_for(socket.recv(), 3)
+                if isinstance(answer, str):
+                    heard.append(json.loads(answer))
+                    if heard[-1].get("code") in ("not_ready", "bad_request", "prompt_too_long"):
+                        return heard, None
+        except websockets.ConnectionClosed:
+            return heard, socket.close_code
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "closed"),
+    [
+        (["{"], "bad_message", 1008),
+        (["[" * 100_00], "bad_message", 1008),
+        (['"hello"'], "bad_message", 1008),
+        ([b"\0\0"], "bad_message", 1008),
+        ([json.dumps({"type": "hello", "version": 99})], "bad_hello", 1008),
+        ([json.dumps({"type": "start"})], "bad_hello", 1008),
+        ([json.dumps({"type": "hello", "version": 1})], "bad_token", 4401),
+        ([json.dumps({"type": "hello", "version": 1, "token": ["x"]})], "bad_token", 4401),
+        ([json.dumps({"type": "hello", "version": 1, "token": "open sesamf"})], "bad_token", 4401),
+        ([HELLO, '{"type": "sudo"}'], "bad_message", 1008),
+        ([HELLO, b"\0\0\0"], "bad_audio", 1008),
+        ([HELLO, b"\0\0"], "not_ready", None),
+        ([HELLO, '{"type": "continue"}'], "not_ready", None),
+        ([HELLO, '{"type": "start", "temperature": -1}'], "bad_request", None),
+        ([HELLO, '{"type": "start", "temperature": NaN}'], "bad_message", 1008),
+        ([HELLO, '{"type": "start", "temperature": 1e999}'], "bad_request", None),
+        ([HELLO, '{"type": "start", "top_p": 0}'], "bad_request", None),
+        ([HELLO, '{"type": "start", "seed": true}'], "bad_request", None),
+        ([HELLO, '{"type": "start", "seconds": 1e6}'], "bad_request", None),
+        ([HELLO, '{"type": "start", "shell": "rm"}'], "bad_request", None),
+        ([HELLO, b"\0" * 70_000], None, 1009),
+        ([HELLO] + ['{"type": "cancel"}'] * 600, "too_many_messages", 4429),
+    ],
+)
+def test_what_may_not_be_said_is_refused(server: Any, messages: Any, code: str | None, closed: int | None) -> None:
+    heard, close_code = asyncio.run(talk(server, messages))
+    assert [answer["code"] for answer in heard if answer["type"] == "error"] == ([code] if code else [])
+    assert close_code == closed
+
+
+def test_origins(server: Any) -> None:
+    own = f"http://127.0.0.1:{server.port}"
+    for origin in (None, own, "https://friend.example"):
+        assert asyncio.run(talk(server, ["{"], origin=origin))[1] == 1008
+    for origin in ("https://foe.example", "null", "https://friend.example.foe.example"):
+        with pytest.raises(websockets.InvalidStatus, match="403"):
+            asyncio.run(talk(server, [], origin=origin))
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, server: Any, **limits: Any) -> None:
+    monkeypatch.setattr(server.service, "limits", dataclasses.replace(server.service.limits, **limits))
+
+
+def test_limits(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def too_long() -> None:
+        async with connect(server.websocket, TOKEN) as client:
+            await client.start()
+            await client.send(to_pcm(noise(4.5)))
+            with pytest.raises(ServerError, match="prompt_too_long"):
+                while True:
+                    await client.receive()
+
+    asyncio.run(too_long())
+    with monkeypatch.context() as patch:
+        replaced(patch, server, hello_seconds=0.2)
+        heard, closed = asyncio.run(talk(server, []))
+        assert (heard[0]["code"], closed) == ("no_hello", 1008)
+    with monkeypatch.context() as patch:
+        replaced(patch, server, session_seconds=0.3)
+        heard, closed = asyncio.run(talk(server, [HELLO]))
+        assert (heard[-1]["code"], closed) == ("session_time", 1001)
+    with monkeypatch.context() as patch:
+        replaced(patch, server, connections=0)
+        with pytest.raises(websockets.InvalidStatus, match="403"):
+            asyncio.run(talk(server, []))
+
+
+class StuckSocket:
+    """A client that says hello and start, and never reads."""
+
+    def __init__(self) -> None:
+        self.messages = [HELLO, '{"type": "start"}']
+        self.closed: int | None = None
+
+    async def receive(self) -> dict[str, Any]:
+        if not self.messages:
+            await asyncio.Event().wait()
+        return {"type": "websocket.receive", "text": self.messages.pop(0)}
+
+    async def send_json(self, _: Any) -> None:
+        await asyncio.Event().wait()
+
+    send_bytes = send_json
+
+    async def close(self, code: int, reason: str) -> None:
+        self.closed = code
+
+
+def test_a_slow_reader_is_dropped_and_its_stream_cancelled(server: Any) -> None:
+    from slm.serve.messages import Cancel, Open, Ready, Sound
+
+    class Model:
+        models = server.service.model.models
+        commands: list[Any] = []  # noqa: RUF012
+
+        def send(self, command: Any) -> None:
+            self.commands.append(command)
+
+    async def run() -> None:
+        service = Service(Model(), Limits(unread_frames=5), TOKEN)  # type: ignore[arg-type]
+        task = asyncio.create_task(Session(StuckSocket(), service).run())  # type: ignore[arg-type]
+        while not Model.commands:
+            await asyncio.sleep(0.01)
+        number = Model.commands[0].stream
+        service._hand_on(Ready(number))
+        for _ in range(10):
+            service._hand_on(Sound(number, True, np.zeros(4, np.uint16), bytes(2560), 1.0, 0.0))
+        await asyncio.wait_for(task, 10)
+        assert [type(command) for command in Model.commands] == [Open, Cancel] and service.idle.is_set()
+        assert 'refused_total{reason="slow_reader"} 1.0' in service.counts.text().decode()
+
+    asyncio.run(run())
+
+
+def post(server: Any, path: str, body: bytes, token: str | None = TOKEN) -> tuple[int, bytes]:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(server.http + path, body, headers), timeout=60) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def sound_file(wave: np.ndarray, rate: int = 16000, kind: str = "FLAC") -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format=kind)
+    return buffer.getvalue()
+
+
+def test_whole_files(server: Any, tiny_codec: Codec) -> None:
+    status, body = post(server, "/v1/encode", sound_file(noise(1.5)))
+    answer = json.loads(body)
+    wave, _ = soundfile.read(io.BytesIO(sound_file(noise(1.5))), dtype="float32")
+    assert status == 200 and answer["tokens"] == tiny_codec.encode(torch.from_numpy(wave))[0].tolist()
+    status, body = post(server, "/v1/decode", json.dumps(answer).encode())
+    decoded, rate = soundfile.read(io.BytesIO(body))
+    assert (status, rate, len(decoded)) == (200, 16000, 320 * 75) and decoded.any()
+    path = "/v1/continue?seconds=2&min_seconds=2&seed=3&temperature=0.8"
+    status, body = post(server, path, sound_file(noise(1.5)))
+    assert status == 200 and post(server, path, sound_file(noise(1.5))) == (status, body)
+    assert len(soundfile.read(io.BytesIO(body))[0]) == 16000 * 2 + 18 * 1280  # the prompt's whole chunks
+    assert b"</html>" in post_get(server, "/") and b"--accent" in post_get(server, "/page/base.css")
+    assert len(soundfile.read(io.BytesIO(post_get(server, "/examples/ada-01.wav")))[0]) == 48000
+
+
+def post_get(server: Any, path: str) -> bytes:
+    with urllib.request.urlopen(server.http + path, timeout=60) as answer:
+        return answer.read()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/v1/encode", b"not audio", 400, b"bad_audio"),
+        ("/v1/encode", b"", 400, b"bad_audio"),
+        ("/v1/encode", b"\0" * 8_000_001, 413, b"too_large"),
+        ("/v1/encode", sound_file(noise(4.1)), 413, b"too_long"),
+        ("/v1/continue", sound_file(noise(0.05)), 400, b"bad_request"),
+        ("/v1/continue?temperature=x", b"", 400, b"bad_request"),
+        ("/v1/continue?rate=1", b"", 400, b"bad_request"),
+        ("/v1/decode", b"[1]", 400, b"bad_request"),
+        ("/v1/decode", b'{"tokens": []}', 400, b"bad_request"),
+        ("/v1/decode", b'{"tokens": [[1]]}', 400, b"bad_request"),
+        ("/v1/decode", b'{"tokens": [256]}', 400, b"bad_request"),
+        ("/v1/decode", b'{"tokens": [1e99]}', 400, b"bad_request"),
+        ("/v1/decode", b'{"tokens": [1], "fingerprint": "0"}', 409, b"other_codec"),
+        ("/page/..%2fapp.py", b"", 404, b"not found"),
+    ],
+)
+def test_bad_requests_get_one_line(server: Any, path: str, body: bytes, status: int, code: bytes) -> None:
+    if path.startswith("/page"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            post_get(server, path)
+        return
+    answered, text = post(server, path, body)
+    assert answered == status and code in text and b"/tmp" not in text
+
+
+def test_tokens_health_and_metrics(server: Any) -> None:
+    for path in ("/v1/encode", "/v1/decode", "/v1/continue"):
+        assert post(server, path, b"", token=None)[0] == post(server, path, b"", token="wrong")[0] == 401
+    assert post_get(server, "/healthz") == b"ok\n"
+    request = urllib.request.Request(server.http + "/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert b"focalstream_streams 0.0" in answer.read()
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        post_get(server, "/metrics")
+
+
+def run_command(
+    folder: Path, tiny_codec_dir: Path, lm: Path, work: Callable[[str, int], Coroutine[Any, Any, None]]
+) -> tuple[int, str]:
+    """`focalstream serve` as a process, `work(url, pid)`, and then its exit status and standard error."""
+    command = [sys.executable, "-m", "pipelines.cli", "serve", "--codec", str(tiny_codec_dir), "--lm", str(lm)]
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [*command, "--port", "0", "--engine", "torch"], stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
+        )
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            url = process.stdout.readline().strip().replace("http", "ws") + "v1/stream"
+            asyncio.run(work(url, process.pid))
+            status = process.wait(30)
+        finally:
+            process.kill()
+        log.seek(0)
+        return status, log.read()
+
+
+def test_sigterm_lets_a_stream_finish(tmp_path: Path, tiny_codec_dir: Path, random_lm_dir: Path) -> None:
+    async def work(url: str, pid: int) -> None:
+        async with connect(url) as client, connect(url) as late:
+            await client.start(seconds=2.0, min_seconds=2.0)
+            await client.send(to_pcm(noise(1)))
+            chunks = 0
+            async for sound in client.go_on():
+                chunks += sound.new
+                if chunks == 2:
+                    os.kill(pid, signal.SIGTERM)
+                    await asyncio.sleep(0.3)
+                    with pytest.raises(ServerError, match="stopping"):
+                        await late.start()
+            assert chunks == 25 and client.done["reason"] == "length"
+            with pytest.raises(ServerError, match="stopping"):
+                await client.receive()
+
+    status, log = run_command(tmp_path, tiny_codec_dir, random_lm_dir, work)
+    assert status == 0 and "Traceback" not in log
+    events = [json.loads(line)["event"] for line in log.splitlines()]
+    assert events.count("session") == 2 and "draining" in events
+
+
+def test_a_dead_model_ends_the_server(tmp_path: Path, tiny_codec_dir: Path, random_lm_dir: Path) -> None:
+    async def work(url: str, pid: int) -> None:
+        async with connect(url) as client:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            for child in children:
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
+            with pytest.raises(ServerError):
+                await asyncio.wait_for(client.receive(), 20)
+
+    status, log = run_command(tmp_path, tiny_codec_dir, random_lm_dir, work)
+    assert status == 1 and "model_died" in log
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--slots", "0"], "--slots 0: expected at least 1"),
+        (["--lead-ms", "nan"], "--lead-ms nan"),
+        (["--port", "99999"], "--port 99999"),
+        (["--lm", "nosuch"], "language model 'nosuch'"),
+    ],
+)
+def test_bad_options_exit_with_2_and_one_line(options: list[str], message: str, capsys: Any) -> None:
+    from pipelines.cli import main
+
+    assert main(["serve", "--port", "0", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
