@@ -11,27 +11,29 @@ Kills = Callable[[Sequence[int]], str | None]
 """How a worker ends that touches only these cuts of the shard, in words; None: it survives."""
 
 
-def find_deadly_cuts(kills: Kills, count: int, ending: str) -> dict[int, str]:
+def find_deadly_cuts(kills: Kills, count: int) -> dict[int, str]:
     """The cuts of a shard that are deadly by themselves, and how.
 
     None when the shard without any of them is deadly too: then its batches are too large for the machine, or the codec
-    is at fault, and no cut.
+    is at fault, and no cut. What is found so is tried a second time: workers also die of what is no cut's doing.
 
     Args:
-        count: cuts of the shard, which are known to kill together, by `ending`.
+        count: cuts of the shard, which are known to kill together.
     """
-    return {} if kills(()) is not None else _search(kills, range(count), ending)
+    if kills(()) is not None and kills(()) is not None:
+        return {}
+    return _search(kills, range(count))
 
 
-def _search(kills: Kills, cuts: Sequence[int], ending: str) -> dict[int, str]:
-    """The deadly ones among cuts that kill together."""
+def _search(kills: Kills, cuts: Sequence[int]) -> dict[int, str]:
+    """The deadly ones among cuts that killed together."""
     if len(cuts) == 1:
-        return {cuts[0]: ending}
+        ending = kills(cuts)
+        return {} if ending is None else {cuts[0]: ending}
     middle, found = len(cuts) // 2, {}
     for half in (cuts[:middle], cuts[middle:]):
-        half_ending = kills(half)
-        if half_ending is not None:
-            found.update(_search(kills, half, half_ending))
+        if kills(half) is not None:
+            found.update(_search(kills, half))
     return found
 
 

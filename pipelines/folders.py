@@ -12,7 +12,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -184,15 +184,20 @@ def remove_tree(folder: Folder) -> None:
 
 
 @contextlib.contextmanager
-def on_disk(path: Folder) -> Iterator[Path]:
-    """A file as one on disk: itself, or a temporary copy of what lies behind the URL."""
-    if isinstance(path, Path):
-        yield path
+def on_disk(folder: Folder, names: Sequence[str]) -> Iterator[Path]:
+    """A folder on disk with these files, as far as they are there: itself, or a temporary one with copies of what lies
+    behind the URL, each brought once."""
+    if isinstance(folder, Path):
+        yield folder
         return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, path.name)
-        copy.write_bytes(path.read_bytes())
-        yield copy
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                data = (folder / name).read_bytes()
+                copy = Path(temporary, name)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(data)
+        yield Path(temporary)
 
 
 def _names(folder: RemotePath) -> dict[str, tuple[str, int]]:

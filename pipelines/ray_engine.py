@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.encoding import fixed_cpu_threads
-from pipelines.layout import Layout
-from pipelines.plan import has_plan
 from pipelines.worker_process import (
     Event,
     Progress,
@@ -72,11 +70,6 @@ class Shards:
 
         try:
             node = ray.get_runtime_context().get_node_id()
-            if not has_plan(Layout(self._work.out)):
-                raise InputError(
-                    f"{self._work.out}: a worker on {os.uname().nodename} does not see the plan there; OUT must be a "
-                    "URL, or on a file system that all nodes share"
-                )
             self._codec = load_codec(self._work)
             return node
         except Exception as error:

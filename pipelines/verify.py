@@ -24,6 +24,7 @@ from pipelines.dataset import read_description
 from pipelines.finalize import description_checksum
 from pipelines.folders import Folder, on_disk
 from pipelines.layout import INDEX_DTYPE, Layout
+from pipelines.mapped_shards import mappable
 from pipelines.member_ids import original_id
 from pipelines.packed import PackedShard
 from pipelines.plan import duration
@@ -42,16 +43,17 @@ def verify(out: Folder) -> list[str]:
     Behind a URL everything is read by this project only: other libraries are tried on local folders.
 
     Raises:
-        InputError: there is no finished dataset in `out`.
+        InputError: there is no finished dataset in `out`, or the store behind the URL fails.
     """
     layout = Layout(out)
     try:
         description = read_description(layout)
-        return list(_problems(layout, description))
     except InputError as error:
         if not layout.dataset.exists():
             raise
         return [f"dataset.json: {error}"]
+    try:
+        return list(_problems(layout, description))
     except (
         KeyError,
         TypeError,
@@ -72,7 +74,10 @@ def _problems(layout: Layout, description: dict[str, Any]) -> Iterator[str]:
         yield from _checksum(layout, name, recorded)
     yield from _quarantine(layout, description)
     for entry in description["shards"]:
-        problems = list(itertools.chain(_checksums(layout, entry), _shard(layout, entry, description["codec"])))
+        names = [layout.name(path) for path in layout.shard_files(entry["shard"])]
+        with on_disk(layout.out, [name for name in names if name in entry["files"]]) as folder:
+            local = Layout(folder)
+            problems = [*_checksums(local, entry), *_shard(local, entry, description["codec"])]
         if problems:
             damaged.add(entry["shard"])
         yield from problems
@@ -235,9 +240,8 @@ def _packed(layout: Layout, entry: dict[str, Any], pairs: list[Pair]) -> Iterato
     path = layout.packed_codes(entry["shard"])
     name = f"packed/{path.name}"
     try:
-        with on_disk(path) as local:
-            packed = PackedShard(local)
-            ids, found = packed.ids, [packed.codes(i) for i in range(len(packed))]
+        packed = PackedShard(mappable(path))
+        ids, found = packed.ids, [packed.codes(i) for i in range(len(packed))]
     except (*READ_ERRORS, InputError) as error:
         yield f"{name}: cannot be read ({error})"
         return

@@ -18,10 +18,11 @@ from pipelines.audio import CutError
 from pipelines.encoding import ATTEMPTS, Encoding, Outcome, encode_cuts, fixed_cpu_threads
 from pipelines.folders import Folder
 from pipelines.layout import Layout
-from pipelines.plan import shard_cuts
+from pipelines.plan import has_plan, shard_cuts
 from pipelines.quarantine import quarantine
 from pipelines.shards import Receipt, write_shard
 from pipelines.stored_shard import stored_cuts
+from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizer.codec import Codec
@@ -119,12 +120,25 @@ def do_task(work: ShardWork, task: Task, codec: Codec, progress: Callable[[float
 
 
 def load_codec(work: ShardWork) -> Codec:
-    """The codec of a run, in a worker of it."""
+    """The codec of a run, in a worker of it.
+
+    Raises:
+        InputError: the worker does not see what the run does: OUT, or the same codec.
+    """
     from tokenizer import Codec
 
+    if not has_plan(Layout(work.out)):
+        raise InputError(
+            f"{work.out}: a worker process on {os.uname().nodename} does not see the plan there; OUT must be on a disk "
+            "that all machines share, or a URL that is not of one process alone (memory:// needs --engine inline)"
+        )
     codec = Codec.from_pretrained(work.codec, device=work.encoding.device)
     if codec.fingerprint != work.fingerprint:
-        raise RuntimeError(f"codec {work.codec} changed while the run was going on; start it again")
+        raise InputError(
+            f"codec {work.codec}: a worker process on {os.uname().nodename} finds the fingerprint "
+            f"{codec.fingerprint[:12]}, the run began with {work.fingerprint[:12]}; bring the codec back and give the "
+            "same command again, or give another OUT"
+        )
     return codec
 
 
@@ -207,7 +221,5 @@ def _die_with_parent() -> None:
 def portable(error: Exception) -> Exception:
     """The error with the worker's traceback as text: tracebacks do not travel between processes."""
     import traceback
-
-    from tokenizer.errors import InputError
 
     return error if isinstance(error, InputError) else RuntimeError("".join(traceback.format_exception(error)))

@@ -18,6 +18,7 @@ from pipelines.layout import Layout
 from pipelines.plan import shard_cuts
 from pipelines.shards import Receipt
 from pipelines.worker_process import Event, Progress, Ready, ShardWork, Task, Worker, WorkerProcess, do_task
+from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizer.codec import Codec
@@ -28,7 +29,7 @@ SEARCH_LOOK_SECONDS = 0.5  # between two looks whether a search for deadly cuts 
 Report = Callable[[Event], None]
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(InputError):
     """A shard brought down its workers, and no cut of it is to blame."""
 
 
@@ -131,7 +132,7 @@ def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: i
 def _without_deadly_cuts(trials: Trials, task: Task, ending: str) -> Task:
     """The task without the cuts that killed its workers."""
     try:
-        deadly = find_deadly_cuts(trials, trials.count, ending) if not task.left_out else {}
+        deadly = find_deadly_cuts(trials, trials.count) if not task.left_out else {}
     finally:
         trials.close()
     if not deadly:

@@ -77,7 +77,7 @@ class Figures:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         description = self.description
-        per_hour = {kind: round(size / max(self.hours, 1e-9)) for kind, size in self.sizes.items()}
+        sizes = {**self.sizes, "all": self.sizes.total(), "ideal": self.ideal_bytes}
         return {
             "codec": description["codec"],
             "made_from": description["made_from"],
@@ -86,11 +86,7 @@ class Figures:
             "shards": len(description["shards"]),
             "shards_read": self.shards_read,
             "bytes": dict(self.sizes),
-            "bytes_per_hour": {
-                **per_hour,
-                "all": sum(per_hour.values()),
-                "ideal": round(self.ideal_bytes / max(self.hours, 1e-9)),
-            },
+            "bytes_per_hour": {kind: round(size / self.hours) for kind, size in sizes.items()} if self.hours else {},
             "codes": {**self.usage(), "bits_set": [round(float(share), 6) for share in self.bit_shares()]},
             "tokens_in_runs": {length: int(tokens) for length, tokens in enumerate(self.runs) if tokens},
             "durations": {f"{step * DURATION_STEP:g}": cuts for step, cuts in sorted(self.durations.items())},

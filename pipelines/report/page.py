@@ -79,8 +79,9 @@ def headlines(figures: Figures) -> list[Row]:
         Row("tokens", f"{totals['tokens']:,}"),
         Row("cuts", f"{totals['cuts']:,}"),
         Row("quarantined", f"{totals['quarantined']:,}"),
-        Row("an hour on disk", size(figures.sizes.total() / max(figures.hours, 1e-9))),
     ]
+    if figures.hours:
+        rows.append(Row("an hour on disk", size(figures.sizes.total() / figures.hours)))
     if usage:
         rows.append(Row("codes used", f"{100 * usage['used']:.1f} %"))
         rows.append(
@@ -111,11 +112,12 @@ def codes_text(figures: Figures) -> str:
 
 
 def size_text(figures: Figures) -> str:
-    hour, all_bytes = max(figures.hours, 1e-9), figures.sizes.total()
-    times = all_bytes / max(figures.ideal_bytes, 1)
+    hours, all_bytes = figures.hours, figures.sizes.total()
+    if not hours:
+        return f"{size(all_bytes)} in all, and no audio."
     return (
-        f"{size(all_bytes)} in all: {size(all_bytes / hour)} an hour, {times:.1f} times the "
-        f"{size(figures.ideal_bytes / hour)} an hour that the bits of the codes take alone. Tar and NumPy headers, "
+        f"{size(all_bytes)} in all: {size(all_bytes / hours)} an hour, {all_bytes / figures.ideal_bytes:.1f} times the "
+        f"{size(figures.ideal_bytes / hours)} an hour that the bits of the codes take alone. Tar and NumPy headers, "
         "about two kilobytes a cut, are the price of shards that other libraries read unmodified."
     )
 
@@ -126,7 +128,7 @@ def quarantine_text(figures: Figures) -> str:
         return f"None: all of {counted(totals['planned'], 'planned cut')} could be tokenized."
     share = 100 * totals["quarantined"] / totals["planned"]
     return (
-        f"{totals['quarantined']:,} of {counted(totals['planned'], 'planned cut')} ({share:.2g} %) could not be "
+        f"{totals['quarantined']:,} of {counted(totals['planned'], 'planned cut')} ({share:.3g} %) could not be "
         "tokenized. The first one of each reason stands below, all are in quarantine.jsonl."
     )
 
@@ -239,7 +241,9 @@ def run_share(runs: np.ndarray, length: int, last: int) -> tuple[float, str]:
 
 
 def size_charts(figures: Figures) -> str:
-    hour = max(figures.hours, 1e-9)
+    hour = figures.hours
+    if not hour:
+        return ""
     kinds = [(kind, bytes_ / hour) for kind, bytes_ in figures.sizes.most_common()]
     rows = [("all", figures.sizes.total() / hour, "ceiling"), *((kind, value, "codec") for kind, value in kinds)]
     bars = [Bar(kind, value, size(value), colour) for kind, value, colour in rows]

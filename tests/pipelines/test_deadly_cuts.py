@@ -1,5 +1,6 @@
 """Cuts that kill whoever touches them are found, quarantined, and cost no other cut a bit."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -21,14 +22,25 @@ def test_bisecting_finds_all_of_them(deadly):
         tried.append(list(cuts))
         return "SIGKILL" if deadly & set(cuts) else None
 
-    assert find_deadly_cuts(kills, 13, "SIGKILL") == dict.fromkeys(deadly, "SIGKILL")
+    assert find_deadly_cuts(kills, 13) == dict.fromkeys(deadly, "SIGKILL")
     if len(deadly) == 1:
         assert sum(map(len, tried)) <= 13 * 4  # by halves, not one by one
 
 
 def test_what_kills_without_any_cut_is_no_cuts_fault():
-    assert find_deadly_cuts(lambda cuts: "SIGKILL", 13, "SIGKILL") == {}
-    assert find_deadly_cuts(lambda cuts: None, 13, "SIGKILL") == {}  # nor what kills only sometimes
+    assert find_deadly_cuts(lambda cuts: "SIGKILL", 13) == {}
+    assert find_deadly_cuts(lambda cuts: None, 13) == {}  # nor what kills only sometimes
+
+
+@pytest.mark.parametrize("ends", range(16))
+def test_a_worker_killed_from_outside_is_no_cuts_fault(ends):
+    """Whichever trial it is that something else ends."""
+    trials = itertools.count()
+
+    def kills(cuts):
+        return "SIGKILL" if next(trials) == ends or 5 in cuts else None
+
+    assert find_deadly_cuts(kills, 13) == {5: "SIGKILL"}
 
 
 @pytest.mark.slow

@@ -46,13 +46,14 @@ def test_a_cluster_that_loses_a_machine(
         run(audio_folder, tmp_path / "out", engine="ray", workers=3)
         assert file_bytes(tmp_path / "out") == file_bytes(finished)
 
-        manifest = write_manifest({f"cut-{i}": speech(i, 0.5 + i / 10) for i in range(4)})
-        run(manifest, tmp_path / "whole")
+        # No machine goes from here on, and every death would wait that long to find out.
+        monkeypatch.setattr(ray_engine, "NODE_LOSS_SECONDS", 0.0)
+        manifest = write_manifest({f"cut-{i}": speech(i, 0.5 + i / 10) for i in range(2)})
         lines = [json.loads(line) for line in manifest.read_text().splitlines()]
         lines[1]["recording"]["sources"][0].update(type="command", source="kill -SEGV $PPID")
         manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
         totals = run(manifest, tmp_path / "deadly", engine="ray", workers=1)
-        assert (totals["cuts"], totals["quarantined"]) == (3, 1)
+        assert (totals["cuts"], totals["quarantined"]) == (1, 1)
         entry = json.loads((tmp_path / "deadly/quarantine.jsonl").read_text())
         assert (entry["id"], entry["reason"]) == ("cut-1", "killed its worker")
     finally:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import fsspec
@@ -115,15 +116,16 @@ def test_what_goes_on_failing_is_one_line(bucket, monkeypatch):
         (bucket / "x").read_bytes()
 
 
-def test_a_file_on_disk_for_what_needs_one(bucket, tmp_path):
+def test_files_on_disk_for_what_needs_them(bucket, tmp_path):
     (bucket / "tar").write_bytes(b"codes")
-    with on_disk(bucket / "tar") as copy:
-        assert copy.read_bytes() == b"codes"
-    assert not copy.exists()
+    with on_disk(bucket, ["tar", "none"]) as folder:
+        copy = folder / "tar"
+        assert copy.read_bytes() == b"codes" and list(folder.iterdir()) == [copy]
+    assert not folder.exists()
     (tmp_path / "tar").write_bytes(b"codes")
-    with on_disk(tmp_path / "tar") as path:
-        assert path == tmp_path / "tar"
-    assert path.exists()
+    with on_disk(tmp_path, ["tar"]) as path:
+        assert path == tmp_path
+    assert (path / "tar").exists()
 
 
 # ---- who may write ----------------------------------------------------------------------------------------------
@@ -165,6 +167,31 @@ def test_a_whole_run_in_memory(finished, audio_folder, run, bucket, tmp_path, fi
     tar = bucket / "shards/codes.000001.tar"
     tar.write_bytes(tar.read_bytes()[:-1])
     assert any(problem.startswith("shards/codes.000001.tar") for problem in verify(bucket))
+
+
+def test_verify_brings_each_file_of_a_shard_once_and_tells_damage_from_a_store_that_fails(
+    audio_folder, run, bucket, monkeypatch
+):
+    run(audio_folder, bucket, pack=True)
+    read, fetched = MemoryFileSystem.cat_file, Counter()
+
+    def count(files, path, **options):
+        fetched[path] += 1
+        return read(files, path, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", count)
+    assert verify(bucket) == []
+    shards = {path: times for path, times in fetched.items() if "codes.0" in path or "cuts.0" in path}
+    assert len(shards) == 25 and set(shards.values()) == {1}
+
+    def fail(files, path, **options):
+        if path.endswith("codes.000003.tar"):
+            raise Throttled
+        return read(files, path, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
+    with pytest.raises(InputError, match=r"codes\.000003\.tar: the store refuses or fails"):
+        verify(bucket)
 
 
 @pytest.mark.parametrize("at", [2, 9, 20, 27])

@@ -144,3 +144,15 @@ def test_the_log_is_no_part_of_the_dataset(spoken, run, tmp_path, file_bytes):
     assert file_bytes(tmp_path / "other") == file_bytes(spoken)
     with pytest.raises(InputError, match=r"lies in .*other, whose bytes know no clock"):
         run(tmp_path / "cuts.jsonl", tmp_path / "other", log=tmp_path / "other/log")
+
+
+def test_where_nothing_could_be_tokenized_there_is_no_size_an_hour(write_manifest, speech, run, tmp_path, capsys):
+    manifest = write_manifest({f"cut-{i}": speech(i, 0.4) for i in range(3)})
+    for i in range(3):
+        (tmp_path / f"audio/{i}.wav").unlink()
+    run(manifest, tmp_path / "out", max_quarantine_rate=1.0)
+    assert main(["report", str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]) == 0
+    said = capsys.readouterr().out
+    assert "in all, and no audio." in said and "3 of 3 planned cuts (100 %)" in said
+    assert "an hour" not in said and "an hour" not in (tmp_path / "page.html").read_text()
+    assert collect(tmp_path / "out").to_dict()["bytes_per_hour"] == {}

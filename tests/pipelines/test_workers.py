@@ -4,10 +4,12 @@ from collections import Counter
 
 import pytest
 
+from pipelines.encoding import Encoding
 from pipelines.layout import Layout
 from pipelines.shards import Receipt
-from pipelines.worker_process import Progress, Ready, Survived, Task
+from pipelines.worker_process import Progress, Ready, ShardWork, Survived, Task, load_codec
 from pipelines.workers import WorkerDied, run_crew
+from tokenizer.errors import InputError
 
 
 class Script:
@@ -104,3 +106,13 @@ def test_workers_that_die_before_any_task(go):
     assert len(go(Script(lives=lambda number: number > 2))) == 5
     with pytest.raises(WorkerDied, match="as they load the codec"):
         go(Script(lives=lambda number: False))
+
+
+def test_a_worker_that_sees_another_out_or_another_codec_says_so(tiny_codec_dir, tmp_path):
+    work = ShardWork(tmp_path, str(tiny_codec_dir), "0" * 64, Encoding(), False)
+    with pytest.raises(InputError, match=r"does not see the plan there.*memory:// needs --engine inline"):
+        load_codec(work)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/plan.json").write_text("{}")
+    with pytest.raises(InputError, match=r"finds the fingerprint .*, the run began with 000000000000"):
+        load_codec(work)
