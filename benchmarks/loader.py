@@ -30,7 +30,7 @@ from pipelines.dataset import TokenDataset
 from pipelines.layout import Layout
 from pipelines.plan import PlannedCut, Sharding
 from pipelines.rewrite import DatasetWriter, rewriting
-from slm.train import FRAMING
+from slm.training_data import FRAMING
 
 CODEBOOK, TOKEN_RATE = 4096, 50.0
 CODEC = {

@@ -31,23 +31,28 @@ class Codes(Protocol):
     def gather(self, cuts: np.ndarray, before: int = 0, after: int = 0) -> np.ndarray: ...
 
 
+class Documents(Protocol):
+    """What a cut is in the stream."""
+
+    def lengths(self, dataset: Codes) -> np.ndarray:
+        """int64 [N]: ids of each cut's document. From the index alone: no codes are read."""
+
+    def ids(self, dataset: Codes, cuts: np.ndarray) -> np.ndarray:
+        """The documents of `cuts`, one after another: integers [n]."""
+
+
 @dataclass(frozen=True)
 class Framing:
-    """What a cut is in the stream: its document is the begin id, its codes, the end id.
-
-    The loader asks a framing nothing but the two methods; another kind of document is another class that has them.
-    """
+    """`Documents` of speech alone: the begin id, the codes of the cut, the end id."""
 
     begin: int
     end: int
     first_code: int  # the id of code 0
 
     def lengths(self, dataset: Codes) -> np.ndarray:
-        """int64 [N]: ids of each cut's document. From the index alone: no codes are read."""
         return dataset.lengths + 2
 
     def ids(self, dataset: Codes, cuts: np.ndarray) -> np.ndarray:
-        """The documents of `cuts`, int64 [n], one after another: integers."""
         ids = np.add(dataset.gather(cuts, before=1, after=1), self.first_code, dtype=np.int32)
         ends = np.cumsum(dataset.lengths[cuts] + 2)
         ids[ends - 1] = self.end
@@ -82,7 +87,7 @@ class PackedBatches:
     def __init__(
         self,
         dataset: Codes,
-        framing: Framing,
+        framing: Documents,
         rows: int,
         row_tokens: int,
         seed: int,

@@ -43,11 +43,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "a tokenized dataset as Parquet, for Hugging Face datasets",
     ),
     # TOKENS -> TOKENS -> AUDIO
+    "train-text": ("slm.commands.train_text", "a text model from the transcripts of token shards"),
     "train-lm": ("slm.commands.train_lm", "train a language model on token shards"),
     "eval-lm": ("slm.commands.eval_lm", "measure a language model on held-out tokens"),
     "export-lm": ("slm.commands.export_lm", "a language model for transformers and vLLM"),
     "continue": ("slm.commands.continue_speech", "continue a spoken prompt"),
     "serve": ("slm.commands.serve", "live continuation for many people, with a page to try it"),
+    "speak": ("slm.commands.speak", "say a text, with a language model trained on texts"),
+    "transcribe": ("slm.commands.transcribe", "write down a recording, with a language model trained on texts"),
     "demo": ("slm.commands.demo", "the whole path on a small bundled speech set, with a page to listen to"),
 }
 

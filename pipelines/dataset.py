@@ -11,7 +11,7 @@ import gzip
 import json
 import resource
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipelines.mapped_shards import PackedCodes, TarShard, mappable
 from pipelines.member_ids import original_id
 from pipelines.packed import PackedShard, group_bytes, unpack_cuts
 from pipelines.shard_cache import CachedDataset
+from pipelines.source_cuts import read_json_lines
 from tokenizer.errors import InputError
 
 # Shards mapped at a time. Each holds a file descriptor, and Linux allows a process 65,530 maps.
@@ -208,14 +209,28 @@ class TokenDataset:
         shard = int(np.searchsorted(self._first_cut, i, side="right")) - 1
         return shard, i - int(self._first_cut[shard])
 
-    def _read_ids(self, shard: int) -> list[str]:
+    def cuts(self) -> Iterator[dict[str, Any]]:
+        """What the shards say of each cut, as Lhotse has it (supervisions, custom fields), in order.
+
+        Raises:
+            InputError: a file of cuts is missing or damaged.
+        """
+        for shard in range(len(self._shards)):
+            for _, cut in read_json_lines(str(self._cuts_file(shard))):
+                yield cut
+
+    def _cuts_file(self, shard: int) -> Path:
         found, remote = self._shards[shard], self._remotes[shard]
-        path = found.layout.cuts_file(found.entry["shard"])
+        path = mappable(found.layout.cuts_file(found.entry["shard"]))
         if remote:
             remote.fetch([path], [found.entry])
+        return path
+
+    def _read_ids(self, shard: int) -> list[str]:
+        found, path = self._shards[shard], self._cuts_file(shard)
         if found.packed and not path.exists():
             return [original_id(member) or member for member in PackedShard(found.file).ids]
-        with gzip.open(mappable(path), "rt", encoding="utf-8") as lines:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
             return [json.loads(line)["custom"]["cut_id"] for line in lines]
 
     def __getstate__(self) -> dict[str, Any]:

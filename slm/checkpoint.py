@@ -69,16 +69,16 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
             f"{folder}: config.json says {config.layers} layers, model.safetensors has fewer; copy it again"
         )
     with torch.device("meta"):  # no memory is taken before names and shapes are known to fit
-        check_fit(LanguageModel(config, vocabulary.size), weights, folder / "model.safetensors")
-    return model_of(config, vocabulary.size, weights, device), vocabulary
+        check_fit(LanguageModel(config, vocabulary.size, vocabulary.pieces), weights, folder / "model.safetensors")
+    return model_of(config, vocabulary, weights, device), vocabulary
 
 
 def model_of(
-    config: ModelConfig, vocabulary_size: int, weights: dict[str, Tensor], device: str | torch.device
+    config: ModelConfig, vocabulary: Vocabulary, weights: dict[str, Tensor], device: str | torch.device
 ) -> LanguageModel:
     """A model for generation, in evaluation mode and float32, with weights that fit it."""
     with torch.device("meta"):  # so that no random numbers are drawn for weights that are known
-        model = LanguageModel(config, vocabulary_size)
+        model = LanguageModel(config, vocabulary.size, vocabulary.pieces)
     model.to_empty(device=device)
     if config.tied_embeddings:
         model.lm_head.weight = model.embed_tokens.weight

@@ -27,7 +27,8 @@ from slm.generate import Sampling
 from slm.model import LanguageModel, ModelConfig
 from slm.page import Clip, Sound
 from slm.settings import TrainSettings
-from slm.train import FRAMING, train, validate
+from slm.train import train, validate
+from slm.training_data import FRAMING
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 from tokenizer.errors import InputError

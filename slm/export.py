@@ -11,7 +11,7 @@ from safetensors.torch import save
 from slm.checkpoint import named_weights
 from slm.llama import llama_config, llama_names
 from slm.model import LanguageModel
-from slm.vocabulary import BOS, EOS, FIRST_CODE, PAD, Vocabulary
+from slm.vocabulary import BOS, EOS, FIRST_CODE, PAD, SPEECH, TEXT, Vocabulary
 from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
 
@@ -24,11 +24,12 @@ Its tokens are those of codec `{codec}` (fingerprint `{fingerprint}`), {rate:g} 
 | id | meaning |
 |---|---|
 | {pad}, {bos}, {eos} | padding, begin, end |
-| {eos_next} to {last_special} | not used |
-| {first} to {last} | code 0 to {last_code} of the codec |
+| {text}, {speech} | in models with text: a part of text, of speech begins |
+| {unused} to {last_special} | not used |
+| {first} to {last} | code 0 to {last_code} of the codec |{text_row}
 
 A prompt is the id {bos}, then the codes of some speech, each plus {first}. Only codes and the end are to be drawn:
-`generation_config.json` suppresses the other ids. The model was trained to see {context} tokens at a time
+`generation_config.json` suppresses the other ids.{text_note} The model was trained to see {context} tokens at a time
 (`max_position_embeddings`); where there are more, this layout has no sliding window, and focalstream has one.
 
 focalstream reads this folder as it is: `focalstream continue PROMPT.wav OUT.wav --lm THIS_FOLDER`. transformers:
@@ -58,9 +59,16 @@ codes = [i - {first} for i in output.token_ids if i >= {first}]
 ```
 """
 
+TEXT_ROW = """
+| {first_piece} to {last_piece} | piece 0 (unknown) to {pieces_end} of the SentencePiece model `text.model` |"""
+TEXT_NOTE = """ To have a text said, prompt with {bos}, {text}, its pieces, each plus {first_piece}, and {speech}. To
+have speech written down, prompt with {bos}, {speech}, its codes, {text}, and suppress {first} to {last} in place of
+{first_piece} to {last_piece}."""
+
 
 def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: str = "float32") -> None:
-    """Write config.json, generation_config.json, model.safetensors, vocabulary.json and README.md.
+    """Write config.json, generation_config.json, model.safetensors, vocabulary.json and README.md; of a model with text
+    its text.model too.
 
     Args:
         model: on any device.
@@ -79,7 +87,8 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
         name: tensor.detach().to("cpu", DTYPES[dtype]).contiguous()
         for name, tensor in llama_names(named_weights(model)).items()
     }
-    not_drawn = [i for i in range(FIRST_CODE) if i != EOS]
+    pieces = range(vocabulary.first_piece, vocabulary.size)
+    not_drawn = [*(i for i in range(FIRST_CODE) if i != EOS), *pieces]
     generation = {
         "bos_token_id": BOS,
         "eos_token_id": EOS,
@@ -90,20 +99,30 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
         "top_k": 0,
         "top_p": 0.95,
     }
+    ids = {
+        "pad": PAD,
+        "bos": BOS,
+        "eos": EOS,
+        "text": TEXT,
+        "speech": SPEECH,
+        "unused": SPEECH + 1,
+        "last_special": FIRST_CODE - 1,
+        "first": FIRST_CODE,
+        "last": vocabulary.first_piece - 1,
+        "first_piece": vocabulary.first_piece,
+        "last_piece": vocabulary.size - 1,
+        "pieces_end": vocabulary.pieces - 1,
+    }
     note = README.format(
         codec=vocabulary.codec_name,
         fingerprint=vocabulary.codec_fingerprint,
         rate=vocabulary.token_rate,
-        pad=PAD,
-        bos=BOS,
-        eos=EOS,
-        eos_next=EOS + 1,
-        last_special=FIRST_CODE - 1,
-        first=FIRST_CODE,
-        last=FIRST_CODE + vocabulary.codebook_size - 1,
         last_code=vocabulary.codebook_size - 1,
-        size=FIRST_CODE + vocabulary.codebook_size,
+        size=vocabulary.first_piece,
         context=model.config.context,
+        text_row=TEXT_ROW.format(**ids) if pieces else "",
+        text_note=TEXT_NOTE.format(**ids) if pieces else "",
+        **ids,
     )
     write_atomically(folder / "README.md", note.encode())
     vocabulary.save(folder / "vocabulary.json")

@@ -75,25 +75,52 @@ def generate(
     Raises:
         InputError: a prompt with codes that the vocabulary does not have.
     """
+    yield from extend(model, *framed(prompts, vocabulary), vocabulary.code_ids, sampling, seeds, min_codes, max_codes)
+
+
+def extend(
+    model: LanguageModel,
+    tokens: Tensor,
+    lengths: Tensor,
+    allowed: range,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    least: int = 0,
+    most: int | None = None,
+) -> Iterator[Tensor]:
+    """`generate` from ids and within a kind of ids: B streams go on with ids of `allowed` until the end token.
+
+    Args:
+        model: in evaluation mode.
+        tokens: ids of the prompts, int64 [B, T].
+        lengths: of each, int64 [B].
+        allowed: the ids that may follow, beside the end: those of codes, or of pieces of text.
+        sampling, seeds: as there.
+        least, most: how many follow.
+
+    Yields:
+        int64 [B]: the place in `allowed` of the next id of each stream (a code, say); -1 for streams that have ended.
+    """
     device = model.embed_tokens.weight.device
-    streams = len(prompts)
+    streams = len(tokens)
     assert streams == len(seeds) > 0
-    tokens, lengths = framed(prompts, vocabulary)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     recent = torch.full((streams, sampling.repetition_window), PAD)
     alive = torch.ones(streams, dtype=torch.bool)
     cache = make_cache(model, streams)
     logits = prefill(model, tokens.to(device), lengths.to(device), cache)
     step = 0
-    while max_codes is None or step < max_codes:
-        drawn = draw(logits.cpu(), sampling, recent, generators, may_end=step >= min_codes)
+    while most is None or step < most:
+        choices = torch.cat((logits[:, :FIRST_CODE], logits[:, allowed.start : allowed.stop]), dim=1).cpu()
+        drawn = draw(choices, sampling, recent, generators, may_end=step >= least)
         alive &= drawn != EOS
         if not alive.any():
             return
-        yield torch.where(alive, vocabulary.codes(drawn), NO_CODE)
+        yield torch.where(alive, drawn - FIRST_CODE, NO_CODE)
         step += 1
         recent[:, step % sampling.repetition_window] = drawn
-        logits = decode_one_token(model, drawn.to(device), cache)
+        ids = torch.where(drawn < FIRST_CODE, drawn, drawn - FIRST_CODE + allowed.start)
+        logits = decode_one_token(model, ids.to(device), cache)
 
 
 def framed(prompts: Sequence[Tensor], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
@@ -117,7 +144,7 @@ def draw(
     """Draw the next id of each stream: a code, or the end token where it may end.
 
     Args:
-        logits: [B, V].
+        logits: [B, V], of the special tokens and the codes (or whatever else may follow, in their place).
         sampling: the filters.
         recent: int64 [B, W], the latest ids of each stream (`PAD` before its first).
         generators: one a stream, on the CPU; each gives one number.

@@ -195,6 +195,11 @@ class Layer(nn.Module):
 class LanguageModel(nn.Module):
     """Token ids to the logits of the next token.
 
+    Args:
+        config: the shape.
+        vocabulary_size: V.
+        pieces: how many of the ids, the last ones, are pieces of text.
+
     Attributes:
         recompute: while training, keep only the input of each layer and compute the rest again in the backward pass:
             less memory for about a third more work, the same gradients.
@@ -203,28 +208,28 @@ class LanguageModel(nn.Module):
         InputError: an option of the configuration does not fit the number of codes.
     """
 
-    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+    def __init__(self, config: ModelConfig, vocabulary_size: int, pieces: int = 0) -> None:
         super().__init__()
         self.config = config
         self.recompute = False
         self.embed_tokens: nn.Embedding | BitEmbedding
         self.lm_head: nn.Linear | BitGroupHead
         if config.code_embedding == "bits":
-            self.embed_tokens = BitEmbedding(vocabulary_size, config.width)
+            self.embed_tokens = BitEmbedding(vocabulary_size, config.width, pieces)
         else:
             self.embed_tokens = nn.Embedding(vocabulary_size, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         if config.head_groups > 1:
-            self.lm_head = BitGroupHead(config.width, vocabulary_size, config.head_groups)
+            self.lm_head = BitGroupHead(config.width, vocabulary_size, config.head_groups, pieces)
         else:
             self.lm_head = nn.Linear(config.width, vocabulary_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         if config.tied_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        self._initialise()
+        self._initialise(pieces)
 
-    def _initialise(self) -> None:
+    def _initialise(self, pieces: int) -> None:
         # The branches that add to the residual stream start smaller, so that its variance does not grow with depth.
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
@@ -233,7 +238,7 @@ class LanguageModel(nn.Module):
                 nn.init.normal_(parameter, std=0.02 * scale)
         if self.config.code_embedding == "table_from_bits":
             assert isinstance(self.embed_tokens, nn.Embedding)
-            begin_as_bits(self.embed_tokens)
+            begin_as_bits(self.embed_tokens, pieces)
 
     def forward(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipelines.batches import Batch
 from slm.cross_entropy import IGNORED
+from slm.vocabulary import SPEECH, TEXT
 
 NO_DOCUMENT = -1  # tokens of this document are targets of nothing
 
@@ -29,6 +30,13 @@ def summed_loss(model: nn.Module, batch: Batch, bfloat16: bool) -> Tensor:
 
 
 def targets_of(batch: Batch) -> np.ndarray:
-    """int64 [rows, row_tokens]: the next token, but nothing after a document's end, where the next one is unrelated."""
+    """int64 [rows, row_tokens]: the next token, but nothing after a document's end, where the next one is unrelated,
+    and of documents with text (`slm.tasks`) the answer alone."""
     same = (batch.documents[:, 1:] == batch.documents[:, :-1]) & (batch.documents[:, 1:] != NO_DOCUMENT)
+    marks = (batch.tokens == TEXT) | (batch.tokens == SPEECH)
+    if marks.any():
+        count = np.cumsum(marks, axis=1)
+        begins = (np.arange(count.shape[1]) - batch.positions).clip(0)  # before the row only where there are no marks
+        in_document = count - np.take_along_axis(count, begins, axis=1)
+        same &= ((in_document != 1) & ~marks)[:, 1:]  # after one mark comes the question, after the second the answer
     return np.where(same, batch.tokens[:, 1:], IGNORED)

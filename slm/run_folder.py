@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +149,13 @@ class RunFolder:
 
     def _recorded(self) -> dict[str, Any]:
         try:
-            return dict(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+            record = dict(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+            # A run that began before there was a setting has its default.
+            defaults = {setting.name: setting.default for setting in fields(TrainSettings)}
+            return {**record, "train": {**defaults, **record["train"]}}
         except FileNotFoundError:
             raise InputError(f"{self.path}: holds no training run; start without --resume") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{self.path / 'run.json'}: is damaged ({error}); use another --out") from None
 
     def _load(self, model: LanguageModel, optimizer: Optimizers) -> Progress:

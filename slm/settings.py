@@ -65,6 +65,9 @@ class TrainSettings:
     compile: bool = setting("compile the layers (torch.compile): a slow first step, faster ones after it", False)
     recompute: bool = setting("keep only the layers' inputs for the backward pass: less memory, more work", False)
     sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
+    speech_weight: float = setting("share of the rows that are speech alone, relative to the next two", 1.0)
+    text_to_speech_weight: float = setting("share of the rows that are speech after its text (see --text-model)", 0.0)
+    speech_to_text_weight: float = setting("share of the rows that are text after its speech (see --text-model)", 0.0)
 
     def __post_init__(self) -> None:
         positive = (
@@ -74,9 +77,23 @@ class TrainSettings:
         for name in positive.split():
             if not getattr(self, name) > 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0")
-        for name in ("warmup_steps", "final_learning_rate", "weight_decay", "patience", "seed", "sample_every"):
+        not_negative = (
+            "warmup_steps final_learning_rate weight_decay patience seed sample_every speech_weight "
+            "text_to_speech_weight speech_to_text_weight"
+        )
+        for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected at least 0")
+        if not any(self.task_weights.values()):
+            raise InputError(
+                "train.speech_weight, train.text_to_speech_weight and train.speech_to_text_weight are all 0; expected "
+                "at least one above"
+            )
+        if self.sample_every and not self.speech_weight:
+            raise InputError(
+                f"train.sample_every is {self.sample_every}, but with train.speech_weight 0 the model never continues "
+                "speech; set one of them otherwise"
+            )
         if self.seed >= 2**31:
             raise InputError(f"train.seed is {self.seed}; expected less than 2^31")
         for name in ("beta1", "beta2"):
@@ -105,6 +122,11 @@ class TrainSettings:
             )
         if self.rows % self.rows_at_once:
             raise InputError(f"train.rows {self.rows} must be a multiple of train.rows_at_once {self.rows_at_once}")
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        """Weight of each kind of document; see `slm.tasks`."""
+        return {task: getattr(self, f"{task}_weight") for task in ("speech", "text_to_speech", "speech_to_text")}
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step (counted from 0)."""

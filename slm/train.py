@@ -11,7 +11,6 @@ are too, but for the order of sums, and for dropout, which each process draws fo
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import sys
 import time
@@ -19,15 +18,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from pipelines.batches import Batch, Framing, PackedBatches, split_held_out
+from pipelines.batches import Batch, PackedBatches
 from pipelines.dataset import TokenDataset
-from pipelines.mixture import MixedBatches, WeightedData, read_data
+from pipelines.mixture import read_data
 from slm.checkpoint import model_of, whole_weights
 from slm.cross_entropy import IGNORED
 from slm.model import LanguageModel, ModelConfig
@@ -36,8 +33,11 @@ from slm.parallel import distribute, gradients_stay, settle, whole
 from slm.run_folder import Progress, RunFolder
 from slm.samples import write_samples
 from slm.settings import TrainSettings
+from slm.tasks import SPEECH_TASK, TEXT_TASKS
+from slm.text_model import TextModel
+from slm.training_data import data_identity, loaders
 from slm.utilisation import flops_per_token, peak_flops
-from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
+from slm.vocabulary import Vocabulary
 from slm.warm_start import warm_start
 from tokenizer.codec import Codec
 from tokenizer.devices import check_device
@@ -47,12 +47,11 @@ from tokenizer.training.monitor import Monitor
 from tokenizer.training.optimizers import Optimizers
 from tokenizer.training.ranks import Ranks
 
-FRAMING = Framing(begin=BOS, end=EOS, first_code=FIRST_CODE)
-
 
 @dataclass(frozen=True)
 class TrainReport:
-    """How a run ended. Bits are averages over the codes and end tokens of held-out rows; None before a validation."""
+    """How a run ended. Bits are averages over the targets of held-out rows: codes and ends, or with text (`slm.tasks`)
+    the mean of the tasks by weight, which says nothing of a second. None before a validation."""
 
     step: int
     best_step: int | None
@@ -78,6 +77,7 @@ def train(
     init_from: str | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008
     codec: Codec | None = None,
+    text_model: Path | None = None,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
@@ -94,24 +94,28 @@ def train(
         init_from: a model whose weights the new one begins with; see `slm.warm_start`.
         ranks: this process among those that train together (`tokenizer.training.ranks.join_ranks`).
         codec: the datasets' codec, to hear samples by; None: samples are codes.
+        text_model: made by `focalstream train-text`, for tasks with text; see `slm.tasks`.
 
     Raises:
         InputError: no such device, datasets or a codec that do not belong together, rows that cannot be divided among
-            the processes, `out` taken or not resumable, a model to begin with that does not fit, or a gradient that is
-            no longer finite.
+            the processes, tasks with text without texts, `out` taken or not resumable, a model to begin with that does
+            not fit, or a gradient that is no longer finite.
     """
     check_device(device)
     sources = read_data(data)
     dataset = TokenDataset(sources.places, cache)
     validation_data = TokenDataset(list(held_out), cache) if held_out else None
-    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, dataset.codec["name"], dataset.fingerprint)
+    text = None if text_model is None else TextModel.load(text_model)
+    codec_name = dataset.codec["name"]
+    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, codec_name, dataset.fingerprint, text)
     if validation_data is not None:
         vocabulary.check(str(held_out[0]), validation_data.fingerprint, validation_data.codebook_size)
     if codec is not None:
         vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
-    training, validation = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
+    data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
+    training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
     torch.manual_seed(settings.seed)
-    model = LanguageModel(model_config, vocabulary.size)
+    model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
     if init_from is not None and not resume:
         warm_start(model, vocabulary, init_from, settings.seed)
     model.to(device).train()
@@ -125,9 +129,11 @@ def train(
     trainee = distribute(model, settings.parallel, ranks)
     optimizer = Optimizers(model.named_parameters(), settings, settings.learning_rate, in_layers)
     folder = RunFolder(out, settings.keep_checkpoints, ranks)
-    identity = data_identity(dataset, validation_data, sources, init_from)
+    identity = data_identity(dataset, validation_data, sources, init_from, vocabulary, data_for.texts)
     progress = folder.begin(model, optimizer, settings, identity, resume)
     silent = ranks.rank > 0
+    if data_for.note and show_progress and not silent:
+        print(data_for.note, file=sys.stderr)
     with (
         stop_signals() as signals,
         Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
@@ -145,27 +151,26 @@ def train(
             record = {
                 "step": progress.step,
                 "bits_per_token": loss / math.log(2),
-                "bits_per_second": loss / math.log(2) * vocabulary.token_rate,
+                **({"bits_per_second": loss / math.log(2) * vocabulary.token_rate} if speech_alone else {}),
                 "gradient_norm": norm,
                 "learning_rate": rate,
                 "tokens_per_second": round(speed, 1),
                 "utilisation": round(speed * flops / (peak * ranks.world), 4),
             }
             if progress.step % settings.validate_every == 0 or progress.step == settings.steps:
-                bits = validate(trainee, validation, settings, ranks)
+                bits = {task: validate(trainee, part, settings, ranks) for task, part in data_for.validation.items()}
                 settle(model)
-                record["held_out_bits_per_token"] = bits
-                record["held_out_bits_per_second"] = bits * vocabulary.token_rate
-                progress = judged(progress, bits)
+                record |= held_out_record(bits, settings, vocabulary, data_for.targets_per_character)
+                progress = judged(progress, record["held_out_bits_per_token"])
                 if show_progress and not silent:
                     monitor.bar.write(validation_line(record), file=sys.stderr)
             monitor.step(record, bar_line(record, source))
             if settings.sample_every and progress.step % settings.sample_every == 0:
                 weights = whole_weights(model)
                 if not silent:
-                    speaker = model_of(model_config, vocabulary.size, weights, device)
+                    speaker = model_of(model_config, vocabulary, weights, device)
                     place = out / "samples" / f"step-{progress.step:06d}"
-                    waves = write_samples(speaker, vocabulary, validation, codec, place)
+                    waves = write_samples(speaker, vocabulary, data_for.validation[SPEECH_TASK], codec, place)
                     monitor.hear(progress.step, waves, codec.sample_rate_out if codec else 0)
             stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
             if stopped_by or progress.step % settings.save_every == 0 or progress.best_step == progress.step:
@@ -175,7 +180,7 @@ def train(
         step=progress.step,
         best_step=progress.best_step if best_bits is not None else None,
         best_bits_per_token=best_bits,
-        best_bits_per_second=best_bits * vocabulary.token_rate if best_bits is not None else None,
+        best_bits_per_second=best_bits * vocabulary.token_rate if best_bits is not None and speech_alone else None,
         parameters=parameters,
         training_tokens=training.tokens_per_epoch,
         epochs=progress.step * settings.rows * settings.row_tokens / training.tokens_per_epoch,
@@ -210,7 +215,8 @@ def train_step(
     torch.manual_seed(settings.seed * 1_000_003 + step + (ranks.rank << 52))  # dropout; 2^52 is above all such seeds
     device = next(trainee.parameters()).device
     # The mean over processes, as gradients are averaged over them too.
-    targets = float(ranks.mean(torch.tensor(float((targets_of(batch) != IGNORED).sum()), device=device)))
+    counted = torch.tensor(float((targets_of(batch) != IGNORED).sum()), device=device)
+    targets = max(1.0, float(ranks.mean(counted)))  # none where all rows are amid documents with text
     optimizer.zero_grad()
     total = torch.zeros((), dtype=torch.float64, device=device)
     rows = len(batch.tokens)
@@ -238,7 +244,11 @@ def validate(
     settings: TrainSettings,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> float:
-    """Bits per target over the held-out rows, each document once; processes take turns at `rows_at_once` of them."""
+    """Bits per target over the held-out rows, each document once; processes take turns at `rows_at_once` of them.
+
+    Raises:
+        InputError: nothing in these rows is a target.
+    """
     trainee.eval()
     rows = min(settings.validation_rows, batches.rows_per_epoch)
     sums = torch.zeros(2, dtype=torch.float64, device=next(trainee.parameters()).device)  # of nats, and targets
@@ -253,6 +263,11 @@ def validate(
             sums += torch.stack([nats.double(), sums.new_tensor(float((targets_of(batch) != IGNORED).sum()))])
     trainee.train()
     total, count = ranks.mean(sums).tolist()
+    if not count:
+        raise InputError(
+            f"the ends of the {rows} held-out rows cut every document with text; give a longer train.row_tokens than "
+            f"{batches.row_tokens}, or more train.validation_rows"
+        )
     return total / count / math.log(2)
 
 
@@ -261,53 +276,20 @@ def in_layers(name: str, parameter: nn.Parameter) -> bool:
     return name.startswith("layers.") and parameter.ndim == 2
 
 
-def loaders(
-    settings: TrainSettings,
-    dataset: TokenDataset,
-    vocabulary: Vocabulary,
-    held_out: TokenDataset | None,
-    weights: Sequence[float] | None = None,
-    ranks: Ranks = Ranks(),  # noqa: B008
-) -> tuple[PackedBatches | MixedBatches, PackedBatches]:
-    """This process's batches for training, mixed by the weights of the folders of `dataset` if there are any, and all
-    rows for validation.
-
-    Raises:
-        InputError: datasets that are empty or smaller than a row; weights that are none.
-    """
-    rows, row_tokens, seed = settings.rows, settings.row_tokens, settings.seed
-    place = ranks.rank, ranks.world
-    if held_out is not None:
-        cuts, validation = np.arange(len(dataset)), PackedBatches(held_out, FRAMING, rows, row_tokens, seed)
-    else:
-        cuts, validation_cuts = split_held_out(len(dataset), settings.held_out_fraction, seed)
-        validation = PackedBatches(dataset, FRAMING, rows, row_tokens, seed, validation_cuts)
-    if weights is None:
-        training: PackedBatches | MixedBatches = PackedBatches(dataset, FRAMING, rows, row_tokens, seed, cuts, *place)
-    else:
-        folders = np.split(cuts, np.searchsorted(cuts, dataset.folder_begins[1:-1]))
-        parts = [PackedBatches(dataset, FRAMING, rows, row_tokens, seed, part, *place) for part in folders]
-        training = MixedBatches(parts, weights, rows, seed, *place)
-    if training.tokens_per_epoch < row_tokens:
-        raise InputError(
-            f"train.row_tokens is {row_tokens}, but all cuts for training together have {training.tokens_per_epoch} "
-            "tokens: give shorter rows or more audio"
-        )
-    return training, validation
-
-
-def data_identity(
-    dataset: TokenDataset, held_out: TokenDataset | None, sources: WeightedData, init_from: str | None
-) -> dict[str, Any]:
-    """What decides a run beside the settings: with other held-out data, the cuts for training are others too."""
-    validation = held_out.lengths if held_out is not None else np.zeros(0, np.int64)
-    return {
-        "codec_fingerprint": dataset.fingerprint,
-        "cut_lengths": hashlib.sha256(dataset.lengths.tobytes()).hexdigest(),
-        "held_out_cut_lengths": hashlib.sha256(validation.tobytes()).hexdigest(),
-        "weights": list(sources.weights) if sources.weights else None,
-        **({"init_from": init_from} if init_from is not None else {}),
-    }
+def held_out_record(
+    bits: dict[str, float], settings: TrainSettings, vocabulary: Vocabulary, targets_per_character: float
+) -> dict[str, float]:
+    """What the log says of a validation; `bits` per target of each task, whose mean by weight decides which is best."""
+    if list(bits) == [SPEECH_TASK]:
+        (speech,) = bits.values()
+        return {"held_out_bits_per_token": speech, "held_out_bits_per_second": speech * vocabulary.token_rate}
+    weights = {task: settings.task_weights[task] for task in bits}
+    mean = sum(bits[task] * weight for task, weight in weights.items()) / sum(weights.values())
+    record = {"held_out_bits_per_token": mean}
+    record |= {f"held_out_{task}_bits_per_token": found for task, found in bits.items()}
+    if "speech_to_text" in bits:
+        record["held_out_speech_to_text_bits_per_character"] = bits["speech_to_text"] * targets_per_character
+    return record
 
 
 def judged(progress: Progress, bits: float) -> Progress:
@@ -339,8 +321,11 @@ def bar_line(record: dict[str, float], source: str) -> str:
 
 def validation_line(record: dict[str, float]) -> str:
     """A step's record for people."""
-    return (
-        f"step {record['step']}: training {record['bits_per_token']:.3f}, held-out "
-        f"{record['held_out_bits_per_token']:.3f} bits/token = {record['held_out_bits_per_second']:.1f} bits per "
-        "second of speech"
-    )
+    line = f"step {record['step']}: training {record['bits_per_token']:.3f}, held-out "
+    line += f"{record['held_out_bits_per_token']:.3f} bits/token"
+    if "held_out_bits_per_second" in record:
+        return f"{line} = {record['held_out_bits_per_second']:.1f} bits per second of speech"
+    parts = {task: record.get(f"held_out_{task}_bits_per_token") for task in (SPEECH_TASK, *TEXT_TASKS)}
+    said = ", ".join(f"{task.replace('_', ' ')} {bits:.3f}" for task, bits in parts.items() if bits is not None)
+    characters = record.get("held_out_speech_to_text_bits_per_character")
+    return f"{line} ({said}{'' if characters is None else f' = {characters:.3f} bits/character'})"

@@ -1,28 +1,38 @@
-"""The language model's token ids: special tokens first, then the codec's codes. All conversions are here.
+"""The language model's token ids: special tokens, the codec's codes, then the pieces of text, if it has text.
 
-    id      0      1      2      3 .. 15                                  16 .. 16 + codebook_size - 1
-            <pad>  <bos>  <eos>  kept free for the control tokens of       codes 0 .. codebook_size - 1
-                                 further tasks
+    id      0      1      2      3       4         5 .. 15    16 .. 16 + codebook_size - 1    from there on
+            <pad>  <bos>  <eos>  <text>  <speech>  kept free  codes 0 .. codebook_size - 1    pieces 0 .. pieces - 1
+
+`<text>` and `<speech>` open a part of a document of both; a document of speech alone has neither (`slm.tasks`).
 
 A vocabulary also names the codec its codes come from. Codes of another codec mean nothing to the model, so every
-meeting of a model with a dataset or a codec goes through `check`.
+meeting of a model with a dataset or a codec goes through `check`. The text model lies beside it, in `text.model`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from slm.text_model import UNKNOWN, TextModel
 from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
 
-PAD, BOS, EOS = 0, 1, 2
+PAD, BOS, EOS, TEXT, SPEECH = range(5)
 FIRST_CODE = 16
 NO_CODE = -1  # the codec's "no token"
+TEXT_MODEL = "text.model"  # beside the file of a vocabulary that has one
+KINDS: dict[str, type | tuple[type, ...]] = {  # what that file always says
+    "codebook_size": int,
+    "token_rate": (int, float),
+    "codec_name": str,
+    "codec_fingerprint": str,
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,7 @@ class Vocabulary:
     token_rate: float  # tokens per second of speech
     codec_name: str  # what the codec was loaded by, for messages; the fingerprint is what counts
     codec_fingerprint: str
+    text: TextModel | None = None
 
     def __post_init__(self) -> None:
         if self.codebook_size < 2:
@@ -47,15 +58,35 @@ class Vocabulary:
     @property
     def size(self) -> int:
         """The number of ids."""
+        return self.first_piece + self.pieces
+
+    @property
+    def first_piece(self) -> int:
+        """The id of piece 0: one more than the last code's."""
         return FIRST_CODE + self.codebook_size
+
+    @property
+    def pieces(self) -> int:
+        """The number of pieces of text; 0 without text."""
+        return 0 if self.text is None else self.text.pieces
+
+    @property
+    def code_ids(self) -> range:
+        """The ids that speech is made of."""
+        return range(FIRST_CODE, self.first_piece)
+
+    @property
+    def piece_ids(self) -> range:
+        """The ids that text is written in: of all pieces but the unknown one."""
+        return range(self.first_piece + UNKNOWN + 1, self.size)
 
     def ids(self, codes: Tensor) -> Tensor:
         """Codes (0 .. codebook_size - 1, any shape) to ids."""
         return codes + FIRST_CODE
 
     def codes(self, ids: Tensor) -> Tensor:
-        """Ids to codes; special ids become `NO_CODE` (-1)."""
-        return (ids - FIRST_CODE).clamp(min=NO_CODE)
+        """Ids to codes; special ids and pieces become `NO_CODE` (-1)."""
+        return torch.where(ids < self.first_piece, ids - FIRST_CODE, NO_CODE).clamp(min=NO_CODE)
 
     def check(self, what: str, fingerprint: str, codebook_size: int) -> None:
         """Refuse a dataset or a codec with codes that are not this vocabulary's.
@@ -77,32 +108,47 @@ class Vocabulary:
             "trained on codes of this one"
         )
 
+    def check_text(self, lm: str) -> TextModel:
+        """The text model; raise InputError for a language model, named `lm` by the user, that has none."""
+        if self.text is not None:
+            return self.text
+        raise InputError(
+            f"language model '{lm}' knows no text: it was trained on speech alone. To train one that does: "
+            "`focalstream train-text DATASET text.model`, then `focalstream train-lm ... --text-model text.model "
+            "--text-to-speech-weight 1 --speech-to-text-weight 1`"
+        )
+
     def save(self, path: Path) -> None:
-        """Write as JSON; the file appears by rename."""
-        write_atomically(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        """Write as JSON, after the text model beside it; each file appears by rename."""
+        values: dict[str, Any] = {key: getattr(self, key) for key in KINDS}
+        if self.text is not None:
+            self.text.save(path.with_name(TEXT_MODEL))
+            values["text"] = {"pieces": self.text.pieces, "fingerprint": self.text.fingerprint}
+        write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
         """Read what `save` wrote.
 
         Raises:
-            InputError: a missing file, or one that is not a vocabulary.
+            InputError: a missing file, one that is not a vocabulary, or a text model that is not its own.
         """
         try:
             values: Any = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read as a vocabulary ({error})") from error
-        kinds: dict[str, type | tuple[type, ...]] = {
-            "codebook_size": int,
-            "token_rate": (int, float),
-            "codec_name": str,
-            "codec_fingerprint": str,
-        }
-        assert kinds.keys() == {field.name for field in fields(cls)}
         if (
             not isinstance(values, dict)
-            or values.keys() != kinds.keys()
-            or not all(isinstance(values[key], kind) for key, kind in kinds.items())
+            or values.keys() - {"text"} != KINDS.keys()
+            or not all(isinstance(values[key], kind) for key, kind in KINDS.items())
         ):
-            raise InputError(f"{path}: is not a vocabulary; expected exactly the keys {', '.join(kinds)}")
-        return cls(**values)
+            raise InputError(f"{path}: is not a vocabulary; expected exactly the keys {', '.join(KINDS)}, perhaps text")
+        if "text" not in values:
+            return cls(**values)
+        text = TextModel.load(path.with_name(TEXT_MODEL))
+        if values["text"] != {"pieces": text.pieces, "fingerprint": text.fingerprint}:
+            raise InputError(
+                f"{path.with_name(TEXT_MODEL)}: is not the text model of {path}, which says {values['text']}; copy "
+                "both files again from where the language model was trained"
+            )
+        return cls(**{**values, "text": text})

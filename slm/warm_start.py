@@ -2,7 +2,8 @@
 
 As TWIST does it (arXiv 2305.13009): the layers are taken over, the embedding is made anew for our vocabulary. A new row
 is drawn from a normal distribution with the mean and the variances of the old rows, so that it lies among them; begin
-and end take the rows of the old begin and end, where these are known. A speech model of the same codec keeps its rows.
+and end take the rows of the old begin and end, where these are known. A speech model of the same codec keeps its rows,
+but for those of pieces of text, where the text model is another.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tokenizer.checkpoint import read_weights
 from tokenizer.errors import InputError
 
 EMBEDDING = "embed_tokens.weight"
+GROUP_HEAD = "lm_head.first.weight"
 FREE = {"context", "dropout"}  # of a model's shape, what no weight depends on
 
 
@@ -45,11 +47,16 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
     weights = _weights(folder)
     if is_llama(raw):
         weights = own_names(weights, theirs.tied_embeddings)
-    if not _same_ids(folder, vocabulary):
-        known = {BOS: raw.get("bos_token_id", BOS), EOS: raw.get("eos_token_id", EOS)}
-        for number, table in enumerate((EMBEDDING, HEAD)):
+    kept = _shared_vocabulary(folder, vocabulary)
+    if kept is None or kept.text != vocabulary.text:
+        known: dict[int, Any] = {BOS: raw.get("bos_token_id", BOS), EOS: raw.get("eos_token_id", EOS)}
+        for number, table in enumerate((EMBEDDING, HEAD, GROUP_HEAD)):
             if table in weights:
-                weights[table] = new_rows(weights[table].float(), vocabulary.size, known, seed + number)
+                rows = vocabulary.size
+                if kept is not None:  # in these tables the pieces come last, whatever is before them
+                    same = len(weights[table]) - kept.pieces
+                    known, rows = dict(zip(range(same), range(same), strict=True)), same + vocabulary.pieces
+                weights[table] = new_rows(weights[table].float(), rows, known, seed + number)
     check_fit(model, weights, folder)
     copy_weights(model, weights)
 
@@ -87,12 +94,13 @@ def new_rows(old: Tensor, rows: int, known: dict[int, Any], seed: int) -> Tensor
     return table
 
 
-def _same_ids(folder: Path, vocabulary: Vocabulary) -> bool:
-    """Whether the folder's model is of the same codec, so that its rows mean the same."""
+def _shared_vocabulary(folder: Path, vocabulary: Vocabulary) -> Vocabulary | None:
+    """The vocabulary of the folder's model, if it is one of the same codec, so that its rows of codes mean the same."""
     if not (folder / "vocabulary.json").is_file():
-        return False
+        return None
     theirs = Vocabulary.load(folder / "vocabulary.json")
-    return (theirs.codec_fingerprint, theirs.size) == (vocabulary.codec_fingerprint, vocabulary.size)
+    ours = (vocabulary.codec_fingerprint, vocabulary.codebook_size)
+    return theirs if (theirs.codec_fingerprint, theirs.codebook_size) == ours else None
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin with the weights of a text Llama (a folder in transformers' layout; its embedding is made anew) or "
         "of a speech model",
     )
+    parser.add_argument(
+        "--text-model",
+        type=Path,
+        metavar="FILE",
+        help="made by `focalstream train-text`: for a model of text too (--text-to-speech-weight and its like)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint in --out")
     parser.add_argument(
         "--device", default="cpu", help="torch device, for example cuda (under torchrun: one a process)"
@@ -106,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
             init_from=args.init_from,
             ranks=ranks,
             codec=codec,
+            text_model=args.text_model,
         )
     status = 128 + signal.Signals[report.stopped_by] if report.stopped_by in SIGNALS else 0
     if ranks.rank:
@@ -116,10 +123,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{report.parameters / 1e6:.2f} M parameters, {report.training_tokens:,} tokens an epoch")
         print(f"stopped by {report.stopped_by} after step {report.step} ({report.epochs:.2f} epochs)")
         if report.best_bits_per_token is not None:
-            print(
-                f"best at step {report.best_step}: {report.best_bits_per_token:.3f} bits per held-out token, "
-                f"{report.best_bits_per_second:.1f} bits per second of speech"
-            )
+            seconds = report.best_bits_per_second
+            means = "mean of the tasks by weight" if seconds is None else f"{seconds:.1f} bits per second of speech"
+            print(f"best at step {report.best_step}: {report.best_bits_per_token:.3f} bits per held-out token, {means}")
         if report.stopped_by in SIGNALS:
             print("go on with the same command and --resume")
         if report.codec_streams:

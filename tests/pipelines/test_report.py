@@ -82,7 +82,7 @@ def test_page_json_and_lines(spoken, tmp_path, capsys):
     options = ["--html", str(html), "--samples", "4", "--log", str(tmp_path / "log.jsonl")]
     assert main(["report", str(spoken), *options]) == 0
     printed = capsys.readouterr().out
-    assert "5 cuts" in printed and "2 of 7 planned cuts (29 %)" in printed and "x real time" in printed
+    assert "5 cuts" in printed and "2 of 7 planned cuts (28.6 %)" in printed and "x real time" in printed
     page = html.read_text()
     assert page.count("<audio") == 4 and page.count("data:audio/mpeg") == 4
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "&lt;b&gt;2" in page

@@ -31,7 +31,8 @@ from slm.model import LanguageModel, ModelConfig
 from slm.objective import summed_loss, targets_of
 from slm.run_folder import RunFolder
 from slm.settings import read_settings
-from slm.train import loaders, train, validate
+from slm.train import train, validate
+from slm.training_data import loaders
 from slm.utilisation import flops_per_token, peak_flops
 from slm.vocabulary import Vocabulary
 from tokenizer.audio import read_audio
@@ -132,7 +133,7 @@ def test_smaller_forward_passes_give_the_same_gradient(lm_config, lm_settings, t
     """In float64: the sum over passes is the loss of the whole step."""
     dataset = TokenDataset(token_dataset)
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
-    training, _ = loaders(lm_settings, dataset, vocabulary, None)
+    training = loaders(lm_settings, dataset, vocabulary, None).training
     norms = []
     for rows_at_once in (1, 2, 4):
         torch.manual_seed(0)
@@ -145,7 +146,7 @@ def test_smaller_forward_passes_give_the_same_gradient(lm_config, lm_settings, t
 
 
 def test_nothing_is_learnt_across_documents():
-    tokens = np.random.default_rng(0).integers(3, 40, (2, 9))
+    tokens = np.random.default_rng(0).integers(16, 40, (2, 9))
     documents = np.array([[4, 4, 4, 5, 5, 5, 5, 6, 6], [-1, -1, -1, 0, 0, 0, 0, 0, 1]])
     targets = targets_of(Batch(tokens, documents, np.zeros_like(tokens)))
     x = IGNORED
@@ -161,7 +162,7 @@ def test_validation_counts_each_held_out_document_once(lm_config, lm_settings, t
     dataset = TokenDataset(token_dataset)
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
     settings = dataclasses.replace(lm_settings, validation_rows=1000)
-    _, validation = loaders(settings, dataset, vocabulary, dataset)
+    validation = loaders(settings, dataset, vocabulary, dataset).validation["speech"]
     torch.manual_seed(1)
     # One layer and rows in which no document is cut, so that packing changes nothing at all.
     longest = int(dataset.lengths.sum() + 2 * len(dataset))
@@ -178,7 +179,7 @@ def test_validation_counts_each_held_out_document_once(lm_config, lm_settings, t
 def test_bfloat16_loss_is_near_the_exact_one(lm_config, lm_settings, token_dataset):
     dataset = TokenDataset(token_dataset)
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
-    training, _ = loaders(lm_settings, dataset, vocabulary, None)
+    training = loaders(lm_settings, dataset, vocabulary, None).training
     torch.manual_seed(1)
     model = LanguageModel(lm_config, vocabulary.size).eval()
     exact, rough = (summed_loss(model, training.batch(0), bfloat16).item() for bfloat16 in (False, True))
@@ -286,7 +287,7 @@ def gradients(model: LanguageModel, batch: Batch) -> dict[str, torch.Tensor]:
 def some_batch(lm_settings, token_dataset) -> tuple[Batch, Vocabulary]:
     dataset = TokenDataset(token_dataset)
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
-    return loaders(lm_settings, dataset, vocabulary, None)[0].batch(0), vocabulary
+    return loaders(lm_settings, dataset, vocabulary, None).training.batch(0), vocabulary
 
 
 def test_recomputing_layers_changes_no_gradient(lm_config, lm_settings, token_dataset):
@@ -436,8 +437,8 @@ def test_a_mixture_of_a_folder_and_a_url_resumes_exactly(lm_config, lm_settings,
 def test_a_mixture_holds_out_of_each_dataset_and_trains_on_the_rest(lm_settings, token_dataset):
     dataset = TokenDataset([token_dataset] * 2)
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
-    training, validation = loaders(lm_settings, dataset, vocabulary, None, (3.0, 1.0))
-    assert training.tokens_per_epoch + validation.tokens_per_epoch == int((dataset.lengths + 2).sum())
+    training, validation, *_ = loaders(lm_settings, dataset, vocabulary, None, (3.0, 1.0))
+    assert training.tokens_per_epoch + validation["speech"].tokens_per_epoch == int((dataset.lengths + 2).sum())
 
 
 def test_rows_longer_than_all_cuts_are_refused(lm_config, lm_settings, token_dataset, tmp_path):

@@ -1,0 +1,54 @@
+"""`focalstream speak TEXT OUT.wav --lm L`: a text as speech."""
+
+from __future__ import annotations
+
+import argparse
+
+from tokenizer.commands.codec_options import add_codec_arguments, load_codec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", metavar="TEXT", help="what to say, in quotes")
+    parser.add_argument("output", metavar="OUT.wav", help="16-bit WAV (or FLAC, where its name ends so) to write")
+    add_codec_arguments(parser)
+    parser.add_argument(
+        "--lm", required=True, default=argparse.SUPPRESS, help="checkpoint folder or training run, trained on texts too"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="longest speech; without, until the model ends it or its context is full"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws: the same seed, the same speech")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the draws; 0: always the likeliest code")
+    parser.add_argument(
+        "--top-p", type=float, default=0.95, metavar="P", help="draw from the likeliest codes that reach P; 1: off"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Say the text."""
+    import math
+
+    import torch
+
+    from slm.checkpoint import load_lm
+    from slm.generate import Sampling
+    from slm.spoken_text import speak
+    from tokenizer.audio import audio_format, write_audio
+    from tokenizer.errors import InputError
+
+    if args.seconds is not None and not 0 < args.seconds < math.inf:
+        raise InputError(f"--seconds {args.seconds}: expected more than 0, and finite")
+    if not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
+    audio_format(args.output)  # refuses names of other formats before the work
+    model, vocabulary = load_lm(args.lm, args.device)
+    text_model = vocabulary.check_text(args.lm)
+    codec = load_codec(args)
+    vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
+    most = None if args.seconds is None else max(1, round(args.seconds * codec.token_rate))
+    sampling = Sampling(temperature=args.temperature, top_p=args.top_p)
+    codes = speak(model, vocabulary, text_model, args.text, sampling, args.seed, most)
+    wave = codec.decode(torch.from_numpy(codes)[None])[0].float().cpu().numpy()
+    write_audio(args.output, wave, codec.sample_rate_out)
+    print(f"{args.output}: {len(codes) / codec.token_rate:.2f} s of speech")
+    return 0

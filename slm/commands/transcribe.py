@@ -1,0 +1,40 @@
+"""`focalstream transcribe IN.wav --lm L`: what is said in a recording."""
+
+from __future__ import annotations
+
+import argparse
+
+from tokenizer.commands.codec_options import add_codec_arguments, load_codec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN.wav", help="sound file of any rate and number of channels")
+    add_codec_arguments(parser)
+    parser.add_argument(
+        "--lm", required=True, default=argparse.SUPPRESS, help="checkpoint folder or training run, trained on texts too"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="of the draws; 0: always the likeliest piece")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the text, and nothing else, on standard output."""
+    import torch
+
+    from slm.checkpoint import load_lm
+    from slm.generate import Sampling
+    from slm.spoken_text import transcribe
+    from tokenizer.audio import read_audio
+    from tokenizer.errors import InputError
+
+    if not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
+    sampling = Sampling(temperature=args.temperature)
+    model, vocabulary = load_lm(args.lm, args.device)
+    text_model = vocabulary.check_text(args.lm)
+    codec = load_codec(args)
+    vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
+    wave = read_audio(args.input, codec.sample_rate_in)
+    codes = codec.encode(torch.from_numpy(wave)[None])[0].cpu().numpy()
+    print(transcribe(model, vocabulary, text_model, codes, sampling, args.seed))
+    return 0
