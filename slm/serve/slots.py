@@ -104,7 +104,7 @@ class SlotBatch:
             self._pool.join()
         self._cache = make_cache(model, size, longest_write=PIECE_CHUNKS * codec.tokens_per_chunk)
         self._device = model.embed_tokens.weight.device
-        self._logits = torch.zeros(size, vocabulary.size)
+        self._logits = torch.zeros(size, vocabulary.first_piece)  # pieces of text are never spoken
 
     def begin(self, slot: int) -> Any:
         """Empty a slot for a new stream. Returns the state of its codec, for `hear`."""
@@ -138,16 +138,15 @@ class SlotBatch:
                 break
             codes[live, step] = self.vocabulary.codes(drawn[live])
             logits = decode_one_token(self._model, drawn.to(self._device), self._cache, live.to(self._device)).cpu()
-            self._logits = torch.where(live[:, None], logits, self._logits)
+            self._logits = torch.where(live[:, None], logits[:, : self._logits.shape[1]], self._logits)
         heard = self._decoded({slot: codes[slot] for slot in voices if codes[slot, 0] != NO_CODE})
         silence = Piece(codes[0, :0], torch.zeros(0))
         return {slot: heard.get(slot, silence) for slot in voices}
 
     def _take_in(self, slot: int, ids: Tensor) -> None:
         row = Cache(*(part[slot : slot + 1] for part in self._cache))
-        self._logits[slot] = prefill(
-            self._model, ids[None].to(self._device), torch.tensor([len(ids)], device=self._device), row
-        )[0].cpu()
+        logits = prefill(self._model, ids[None].to(self._device), torch.tensor([len(ids)], device=self._device), row)
+        self._logits[slot] = logits[0, : self._logits.shape[1]].cpu()
 
     def _drawn(self, voices: Mapping[int, Voice]) -> dict[int, int]:
         """The next id of each stream that has not ended; those that draw alike are drawn together."""

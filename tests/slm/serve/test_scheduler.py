@@ -15,6 +15,7 @@ from slm.model import LanguageModel, ModelConfig
 from slm.serve.messages import Cancel, Decode, Done, Encode, EndPrompt, Event, Feed, Open, Queued, Ready, Request, Sound
 from slm.serve.scheduler import Scheduler
 from slm.serve.slots import SlotBatch, piece_chunks
+from slm.text_model import TextModel
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 from tokenizer.pipes import to_pcm
@@ -32,6 +33,15 @@ def lm(tiny_codec: Codec) -> tuple[LanguageModel, Vocabulary]:
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.1)
     return model, vocabulary
+
+
+@pytest.fixture(scope="module")
+def lm_with_text(tiny_codec: Codec) -> tuple[LanguageModel, Vocabulary]:
+    text = TextModel.train([f"the {word} jumps over a lazy dog" for word in ("fox", "cat", "hen")] * 20, 40)
+    vocabulary = Vocabulary(tiny_codec.codebook_size, tiny_codec.token_rate, "tiny", tiny_codec.fingerprint, text)
+    torch.manual_seed(1)
+    config = ModelConfig(width=64, layers=2, heads=4, kv_heads=2, ffn_width=96, context=24)
+    return LanguageModel(config, vocabulary.size, vocabulary.pieces).eval().requires_grad_(False), vocabulary
 
 
 class Driver:
@@ -232,3 +242,11 @@ def test_pieces_follow_from_the_prompts_length() -> None:
         assert sum(pieces(chunks, [])) == chunks
         assert pieces(chunks, []) == pieces(chunks, [1] * chunks) == pieces(chunks, [chunks // 2])
     assert pieces(15, []) == [8, 4, 2, 1]
+
+
+def test_a_model_that_knows_texts_speaks_codes(tiny_codec, lm_with_text):
+    driver = Driver(tiny_codec, lm_with_text, slots=2, cost=0.01)
+    driver.say(1, speech(3, seed=1), request(seed=2, seconds=2.0))
+    driver.run()
+    codes, _ = driver.said(1)
+    assert len(codes) >= 100 and min(codes) >= 0  # of that many some would be pieces, one id in eight being one
