@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from pipelines.places import is_url, open_file_system
+from pipelines.places import is_url, objects_below, open_file_system
 from pipelines.retries import retried
 from tokenizer.errors import InputError
 
@@ -164,10 +164,8 @@ def sizes_in(folder: Folder) -> dict[str, int]:
 
 def files_below(folder: RemotePath) -> list[str]:
     """Names of all files below a folder, relative to it, sorted."""
-    files, path = open_file_system(folder.url)
-    root = path.rstrip("/") + "/"
     try:
-        return sorted(name.removeprefix(root) for name in retried(lambda: files.find(path)))
+        return objects_below(folder.url)
     except FileNotFoundError:
         return []
 

@@ -92,15 +92,20 @@ def files_below(folder: str) -> Iterator[str]:
         OSError: a folder in it may not be read.
     """
     if is_url(folder):
-        files, path = open_file_system(folder)
-        root = path.rstrip("/") + "/"
-        names = sorted(found.removeprefix(root) for found in retried(lambda: files.find(path)))
+        names = objects_below(folder)
         yield from (name for name in names if not any(part.startswith(".") for part in name.split("/")))
         return
     for root, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = "" if root == folder else os.path.relpath(root, folder).replace(os.sep, "/") + "/"
         yield from (below + name for name in sorted(names) if not name.startswith("."))
+
+
+def objects_below(url: str) -> list[str]:
+    """Names of all files below a folder behind a URL, relative to it, sorted; hidden ones too."""
+    files, path = open_file_system(url)
+    root = path.rstrip("/") + "/"
+    return sorted(name.removeprefix(root) for name in retried(lambda: files.find(path)))
 
 
 def _refuse(error: OSError) -> None:
