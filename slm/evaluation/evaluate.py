@@ -169,7 +169,7 @@ def swap_tests(
     missing: dict[str, str],
 ) -> dict[str, dict[str, Any]]:
     """field -> test ("true", "matched") -> system -> accuracy."""
-    said = list(cut_fields(options.data))
+    said = list(cut_fields(dataset))
     found: dict[str, dict[str, Any]] = {}
     for name in FIELDS:
         try:

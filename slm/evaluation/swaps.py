@@ -12,15 +12,12 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from pipelines.dataset import TokenDataset, read_description
-from pipelines.layout import Layout
-from pipelines.source_cuts import read_json_lines
+from pipelines.dataset import TokenDataset
 from slm.evaluation.pairs import Pair
 from tokenizer import Codec
 from tokenizer.errors import InputError
@@ -74,15 +71,12 @@ class Swaps:
     matched: list[Swap]  # one of another recording of the same speaker against one of another speaker
 
 
-def cut_fields(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """What each cut of datasets says of itself, in the order of `TokenDataset`: speaker, gender, and custom fields."""
-    for folder in folders:
-        layout = Layout(Path(folder))
-        for shard in read_description(layout)["shards"]:
-            for _, cut in read_json_lines(str(layout.cuts_file(shard["shard"]))):
-                said = (cut.get("supervisions") or [{}])[0]
-                fields = {**(cut.get("custom") or {}), **(said.get("custom") or {})}
-                yield {**fields, "speaker": said.get("speaker"), "gender": said.get("gender")}
+def cut_fields(dataset: TokenDataset) -> Iterator[dict[str, Any]]:
+    """What each cut of a dataset says of itself, in order: speaker, gender, and custom fields."""
+    for cut in dataset.cuts():
+        said = (cut.get("supervisions") or [{}])[0]
+        fields = {**(cut.get("custom") or {}), **(said.get("custom") or {})}
+        yield {**fields, "speaker": said.get("speaker"), "gender": said.get("gender")}
 
 
 def make_swaps(dataset: TokenDataset, said: Sequence[dict[str, Any]], field: str, options: SwapOptions) -> Swaps:

@@ -244,12 +244,12 @@ def test_files_of_others_are_refused(audio_folder, run, bucket):
 def test_a_store_that_fails_now_and_then_and_a_killed_run(
     finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes, monkeypatch, capsys
 ):
-    """5 % of the requests fail, half of these after they were carried out. The retries of botocore are off, so that
+    """One of 20 requests fails, half of these after they were carried out. The retries of botocore are off, so that
     it is ours that are tried."""
     pytest.importorskip("moto", reason="needs moto[server] and s3fs")
     pytest.importorskip("s3fs", reason="needs s3fs")
     server_script = Path(__file__).with_name("flaky_s3.py")
-    server = subprocess.Popen([sys.executable, str(server_script), "0.05", "3"], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([sys.executable, str(server_script), "20", "3"], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.stdout.readline().strip()}")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.dataset import TokenDataset
 from slm.evaluation.benchmarks import read_benchmark
 from slm.evaluation.pairs import Pair, accuracy, wilson
 from slm.evaluation.swaps import SwapOptions, cut_fields, join_codes, join_waves, make_swaps
@@ -101,7 +102,7 @@ def test_what_cannot_be_swapped_is_refused(said):
 
 
 def test_fields_come_from_the_shards_in_their_order(spoken_dataset):
-    fields = list(cut_fields([spoken_dataset, spoken_dataset]))
+    fields = list(cut_fields(TokenDataset([spoken_dataset, spoken_dataset])))
     assert [field["speaker"] for field in fields[:5]] == ["anna", "ben", "cleo", "dan", "anna"]
     assert [field["source"] for field in fields[13:17]] == ["ab", "ab", "cd", "cd"]
     assert len(fields) == 26
