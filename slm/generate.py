@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slm.model import LanguageModel, decode_one_token, make_cache, prefill
+from slm.decoding import DecodingWeights, decode_one_token, make_cache, prefill
+from slm.model import LanguageModel
 from slm.vocabulary import BOS, EOS, FIRST_CODE, NO_CODE, PAD, Vocabulary
 from tokenizer.errors import InputError
 
@@ -107,8 +108,8 @@ def extend(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     recent = torch.full((streams, sampling.repetition_window), PAD)
     alive = torch.ones(streams, dtype=torch.bool)
-    cache = make_cache(model, streams)
-    logits = prefill(model, tokens.to(device), lengths.to(device), cache)
+    weights, cache = DecodingWeights(model), make_cache(model, streams)
+    logits = prefill(weights, tokens.to(device), lengths.to(device), cache)
     step = 0
     while most is None or step < most:
         choices = torch.cat((logits[:, :FIRST_CODE], logits[:, allowed.start : allowed.stop]), dim=1).cpu()
@@ -120,7 +121,7 @@ def extend(
         step += 1
         recent[:, step % sampling.repetition_window] = drawn
         ids = torch.where(drawn < FIRST_CODE, drawn, drawn - FIRST_CODE + allowed.start)
-        logits = decode_one_token(model, ids.to(device), cache)
+        logits = decode_one_token(weights, ids.to(device), cache)
 
 
 def framed(prompts: Sequence[Tensor], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
-"""The language model: a Llama-style causal Transformer, its key/value cache, and the two functions that generate.
+"""The language model: a Llama-style causal Transformer over whole rows. `slm.decoding` goes on from a cache.
 
-Dimension letters:  B batch    T tokens of this call    C cache slots    V vocabulary
-                    D width    N layers                 H query heads    G key/value heads    K head width
+Dimension letters:  B batch    T tokens    D width    V vocabulary    H query heads    K head width
 
 Parameter names are those of `transformers.LlamaModel` (half-split rotary convention, no biases), so exporting is a
 change of prefix. The one thing Llama lacks is the sliding window: a token sees the `context` latest tokens, itself
@@ -12,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,34 +87,8 @@ class ModelConfig:
         return asdict(self)
 
 
-class Cache(NamedTuple):
-    """The state of B generating streams. `prefill` and `decode_one_token` write into these tensors in place.
-
-    The token at position p lies in slot p mod C, so the cache rolls and never grows. Which position a slot holds
-    follows from `position` alone. C exceeds the context by the largest write less one: a write of several tokens must
-    not evict what the first of them still sees. One slot more, the last, receives the padding of ragged prompts and is
-    never read.
-    """
-
-    keys: Tensor  # [B, N, G, C + 1, K], rotated
-    values: Tensor  # [B, N, G, C + 1, K]
-    position: Tensor  # [B] int64: how many tokens each stream has taken in
-
-    @property
-    def capacity(self) -> int:
-        """C, the number of slots that can be read."""
-        return self.keys.shape[3] - 1
-
-
-class Slots(NamedTuple):
-    """Where the tokens of one call go in the cache, and what they see there."""
-
-    target: Tensor  # [B, T] int64, in 0..C
-    visible: Tensor  # [B, 1, T, C] bool
-
-
 class Attention(nn.Module):
-    """Grouped-query attention over the tokens of the call, or over a cache that they are first written to."""
+    """Grouped-query attention."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -125,25 +98,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_width, bias=False)
         self.o_proj = nn.Linear(config.heads * config.head_width, config.width, bias=False)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        visible: Tensor | None,
-        past: tuple[Tensor, Tensor, Slots] | None,
-    ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; `visible` [B, 1, T, T] is added to the scores (None: causal, or the cache's)."""
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; `visible` [B, 1, T, T] is added to the scores (None: causal)."""
         batch, tokens, _ = x.shape
         query = self.q_proj(x).view(batch, tokens, self.heads, self.head_width).transpose(1, 2)
         key = self.k_proj(x).view(batch, tokens, self.kv_heads, self.head_width).transpose(1, 2)
         value = self.v_proj(x).view(batch, tokens, self.kv_heads, self.head_width).transpose(1, 2)
         query, key = rotate(query, *rotation), rotate(key, *rotation)
-        if past is not None:
-            past_keys, past_values, slots = past
-            target = slots.target[:, None, :, None].expand_as(key)
-            past_keys.scatter_(2, target, key)
-            past_values.scatter_(2, target, value)
-            key, value, visible = past_keys[:, :, :-1], past_values[:, :, :-1], slots.visible
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=visible, is_causal=visible is None, enable_gqa=self.heads != self.kv_heads
         )
@@ -181,14 +142,8 @@ class Layer(nn.Module):
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        visible: Tensor | None,
-        past: tuple[Tensor, Tensor, Slots] | None,
-    ) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotation, visible, past))
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotation, visible))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -247,7 +202,7 @@ class LanguageModel(nn.Module):
         positions: Tensor | None = None,
         targets: Tensor | None = None,
     ) -> Tensor:
-        """Logits of every next token, or the loss, without a cache.
+        """Logits of every next token, or the loss.
 
         Args:
             tokens: [B, T] int64 ids.
@@ -270,7 +225,7 @@ class LanguageModel(nn.Module):
             dtype = matrix_dtype(self.norm.weight)
             visible = torch.zeros(visible.shape, dtype=dtype, device=tokens.device).masked_fill_(~visible, -torch.inf)
             visible = visible[:, None]
-        hidden = self._hidden(tokens, positions, visible, None, None)
+        hidden = self._hidden(tokens, positions, visible)
         if targets is None:
             return self.lm_head(hidden)
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
@@ -278,87 +233,13 @@ class LanguageModel(nn.Module):
             return self.lm_head.summed_loss(hidden, targets)
         return summed_cross_entropy(hidden, self.lm_head.weight, targets)
 
-    def _hidden(
-        self, tokens: Tensor, positions: Tensor, visible: Tensor | None, cache: Cache | None, slots: Slots | None
-    ) -> Tensor:
+    def _hidden(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
         """[B, T] ids -> [B, T, D] after the last norm."""
         x = self.dropout(self.embed_tokens(tokens))
         rotation = rotary_angles(positions, self.config.head_width, self.config.rope_theta, x.dtype)
-        for index, layer in enumerate(self.layers):
-            past = None if cache is None or slots is None else (cache.keys[:, index], cache.values[:, index], slots)
+        for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(layer, x, rotation, visible, past, use_reentrant=False)
+                x = checkpoint(layer, x, rotation, visible, use_reentrant=False)
             else:
-                x = layer(x, rotation, visible, past)
+                x = layer(x, rotation, visible)
         return self.norm(x)
-
-
-def make_cache(model: LanguageModel, batch: int, longest_write: int = 128) -> Cache:
-    """An empty cache for `batch` streams that takes in at most `longest_write` tokens at once."""
-    config, weight = model.config, model.embed_tokens.weight
-    capacity = config.context + longest_write - 1
-    shape = (batch, config.layers, config.kv_heads, capacity + 1, config.head_width)
-    return Cache(
-        keys=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
-        values=torch.zeros(shape, dtype=weight.dtype, device=weight.device),
-        position=torch.zeros(batch, dtype=torch.int64, device=weight.device),
-    )
-
-
-@torch.no_grad()
-def prefill(model: LanguageModel, tokens: Tensor, lengths: Tensor, cache: Cache) -> Tensor:
-    """Take in a prompt of any length, in blocks that fit the cache.
-
-    Args:
-        model: in evaluation mode.
-        tokens: [B, T] int64 ids; row b is padded with any valid id beyond lengths[b].
-        lengths: [B] int64, each at least 1.
-        cache: written in place.
-
-    Returns:
-        [B, V] logits of the token after each row's last real one.
-    """
-    block = cache.capacity - model.config.context + 1
-    last_hidden = torch.zeros(
-        tokens.shape[0], model.config.width, dtype=model.embed_tokens.weight.dtype, device=tokens.device
-    )
-    for start in range(0, tokens.shape[1], block):
-        piece = tokens[:, start : start + block]
-        hidden = _take_in(model, piece, (lengths - start).clamp(0, piece.shape[1]), cache)
-        at = lengths - 1 - start
-        ends_here = (at >= 0) & (at < piece.shape[1])
-        last_hidden[ends_here] = hidden[ends_here, at[ends_here]]
-    return model.lm_head(last_hidden)
-
-
-@torch.no_grad()
-def decode_one_token(model: LanguageModel, token: Tensor, cache: Cache, live: Tensor | None = None) -> Tensor:
-    """Take in one token a stream: token [B] int64 -> [B, V] logits of the next. The cache is written in place.
-
-    Rows that are not `live` [B] bool stay where they are, and their logits mean nothing; None: all are.
-    """
-    counts = torch.ones_like(token) if live is None else live.long()
-    return model.lm_head(_take_in(model, token[:, None], counts, cache)[:, 0])
-
-
-@torch.no_grad()
-def decode_block(model: LanguageModel, tokens: Tensor, cache: Cache) -> Tensor:
-    """Take in as many tokens a stream as the cache's longest write: [B, T] int64 -> [B, T, V] logits after each."""
-    return model.lm_head(_take_in(model, tokens, torch.full_like(tokens[:, 0], tokens.shape[1]), cache))
-
-
-def _take_in(model: LanguageModel, tokens: Tensor, counts: Tensor, cache: Cache) -> Tensor:
-    """Write the first counts[b] of the tokens [B, T] of each row to the cache; hidden states [B, T, D] of all."""
-    capacity, context = cache.capacity, model.config.context
-    assert tokens.shape[1] <= capacity - context + 1, "this write would evict keys that its first token sees"
-    steps = torch.arange(tokens.shape[1], device=tokens.device)
-    positions = cache.position[:, None] + steps
-    last = (cache.position + counts - 1)[:, None]
-    held = last - (last - torch.arange(capacity, device=tokens.device)) % capacity  # [B, C]: the position in each slot
-    # A padding token sees what the last real one sees: a row that sees nothing would come out as NaN.
-    behind = torch.minimum(positions, last)[:, :, None] - held[:, None, :]
-    visible = (held >= 0)[:, None, :] & (behind >= 0) & (behind < context)
-    target = torch.where(steps < counts[:, None], positions % capacity, capacity)
-    hidden = model._hidden(tokens, positions, None, cache, Slots(target, visible[:, None]))
-    cache.position.add_(counts)
-    return hidden

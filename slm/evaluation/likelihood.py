@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from slm.decoding import DecodingWeights, decode_block, make_cache
 from slm.generate import framed
-from slm.model import LanguageModel, decode_block, make_cache
+from slm.model import LanguageModel
 from slm.vocabulary import EOS, Vocabulary
 
 Documents = Sequence[np.ndarray]  # codes of each, int [T]
@@ -66,9 +67,9 @@ def _surprisals(model: LanguageModel, vocabulary: Vocabulary, documents: Documen
     if tokens.shape[1] <= model.config.context:
         nats = _cross_entropy(model(tokens), targets)
     else:
-        cache = make_cache(model, len(documents), BLOCK)
+        weights, cache = DecodingWeights(model), make_cache(model, len(documents), BLOCK)
         blocks = zip(tokens.split(BLOCK, 1), targets.split(BLOCK, 1), strict=True)
-        nats = torch.cat([_cross_entropy(decode_block(model, block, cache), wanted) for block, wanted in blocks], 1)
+        nats = torch.cat([_cross_entropy(decode_block(weights, block, cache), wanted) for block, wanted in blocks], 1)
     rows = (nats.double() / math.log(2)).cpu().numpy()
     return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
 

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from slm.decoding import Cache, DecodingWeights, decode_one_token, make_cache, prefill
 from slm.generate import Sampling, draw
-from slm.model import Cache, LanguageModel, decode_one_token, make_cache, prefill
+from slm.model import LanguageModel
 from slm.vocabulary import BOS, EOS, NO_CODE, PAD, Vocabulary
 from tokenizer.codec import Codec
 from tokenizer.stream_pool import StreamPool
@@ -97,7 +98,7 @@ class SlotBatch:
     def __init__(self, codec: Any, model: LanguageModel, vocabulary: Vocabulary, size: int) -> None:
         vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
         self.codec, self.vocabulary, self.size = codec, vocabulary, size
-        self._model = model
+        self._weights = DecodingWeights(model)
         self._fills = isinstance(codec, Codec)
         self._pool = StreamPool(codec, 2 * size - 1 if self._fills else size)
         while len(self._pool.active) < self._pool.size:
@@ -137,7 +138,7 @@ class SlotBatch:
             if not live.any():
                 break
             codes[live, step] = self.vocabulary.codes(drawn[live])
-            logits = decode_one_token(self._model, drawn.to(self._device), self._cache, live.to(self._device)).cpu()
+            logits = decode_one_token(self._weights, drawn.to(self._device), self._cache, live.to(self._device)).cpu()
             self._logits = torch.where(live[:, None], logits[:, : self._logits.shape[1]], self._logits)
         heard = self._decoded({slot: codes[slot] for slot in voices if codes[slot, 0] != NO_CODE})
         silence = Piece(codes[0, :0], torch.zeros(0))
@@ -145,7 +146,7 @@ class SlotBatch:
 
     def _take_in(self, slot: int, ids: Tensor) -> None:
         row = Cache(*(part[slot : slot + 1] for part in self._cache))
-        logits = prefill(self._model, ids[None].to(self._device), torch.tensor([len(ids)], device=self._device), row)
+        logits = prefill(self._weights, ids[None].to(self._device), torch.tensor([len(ids)], device=self._device), row)
         self._logits[slot] = logits[0, : self._logits.shape[1]].cpu()
 
     def _drawn(self, voices: Mapping[int, Voice]) -> dict[int, int]:

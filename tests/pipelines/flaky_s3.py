@@ -1,4 +1,4 @@
-"""An S3 server on this machine (moto) that refuses one of so many requests of each method, wherever the threads stand."""
+"""An S3 server on this machine (moto) that refuses one of so many requests of each method."""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ import torch
 from slm.checkpoint import load_lm, save_lm
 from slm.code_bits import BitEmbedding, BitGroupHead, signs
 from slm.cross_entropy import IGNORED
+from slm.decoding import DecodingWeights, decode_one_token, make_cache, prefill
 from slm.generate import Sampling, generate
-from slm.model import LanguageModel, ModelConfig, decode_one_token, make_cache, prefill
+from slm.model import LanguageModel, ModelConfig
 from slm.train import train
 from slm.vocabulary import FIRST_CODE, Vocabulary
 from tokenizer.config import QuantizerConfig
@@ -76,9 +77,9 @@ def test_cache_loss_files_and_generation_work_with_each_option(options, tmp_path
     model = model_of(options)
     tokens = torch.randint(0, VOCABULARY.size, (2, 50), generator=torch.Generator().manual_seed(1))
     logits = model(tokens)
-    cache = make_cache(model, 2, 7)
-    cached = [prefill(model, tokens[:, :30], torch.tensor([30, 30]), cache)]
-    cached += [decode_one_token(model, tokens[:, i], cache) for i in range(30, 50)]
+    weights, cache = DecodingWeights(model), make_cache(model, 2, 7)
+    cached = [prefill(weights, tokens[:, :30], torch.tensor([30, 30]), cache)]
+    cached += [decode_one_token(weights, tokens[:, i], cache) for i in range(30, 50)]
     torch.testing.assert_close(torch.stack(cached, 1), logits[:, 29:], atol=1e-10, rtol=1e-10)  # float64 sums
     loss = model(tokens[:, :-1], targets=tokens[:, 1:])
     expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")

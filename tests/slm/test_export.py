@@ -148,7 +148,7 @@ def test_a_text_model_begins_a_speech_model(text_llama):
         model.embed_tokens.weight[:12] = hidden[0]
         expected = theirs.model(inputs_embeds=hidden).last_hidden_state
         torch.testing.assert_close(
-            model._hidden(torch.arange(12)[None], torch.arange(12)[None], None, None, None), expected, **TOLERANCE
+            model._hidden(torch.arange(12)[None], torch.arange(12)[None], None), expected, **TOLERANCE
         )
 
 

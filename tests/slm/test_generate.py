@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from slm.decoding import make_cache
 from slm.generate import Sampling, draw, filtered, framed, generate
-from slm.model import LanguageModel, ModelConfig, make_cache
+from slm.model import LanguageModel, ModelConfig
 from slm.vocabulary import BOS, EOS, FIRST_CODE, PAD, Vocabulary
 from tokenizer.errors import InputError
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from slm.model import LanguageModel, ModelConfig, decode_one_token, make_cache, prefill
+from slm.decoding import DecodingWeights, decode_one_token, make_cache, prefill
+from slm.model import LanguageModel, ModelConfig
 from tokenizer.errors import InputError
 
 VOCABULARY_SIZE = 50
@@ -39,10 +40,10 @@ def test_cached_logits_equal_the_full_forward_far_past_the_rolling_point(longest
     model = model_of(dataclasses.replace(CONFIG, kv_heads=kv_heads))
     tokens = tokens_of((2, 100))
     expected = model(tokens)
-    cache = make_cache(model, 2, longest_write)
+    weights, cache = DecodingWeights(model), make_cache(model, 2, longest_write)
     prompt = 37
-    logits = [prefill(model, tokens[:, :prompt], torch.tensor([prompt, prompt]), cache)]
-    logits += [decode_one_token(model, tokens[:, i], cache) for i in range(prompt, 100)]
+    logits = [prefill(weights, tokens[:, :prompt], torch.tensor([prompt, prompt]), cache)]
+    logits += [decode_one_token(weights, tokens[:, i], cache) for i in range(prompt, 100)]
     torch.testing.assert_close(torch.stack(logits, 1), expected[:, prompt - 1 :], **TOLERANCE)
     assert cache.position.tolist() == [100, 100]
 
@@ -52,9 +53,9 @@ def test_rows_of_a_ragged_prefill_equal_solo_runs():
     lengths = torch.tensor([1, 5, 16, 17, 33, 64])
     tokens = tokens_of((6, 64))
     more = tokens_of((6, 30), seed=2)
-    cache = make_cache(model, 6, longest_write=7)
-    logits = [prefill(model, tokens, lengths, cache)]
-    logits += [decode_one_token(model, more[:, i], cache) for i in range(30)]
+    weights, cache = DecodingWeights(model), make_cache(model, 6, longest_write=7)
+    logits = [prefill(weights, tokens, lengths, cache)]
+    logits += [decode_one_token(weights, more[:, i], cache) for i in range(30)]
     for row, length in enumerate(lengths.tolist()):
         alone = model(torch.cat((tokens[row, :length], more[row]))[None])[0, length - 1 :]
         torch.testing.assert_close(torch.stack(logits, 1)[row], alone, **TOLERANCE)
