@@ -15,13 +15,15 @@ export class Connection {
   open(token) {
     this.token = token;
     const socket = (this.socket = new WebSocket(this.url));
+    const current = () => socket === this.socket; // the close of one may come after the next has opened
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.tell({ type: "hello", version: VERSION, ...(token ? { token } : {}) });
-    socket.onmessage = ({ data }) => (typeof data === "string" ? this.hear(JSON.parse(data)) : this.on.sound(unpack(data)));
+    socket.onmessage = ({ data }) => current() && (typeof data === "string" ? this.hear(JSON.parse(data)) : this.on.sound(unpack(data)));
     socket.onclose = ({ code, reason }) => {
+      if (!current()) return;
       const again = !FATAL.has(code);
       this.on.lost({ code, reason, again });
-      if (again) setTimeout(() => this.open(this.token), AGAIN_MS[Math.min(this.attempts++, AGAIN_MS.length - 1)]);
+      if (again) setTimeout(() => current() && this.open(this.token), AGAIN_MS[Math.min(this.attempts++, AGAIN_MS.length - 1)]);
     };
   }
 
