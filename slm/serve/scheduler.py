@@ -5,8 +5,8 @@ chunks after that one went out. Its lead is how much of what went out is not pla
 
 - A step is taken when somebody's lead is below the least lead, and then by everyone whose lead is not above it by a
   whole chunk. So all streams step together, once a chunk.
-- Between steps, as long as nobody's lead is next to nothing, the prompts of newcomers are worked on, a piece at a time
-  and in turn.
+- Between steps, as long as nobody's lead is next to nothing, the prompts of newcomers are worked on, a piece at a time:
+  first those that have ended, the one with the least left before the others, then in turn those that go on.
 - What is not live (whole files) takes part in the steps of the others, and steps by itself when nothing else is to do.
 """
 
@@ -176,7 +176,7 @@ class Scheduler:
         speaking = [stream for stream in self._streams.values() if stream.speaking]
         leads = [self._lead_of(stream, now) for stream in speaking if stream.request.live]
         least = min(leads, default=math.inf)
-        hears = next((stream for stream in self._streams.values() if self._next_piece(stream)), None)
+        hears = min(filter(self._next_piece, self._streams.values()), key=self._waits_for, default=None)
         if hears and (least >= CLOSE * self._lead or self._steps_in_a_row >= PATIENCE):
             self._steps_in_a_row = 0
             self._hear(hears)
@@ -204,6 +204,10 @@ class Scheduler:
             self._batch.go_on(stream.slot, stream.state)
             stream.state, stream.speaking = None, True
             stream.waiting.clear()
+
+    def _waits_for(self, stream: Stream) -> float:
+        """Samples that a listener waits for; infinite while the prompt goes on, when nobody waits."""
+        return math.inf if stream.prompt_ended is None else stream.samples
 
     def _lead_of(self, stream: Stream, now: float) -> float:
         """Seconds of what went out that are not played yet; of a stream that has sent nothing, 0: it is due."""

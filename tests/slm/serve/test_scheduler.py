@@ -250,3 +250,18 @@ def test_a_model_that_knows_texts_speaks_codes(tiny_codec, lm_with_text):
     driver.run()
     codes, _ = driver.said(1)
     assert len(codes) >= 100 and min(codes) >= 0  # of that many some would be pieces, one id in eight being one
+
+
+def test_prompts_that_have_ended_come_first_the_shortest_before_the_others(tiny_codec: Codec, lm: Any) -> None:
+    """1 goes on, 2 and 3 have ended with much and little left: nobody waits for 1, and 3 need not wait for all of 2."""
+    driver = Driver(tiny_codec, lm, slots=3, cost=0.001)
+    for number, chunks in ((1, 40), (2, 30), (3, 9)):
+        driver.scheduler.do(Open(number, request(seed=number, seconds=0.08)))
+        driver.scheduler.do(Feed(number, speech(chunks, seed=number)))
+    for number in (2, 3):
+        driver.scheduler.do(EndPrompt(number, driver.now))
+    driver.run()
+    heard = [event.stream for event in driver.events if isinstance(event, Sound) and not event.new]
+    of_two, of_three = ([at for at, stream in enumerate(heard) if stream == number] for number in (2, 3))
+    assert of_three == [0, 1] and heard.index(1) > max(of_two)
+    assert driver.of(3, Done)[0].first_audio_ms < driver.of(2, Done)[0].first_audio_ms
