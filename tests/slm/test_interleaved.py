@@ -25,7 +25,7 @@ from slm.train import train
 from slm.training_data import loaders
 from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, SPEECH, TEXT, Vocabulary
 from slm.word_times import TimedWord, Words, codes_of, timed_words
-from tests.slm.test_text import PANGRAM, sentences
+from tests.slm.conftest import PANGRAM, sentences
 from tests.slm.test_train import log_of, weights_of
 from tokenizer.audio import write_wav
 from tokenizer.errors import InputError
