@@ -24,6 +24,7 @@ from slm.text_model import TextModel
 from tokenizer.errors import InputError
 
 PAUSES = ("", "<eps>")  # what aligners write where nothing is said
+ROUNDING = 0.01  # seconds: aligners count in frames of so much
 
 
 class TimedWord(NamedTuple):
@@ -129,7 +130,7 @@ def timed_words(cut: dict[str, Any], seconds: float) -> list[TimedWord]:
             if word.symbol.strip() in PAUSES:
                 continue
             middle = (word.begin + word.end) / 2
-            if not begin <= middle <= end:
+            if not begin - ROUNDING <= middle <= end + ROUNDING:
                 return []
             if 0 <= middle < seconds:
                 words.append(word)

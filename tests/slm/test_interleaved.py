@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lhotse import MonoCut
 
 from pipelines.batches import Batch, shuffled
 from pipelines.cli import main
@@ -112,6 +113,24 @@ def test_word_times_count_from_the_recordings_start_and_must_lie_in_their_superv
     for broken in (["first"], ["first", "11.0", 0.5], [None, 11.0, 0.5], ["first", 11.0, -1.0], 7):
         with pytest.raises(InputError, match=r"cut c: its word alignment has .*expected \[symbol, start, duration"):
             timed_words({**cut, "supervisions": [{**said, "alignment": {"word": [broken]}}]}, 5.0)
+
+
+def test_a_part_of_a_cut_has_the_words_that_lhotse_cuts_out_for_them():
+    """Lhotse's own cut of a word, `trim_to_alignments`, begins where ours says that the word does."""
+    line = aligned_cut(np.random.default_rng(1), 200, start=3.21)
+    recording = {"id": "r", "sources": [], "sampling_rate": 16000, "num_samples": 160_000, "duration": 10.0}
+    line["supervisions"][0] |= {"recording_id": "r", "channel": 0}
+    cut = MonoCut.from_dict({**line, "channel": 0, "recording": recording})
+    part = cut.truncate(offset=1.0, duration=2.0)
+    words = timed_words(part.to_dict(), 2.0)
+    cut_out = cut.trim_to_alignments("word", max_pause=0.0)
+    within = [word for word in cut_out if 0 <= word.start + word.duration / 2 - part.start < 2.0]
+    assert [word.symbol for word in words] == [word.supervisions[0].text for word in within] and len(words) == 8
+    for ours, theirs in zip(words, within, strict=True):
+        # Lhotse rounds to samples of 1/16,000 s.
+        assert (ours.begin, ours.end - ours.begin) == pytest.approx(
+            (theirs.start - part.start, theirs.duration), abs=1 / 16000
+        )
 
 
 def test_words_without_a_code_or_a_piece_go_with_their_neighbours(text_model):
