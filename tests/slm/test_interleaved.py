@@ -327,6 +327,17 @@ def test_training_learns_goes_on_exactly_and_is_the_same_for_two_ranks(
         assert_equal(Batch(*map(np.concatenate, zip(*halves, strict=True))), alone.batch(step))
 
 
+def test_with_weighted_datasets_those_without_word_times_have_rows_of_speech_alone(
+    aligned_dataset, token_dataset, lm_settings, text_model
+):
+    dataset = TokenDataset([aligned_dataset, token_dataset])
+    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint, text_model)
+    settings = dataclasses.replace(lm_settings, interleaved_weight=3.0, row_tokens=150)
+    rows = loaders(settings, dataset, vocabulary, None, [1.0, 1.0]).training.rows(0, 2000).tokens
+    # Documents are shorter than a row, so one begins in each row of the task.
+    assert np.isin(rows, (TEXT, SPEECH)).any(axis=1).mean() == pytest.approx(0.75, abs=0.02)
+
+
 def test_what_cannot_be_interleaved_is_refused(token_dataset, lm_settings, text_model, tmp_path, capsys):
     text_model.save(tmp_path / "text.model")
     arguments = ["train-lm", "--config", "tiny", "--data", str(token_dataset), "--out", str(tmp_path / "run")]
