@@ -150,13 +150,14 @@ class PackedBatches:
     def _stretches(self, start: int, count: int) -> Iterator[Batch]:
         """The stream's tokens [start, start + count), epoch by epoch, each field one-dimensional."""
         while count:
-            epoch, offset = divmod(start, self.tokens_per_epoch)
-            end = min(offset + count, self.tokens_per_epoch)
+            epoch, offset = self._place(start)
             order, ends = self._epoch(epoch)
+            end = min(offset + count, int(ends[-1]))
             first, last = (int(np.searchsorted(ends, token, side="right")) for token in (offset, end - 1))
             begins = np.concatenate([ends[first - 1 : first] if first else [0], ends[first:last]])
             shown = np.diff(np.append(begins, end).clip(offset))  # tokens of each document that lie in the stretch
-            ids = self._framing.ids(self._dataset, order[first : last + 1])[offset - begins[0] :][: end - offset]
+            ids = self._documents(epoch).ids(self._dataset, order[first : last + 1])
+            ids = ids[offset - begins[0] :][: end - offset]
             documents = np.repeat(np.arange(first, last + 1) + epoch * len(order), shown)
             positions = np.arange(end - offset, dtype=np.int32)
             positions -= np.repeat((begins - offset).astype(np.int32), shown)
@@ -169,8 +170,22 @@ class PackedBatches:
             order = shuffled(len(self._cuts), self._seed, epoch)
             if len(self._epochs) == EPOCHS_HELD:
                 del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = self._cuts[order], np.cumsum(self._document_tokens[order])
+            self._epochs[epoch] = self._cuts[order], np.cumsum(self._tokens(epoch)[order])
         return self._epochs[epoch]
+
+    # The next three are the same in each epoch here; a subclass may have other documents in each.
+
+    def _documents(self, epoch: int) -> Documents:
+        """What the cuts are in an epoch."""
+        return self._framing
+
+    def _tokens(self, epoch: int) -> np.ndarray:
+        """Tokens of each of the documents of an epoch, before they are shuffled."""
+        return self._document_tokens
+
+    def _place(self, token: int) -> tuple[int, int]:
+        """The epoch that a token of the stream belongs to, and its place there."""
+        return divmod(token, self.tokens_per_epoch)
 
 
 def ranks_rows(rows: int, step: int, rank: int, world_size: int) -> tuple[int, int]:

@@ -185,12 +185,26 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _mixed_supervisions(mix: dict[str, Any]) -> list[dict[str, Any]]:
-    """Supervisions of all tracks of a mix, moved to where their track begins."""
-    return [
-        {**supervision, "start": supervision.get("start", 0.0) + track.get("offset", 0.0)}
-        for track in mix["tracks"]
-        for supervision in track["cut"].get("supervisions") or []
-    ]
+    """Supervisions of all tracks of a mix, moved to where their track begins, and their alignments with them: in Lhotse
+    those count from the start of the track's recording, which the cut in the shard no longer has."""
+    moved = []
+    for track in mix["tracks"]:
+        offset = track.get("offset", 0.0)
+        into_recording = offset - track["cut"].get("start", 0.0)
+        for supervision in track["cut"].get("supervisions") or []:
+            supervision = {**supervision, "start": supervision.get("start", 0.0) + offset}
+            if alignment := supervision.get("alignment"):
+                supervision["alignment"] = {
+                    kind: [_item_moved(item, into_recording) for item in items] for kind, items in alignment.items()
+                }
+            moved.append(supervision)
+    return moved
+
+
+def _item_moved(item: Any, seconds: float) -> list[Any]:
+    """A Lhotse alignment item [symbol, start, duration, score] at another time; before Lhotse 1.8 they were objects."""
+    symbol, start, *rest = item.values() if isinstance(item, dict) else item
+    return [symbol, round(start + seconds, 8), *rest]
 
 
 def _checksum(data: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from slm.checkpoint import named_weights
 from slm.llama import llama_config, llama_names
 from slm.model import LanguageModel
-from slm.vocabulary import BOS, EOS, FIRST_CODE, PAD, SPEECH, TEXT, Vocabulary
+from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, PAD, SPEECH, TEXT, Vocabulary
 from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
 
@@ -25,6 +25,7 @@ Its tokens are those of codec `{codec}` (fingerprint `{fingerprint}`), {rate:g} 
 |---|---|
 | {pad}, {bos}, {eos} | padding, begin, end |
 | {text}, {speech} | in models with text: a part of text, of speech begins |
+| {interleaved} | in models with text, after the begin: such parts take turns |
 | {unused} to {last_special} | not used |
 | {first} to {last} | code 0 to {last_code} of the codec |{text_row}
 
@@ -105,7 +106,8 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
         "eos": EOS,
         "text": TEXT,
         "speech": SPEECH,
-        "unused": SPEECH + 1,
+        "interleaved": INTERLEAVED,
+        "unused": INTERLEAVED + 1,
         "last_special": FIRST_CODE - 1,
         "first": FIRST_CODE,
         "last": vocabulary.first_piece - 1,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipelines.batches import Batch
 from slm.cross_entropy import IGNORED
-from slm.vocabulary import SPEECH, TEXT
+from slm.vocabulary import INTERLEAVED, SPEECH, TEXT
 
 NO_DOCUMENT = -1  # tokens of this document are targets of nothing
 
@@ -30,13 +30,15 @@ def summed_loss(model: nn.Module, batch: Batch, bfloat16: bool) -> Tensor:
 
 
 def targets_of(batch: Batch) -> np.ndarray:
-    """int64 [rows, row_tokens]: the next token, but nothing after a document's end, where the next one is unrelated,
-    and of documents with text (`slm.tasks`) the answer alone."""
+    """int64 [rows, row_tokens]: the next token, but nothing after a document's end, where the next one is unrelated, no
+    mark of a part, and of documents of two parts the answer alone (`slm.tasks`)."""
     same = (batch.documents[:, 1:] == batch.documents[:, :-1]) & (batch.documents[:, 1:] != NO_DOCUMENT)
-    marks = (batch.tokens == TEXT) | (batch.tokens == SPEECH)
+    marks = (batch.tokens == TEXT) | (batch.tokens == SPEECH) | (batch.tokens == INTERLEAVED)
     if marks.any():
-        count = np.cumsum(marks, axis=1)
-        begins = (np.arange(count.shape[1]) - batch.positions).clip(0)  # before the row only where there are no marks
-        in_document = count - np.take_along_axis(count, begins, axis=1)
-        same &= ((in_document != 1) & ~marks)[:, 1:]  # after one mark comes the question, after the second the answer
+        # After one mark comes the question, after the second the answer; `<interleaved>` counts as two.
+        count = np.cumsum(marks + (batch.tokens == INTERLEAVED), axis=1)
+        begins = np.arange(count.shape[1]) - batch.positions
+        in_document = count - np.take_along_axis(count, begins.clip(0), axis=1)
+        question = (in_document == 1) & (begins >= 0)  # what goes on here of two parts is no document
+        same &= ~(question | marks)[:, 1:]
     return np.where(same, batch.tokens[:, 1:], IGNORED)

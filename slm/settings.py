@@ -65,9 +65,14 @@ class TrainSettings:
     compile: bool = setting("compile the layers (torch.compile): a slow first step, faster ones after it", False)
     recompute: bool = setting("keep only the layers' inputs for the backward pass: less memory, more work", False)
     sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
-    speech_weight: float = setting("share of the rows that are speech alone, relative to the next two", 1.0)
+    speech_weight: float = setting("share of the rows that are speech alone, relative to the next three", 1.0)
     text_to_speech_weight: float = setting("share of the rows that are speech after its text (see --text-model)", 0.0)
     speech_to_text_weight: float = setting("share of the rows that are text after its speech (see --text-model)", 0.0)
+    interleaved_weight: float = setting(
+        "share of the rows in which speech and text take turns between words, of cuts with word times (see "
+        "--text-model)",
+        0.0,
+    )
 
     def __post_init__(self) -> None:
         positive = (
@@ -79,15 +84,15 @@ class TrainSettings:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0")
         not_negative = (
             "warmup_steps final_learning_rate weight_decay patience seed sample_every speech_weight "
-            "text_to_speech_weight speech_to_text_weight"
+            "text_to_speech_weight speech_to_text_weight interleaved_weight"
         )
         for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected at least 0")
         if not any(self.task_weights.values()):
             raise InputError(
-                "train.speech_weight, train.text_to_speech_weight and train.speech_to_text_weight are all 0; expected "
-                "at least one above"
+                "train.speech_weight, train.text_to_speech_weight, train.speech_to_text_weight and "
+                "train.interleaved_weight are all 0; expected at least one above"
             )
         if self.sample_every and not self.speech_weight:
             raise InputError(
@@ -126,7 +131,8 @@ class TrainSettings:
     @property
     def task_weights(self) -> dict[str, float]:
         """Weight of each kind of document; see `slm.tasks`."""
-        return {task: getattr(self, f"{task}_weight") for task in ("speech", "text_to_speech", "speech_to_text")}
+        tasks = ("speech", "text_to_speech", "speech_to_text", "interleaved")
+        return {task: getattr(self, f"{task}_weight") for task in tasks}
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step (counted from 0)."""

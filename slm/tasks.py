@@ -1,14 +1,17 @@
 """Documents of text and speech: how a cut with a transcript stands in the stream, and what of it is learned.
 
-    speech            <bos> codes <eos>                             each token
-    text to speech    <bos> <text> pieces <speech> codes <eos>      codes <eos>
-    speech to text    <bos> <speech> codes <text> pieces <eos>      pieces <eos>
+    speech            <bos> codes <eos>                                                     each token
+    text to speech    <bos> <text> pieces <speech> codes <eos>                              codes <eos>
+    speech to text    <bos> <speech> codes <text> pieces <eos>                              pieces <eos>
+    interleaved       <bos> <interleaved> <speech> codes <text> pieces <speech> ... <eos>   codes, pieces, <eos>
 
 On the right is what the model learns to predict. A question is given when the model is used, so learning to predict it
-would take capacity, and mix two things into one figure; speech as such is the first task's.
+would take capacity, and mix two things into one figure; speech as such is the first task's. Marks are no targets: which
+task it is, and where interleaved documents change (`slm.interleaved`), is drawn at random.
 
 An answer counts where its whole question is in the row. So where the end of a row cuts a document of two parts, what
-goes on in the next row counts for nothing there, and one that is longer than a row takes no part.
+goes on in the next row counts for nothing there, and one that is longer than a row takes no part. What goes on of an
+interleaved document counts, as of speech.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from slm.text_model import TextModel
 from slm.vocabulary import BOS, EOS, FIRST_CODE, SPEECH, TEXT
 
 SPEECH_TASK = "speech"
-TEXT_TASKS = ("text_to_speech", "speech_to_text")
+TWO_PART_TASKS = ("text_to_speech", "speech_to_text")
+INTERLEAVED_TASK = "interleaved"
+TEXT_TASKS = (*TWO_PART_TASKS, INTERLEAVED_TASK)  # those that need a text model
 MARKS = 4  # ids of a document of two parts that are neither codes nor pieces
 
 
@@ -58,7 +63,7 @@ class Texts:
 class TextFraming:
     """`pipelines.batches.Documents` of two parts."""
 
-    task: str  # of TEXT_TASKS
+    task: str  # of TWO_PART_TASKS
     first_piece: int  # the id of piece 0
     texts: Texts
 

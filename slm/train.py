@@ -325,7 +325,10 @@ def validation_line(record: dict[str, float]) -> str:
     line += f"{record['held_out_bits_per_token']:.3f} bits/token"
     if "held_out_bits_per_second" in record:
         return f"{line} = {record['held_out_bits_per_second']:.1f} bits per second of speech"
-    parts = {task: record.get(f"held_out_{task}_bits_per_token") for task in (SPEECH_TASK, *TEXT_TASKS)}
-    said = ", ".join(f"{task.replace('_', ' ')} {bits:.3f}" for task, bits in parts.items() if bits is not None)
-    characters = record.get("held_out_speech_to_text_bits_per_character")
-    return f"{line} ({said}{'' if characters is None else f' = {characters:.3f} bits/character'})"
+    said = []
+    for task in (SPEECH_TASK, *TEXT_TASKS):
+        if (bits := record.get(f"held_out_{task}_bits_per_token")) is not None:
+            characters = record.get(f"held_out_{task}_bits_per_character")
+            more = "" if characters is None else f" = {characters:.3f} bits/character"
+            said.append(f"{task.replace('_', ' ')} {bits:.3f}{more}")
+    return f"{line} ({', '.join(said)})"

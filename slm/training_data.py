@@ -11,10 +11,21 @@ import numpy as np
 from pipelines.batches import Framing, PackedBatches, split_held_out
 from pipelines.dataset import TokenDataset
 from pipelines.mixture import MixedBatches, WeightedData
+from slm.interleaved import InterleavedBatches, InterleavedFraming
 from slm.settings import TrainSettings
-from slm.tasks import SPEECH_TASK, TEXT_TASKS, TextBatches, TextFraming, Texts, fitting
+from slm.tasks import (
+    INTERLEAVED_TASK,
+    SPEECH_TASK,
+    TEXT_TASKS,
+    TWO_PART_TASKS,
+    TextBatches,
+    TextFraming,
+    Texts,
+    fitting,
+)
 from slm.text_model import texts_of
 from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
+from slm.word_times import Words
 from tokenizer.errors import InputError
 from tokenizer.training.ranks import Ranks
 
@@ -26,8 +37,15 @@ class Loaders(NamedTuple):
     training: PackedBatches | MixedBatches  # this process's
     validation: dict[str, PackedBatches]  # of each task, all rows
     targets_per_character: float  # of held-out texts, their ends among the targets; NaN without text
-    texts: str | None  # sha256 of all texts' pieces
+    texts: str | None  # sha256 of all texts' pieces, and of the word times where a task has them
     note: str  # which cuts take part in the tasks with text; "" without text
+
+
+class Transcripts(NamedTuple):
+    """What the tasks with text need of a dataset beside its codes; None: no task does."""
+
+    texts: Texts | None
+    words: Words | None
 
 
 def loaders(
@@ -44,15 +62,13 @@ def loaders(
 
     Raises:
         InputError: datasets that are empty or smaller than a row; weights that are none; tasks with text without a
-            text model or without texts, and the other way round.
+            text model, without texts or without word times, and a text model without such tasks.
     """
     tasks = {task: weight for task, weight in settings.task_weights.items() if weight}
     check_text(vocabulary, list(tasks))
     training, held_out_cuts = split(dataset, held_out, settings)
-    said = Texts.encode(vocabulary.text, texts_of(dataset.cuts())) if vocabulary.text else None
-    held_out_said = said
-    if vocabulary.text and held_out is not None:
-        held_out_said = Texts.encode(vocabulary.text, texts_of(held_out.cuts()))
+    said = transcripts(dataset, vocabulary, list(tasks))
+    held_out_said = said if held_out is None else transcripts(held_out, vocabulary, list(tasks))
     folders = [training]
     if weights is not None:
         folders = np.split(training, np.searchsorted(training, dataset.folder_begins[1:-1]))
@@ -66,10 +82,8 @@ def loaders(
         source = dataset if held_out is None else held_out
         checked = _batches(task, settings, source, vocabulary, held_out_said, held_out_cuts)
         if not found or checked is None:
-            raise InputError(
-                f"train.{task}_weight is {task_weight}, but no {'held-out cut' if found else 'cut for training'} has a "
-                f"text and fits a row of {settings.row_tokens} tokens with it; give datasets with texts, or longer rows"
-            )
+            whose = "held-out cut" if found else "cut for training"
+            raise InputError(f"train.{task}_weight is {task_weight}, but no {whose} {lacking(task, settings)}")
         validation[task] = checked
         parts += [made for made, _ in found]
         scale = task_weight / sum(weight for _, weight in found) if len(tasks) > 1 else 1.0
@@ -82,11 +96,47 @@ def loaders(
             f"train.row_tokens is {settings.row_tokens}, but all cuts for training together have "
             f"{mixed.tokens_per_epoch} tokens: give shorter rows or more audio"
         )
-    if said is None or held_out_said is None:
-        return Loaders(mixed, validation, float("nan"), None, "")
-    targets, characters = said_by(held_out_said, held_out_cuts)
-    sha = hashlib.sha256(said.pieces.tobytes() + said.begins.tobytes())
-    return Loaders(mixed, validation, targets / characters, sha.hexdigest(), note(said, dataset, training, settings))
+    targets_per_character = float("nan")
+    if held_out_said.texts is not None:
+        targets, characters = said_by(held_out_said.texts, held_out_cuts)
+        targets_per_character = targets / characters
+    return Loaders(mixed, validation, targets_per_character, identity(said), note(said, dataset, training, settings))
+
+
+def transcripts(dataset: TokenDataset, vocabulary: Vocabulary, tasks: Sequence[str]) -> Transcripts:
+    """Read the texts and the word times that tasks need; each goes through all files of cuts."""
+    texts, words, model = None, None, vocabulary.text
+    if model is not None and any(task in TWO_PART_TASKS for task in tasks):
+        texts = Texts.encode(model, texts_of(dataset.cuts()))
+    if model is not None and INTERLEAVED_TASK in tasks:
+        words = Words.read(model, dataset.cuts(), dataset.lengths, dataset.token_rate)
+    return Transcripts(texts, words)
+
+
+def identity(said: Transcripts) -> str | None:
+    """Sha256 of what was read; None where nothing was."""
+    if said.texts is None and said.words is None:
+        return None
+    sha = hashlib.sha256()
+    if said.texts is not None:
+        sha.update(said.texts.pieces.tobytes() + said.texts.begins.tobytes())
+    if said.words is not None:
+        words = said.words
+        for part in (words.begins, words.codes, words.written, words.piece_begins, words.pieces):
+            sha.update(part.tobytes())
+    return sha.hexdigest()
+
+
+def lacking(task: str, settings: TrainSettings) -> str:
+    """What the cuts of a task do not have, and what to do."""
+    if task == INTERLEAVED_TASK:
+        return (
+            "has word times that lie in its supervisions; give datasets whose supervisions have Lhotse's "
+            'alignment["word"], with times in seconds from the start of the recording'
+        )
+    return (
+        f"has a text and fits a row of {settings.row_tokens} tokens with it; give datasets with texts, or longer rows"
+    )
 
 
 def check_text(vocabulary: Vocabulary, tasks: Sequence[str]) -> None:
@@ -99,7 +149,8 @@ def check_text(vocabulary: Vocabulary, tasks: Sequence[str]) -> None:
         )
     if vocabulary.text is not None and not with_text:
         raise InputError(
-            "a text model is given, but no task uses it; set --text-to-speech-weight, --speech-to-text-weight, or both"
+            "a text model is given, but no task uses it; set one or more of --text-to-speech-weight, "
+            "--speech-to-text-weight and --interleaved-weight"
         )
 
 
@@ -117,18 +168,23 @@ def _batches(
     settings: TrainSettings,
     dataset: TokenDataset,
     vocabulary: Vocabulary,
-    texts: Texts | None,
+    said: Transcripts,
     cuts: np.ndarray,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> PackedBatches | None:
-    """The batches of one task over some cuts; None where none of them has a text that the task needs."""
+    """The batches of one task over some cuts; None where none of them has the text or the times that the task needs."""
     rows, row_tokens, place = settings.rows, settings.row_tokens, (ranks.rank, ranks.world)
     if task == SPEECH_TASK:
         return PackedBatches(dataset, FRAMING, rows, row_tokens, settings.seed, cuts, *place)
-    assert texts is not None
-    framing = TextFraming(task, vocabulary.first_piece, texts)
-    cuts = fitting(framing, dataset, cuts, row_tokens)
     seed = settings.seed + (1 + TEXT_TASKS.index(task) << TASK_SEED)
+    if task == INTERLEAVED_TASK:
+        assert said.words is not None
+        cuts = cuts[said.words.counts[cuts] > 0]
+        turns = InterleavedFraming(vocabulary.first_piece, said.words, seed)
+        return InterleavedBatches(dataset, turns, rows, row_tokens, seed, cuts, *place) if len(cuts) else None
+    assert said.texts is not None
+    framing = TextFraming(task, vocabulary.first_piece, said.texts)
+    cuts = fitting(framing, dataset, cuts, row_tokens)
     return TextBatches(dataset, framing, rows, row_tokens, seed, cuts, *place) if len(cuts) else None
 
 
@@ -138,14 +194,23 @@ def said_by(texts: Texts, cuts: np.ndarray) -> tuple[int, int]:
     return int(texts.lengths[spoken].sum()) + len(spoken), int(texts.characters[spoken].sum())
 
 
-def note(texts: Texts, dataset: TokenDataset, cuts: np.ndarray, settings: TrainSettings) -> str:
-    """Which cuts for training take part in the tasks with text."""
-    with_text = int((texts.lengths[cuts] > 0).sum())
-    taken = len(fitting(TextFraming(TEXT_TASKS[0], 0, texts), dataset, cuts, settings.row_tokens))
-    return (
-        f"tasks with text: {taken:,} of {len(cuts):,} cuts for training; {len(cuts) - with_text:,} have no text, "
-        f"{with_text - taken:,} are longer than a row with it"
-    )
+def note(said: Transcripts, dataset: TokenDataset, cuts: np.ndarray, settings: TrainSettings) -> str:
+    """Which cuts for training take part in the tasks with text, a line for each kind of them."""
+    lines = []
+    if said.texts is not None:
+        with_text = int((said.texts.lengths[cuts] > 0).sum())
+        taken = len(fitting(TextFraming(TWO_PART_TASKS[0], 0, said.texts), dataset, cuts, settings.row_tokens))
+        lines.append(
+            f"tasks with text: {taken:,} of {len(cuts):,} cuts for training; {len(cuts) - with_text:,} have no text, "
+            f"{with_text - taken:,} are longer than a row with it"
+        )
+    if said.words is not None:
+        taken = int((said.words.counts[cuts] > 0).sum())
+        lines.append(
+            f"interleaved: {taken:,} of {len(cuts):,} cuts for training; {len(cuts) - taken:,} have no word times that "
+            "lie in their supervisions"
+        )
+    return "\n".join(lines)
 
 
 def data_identity(

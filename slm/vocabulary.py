@@ -1,9 +1,10 @@
 """The language model's token ids: special tokens, the codec's codes, then the pieces of text, if it has text.
 
-    id      0      1      2      3       4         5 .. 15    16 .. 16 + codebook_size - 1    from there on
-            <pad>  <bos>  <eos>  <text>  <speech>  kept free  codes 0 .. codebook_size - 1    pieces 0 .. pieces - 1
+    id   0      1      2      3       4         5              6 .. 15    16 .. 16 + codebook_size - 1  from there on
+         <pad>  <bos>  <eos>  <text>  <speech>  <interleaved>  kept free  codes 0 .. codebook_size - 1  pieces from 0
 
-`<text>` and `<speech>` open a part of a document of both; a document of speech alone has neither (`slm.tasks`).
+`<text>` and `<speech>` open a part of a document of both, `<interleaved>` says that such parts take turns; a document
+of speech alone has none of them (`slm.tasks`).
 
 A vocabulary also names the codec its codes come from. Codes of another codec mean nothing to the model, so every
 meeting of a model with a dataset or a codec goes through `check`. The text model lies beside it, in `text.model`.
@@ -23,7 +24,7 @@ from slm.text_model import UNKNOWN, TextModel
 from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
 
-PAD, BOS, EOS, TEXT, SPEECH = range(5)
+PAD, BOS, EOS, TEXT, SPEECH, INTERLEAVED = range(6)
 FIRST_CODE = 16
 NO_CODE = -1  # the codec's "no token"
 TEXT_MODEL = "text.model"  # beside the file of a vocabulary that has one

@@ -1,4 +1,4 @@
-"""`focalstream eval-lm`: a language model's likelihoods beside baselines, pairs to choose from, and its own samples."""
+"""`focalstream eval-lm`: a language model's likelihoods beside baselines, choices of pairs, transcripts, samples."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD",
         help='a field of the cuts that a swap must keep, such as "source", so that nothing else tells speakers apart',
     )
+    parser.add_argument(
+        "--transcripts",
+        type=int,
+        default=32,
+        help="held-out cuts that a model with text writes down, drawn by the seed, for error rates; 0: none",
+    )
     parser.add_argument("--samples", type=int, default=16, help="continuations to draw for the sample figures; 0: none")
     parser.add_argument("--prompt-seconds", type=float, default=3.0, help="prompt of a sample")
     parser.add_argument("--sample-seconds", type=float, default=6.0, help="longest sample")
@@ -90,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     from tokenizer.atomic import check_place, write_atomically
     from tokenizer.devices import check_device
 
-    for option, least in (("threads", 1), ("pairs", 1), ("cuts", 0), ("samples", 0), ("seed", 0)):
+    for option, least in (("threads", 1), ("pairs", 1), ("cuts", 0), ("transcripts", 0), ("samples", 0), ("seed", 0)):
         if getattr(args, option) < least:
             raise InputError(f"--{option} is {getattr(args, option)}, expected at least {least}")
     if args.seed >= 2**31:
@@ -117,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
         samples=SampleOptions(args.samples, args.prompt_seconds, args.sample_seconds, args.seed)
         if args.samples
         else None,
+        transcripts=args.transcripts,
         benchmarks=args.benchmarks,
         page_clips=PAGE_CLIPS if args.html else 0,
         seed=args.seed,

@@ -1,4 +1,4 @@
-"""What counting alone can do: a unigram and a bigram of the same codes, as scorers beside the language model.
+"""What counting alone can do: a unigram and a bigram of the same codes, as readers beside the language model.
 
 Unigram: one is added to the count of each code and of the end. Bigram: interpolated with the unigram by a pseudo-count
 k (MacKay and Peto 1995),
@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from slm.evaluation.likelihood import Documents
+from slm.evaluation.likelihood import Documents, Reading
 
 PSEUDO_COUNTS = tuple(2.0**power for power in range(21))
 
@@ -54,6 +54,38 @@ class Counts:
         for codes in documents:
             pairs = self._pairs(codes)
             found.append(-np.log2(self._bigram(pairs, self._count(pairs), self._before[pairs // self._symbols])))
+        return found
+
+    def read_unigram(self, documents: Documents) -> list[Reading]:
+        """A `Reader`."""
+        code = int(self._unigram[:-1].argmax())
+        return [
+            Reading(bits, np.full(len(codes), code))
+            for codes, bits in zip(documents, self.unigram(documents), strict=True)
+        ]
+
+    def read_bigram(self, documents: Documents) -> list[Reading]:
+        """A `Reader`."""
+        return [
+            Reading(bits, self._followers[self._pairs(codes)[:-1] // self._symbols])
+            for codes, bits in zip(documents, self.bigram(documents), strict=True)
+        ]
+
+    @cached_property
+    def _followers(self) -> np.ndarray:
+        """int64 [K + 1]: the code that the bigram finds likeliest after each symbol; the lowest of several."""
+        anywhere = int(self._unigram[:-1].argmax())  # of the codes that were never seen after a symbol, the likeliest
+        found = np.full(self._symbols, anywhere)
+        before, after = np.divmod(self._seen, self._symbols)
+        score = self._seen_counts + self.pseudo_count * self._unigram[after]
+        score[after == self._symbols - 1] = 0  # the end is no code
+        begins = np.flatnonzero(np.diff(before, prepend=-1))  # pairs are in order: those of a symbol stand together
+        if not len(begins):
+            return found
+        best = np.repeat(np.maximum.reduceat(score, begins), np.diff(np.append(begins, len(score))))
+        unseen = self.pseudo_count * self._unigram[anywhere]
+        winners = np.flatnonzero((score == best) & ((score > unseen) | ((score == unseen) & (after < anywhere))))[::-1]
+        found[before[winners]] = after[winners]  # of several the last one stays, and they come from the highest down
         return found
 
     def _pairs(self, codes: np.ndarray) -> np.ndarray:

@@ -22,10 +22,12 @@ from pipelines.manifests import find_inputs, read_cuts
 from pipelines.plan import PlannedCut
 from slm.evaluation.baselines import Counts
 from slm.evaluation.benchmarks import FilePair, read_benchmark
-from slm.evaluation.likelihood import Scorer, lm_scorer
+from slm.evaluation.likelihood import Reader, Scorer, lm_reader, scorer
 from slm.evaluation.pairs import Pair, accuracy
 from slm.evaluation.samples import Sample, SampleOptions, draw_samples, sample_figures, silence, speak
 from slm.evaluation.swaps import FIELDS, Swap, SwapOptions, cut_fields, join_codes, join_waves, make_swaps
+from slm.evaluation.token_errors import token_errors
+from slm.evaluation.transcripts import error_rates, write_transcripts
 from slm.model import LanguageModel
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
@@ -49,6 +51,7 @@ class Options:
     swaps: SwapOptions = field(default_factory=SwapOptions)
     swap_audio: str = ""
     samples: SampleOptions | None = None
+    transcripts: int = 0  # of a model with text, at most
     benchmarks: Sequence[Path] = ()
     page_clips: int = 0  # samples whose sound is kept
     seed: int = 0
@@ -80,13 +83,14 @@ def evaluate(
     benchmarks = [test for folder in options.benchmarks for test in read_benchmark(folder)]
     benchmark_codec = needed(codec, "benchmarks", vocabulary) if benchmarks else None
     missing: dict[str, str] = {}
-    scorers: dict[str, Scorer] = {LM: lm_scorer(model, vocabulary, options.show_progress)}
+    readers: dict[str, Reader] = {LM: lm_reader(model, vocabulary, options.show_progress)}
     counts = None
     if options.baseline_data:
         counts = count(opened(options.baseline_data, vocabulary), options.seed)
-        scorers |= {UNIGRAM: counts.unigram, BIGRAM: counts.bigram}
+        readers |= {UNIGRAM: counts.read_unigram, BIGRAM: counts.read_bigram}
     else:
         missing["unigram and bigram"] = "name the training data with --baseline-data"
+    scorers = {system: scorer(reader) for system, reader in readers.items()}
     chosen = shuffled(len(dataset), options.seed, CUT_STREAM)[: options.cuts or None]
     documents = [dataset.codes(cut) for cut in np.sort(chosen)]
     result: dict[str, Any] = {
@@ -99,10 +103,11 @@ def evaluate(
         "cuts": len(documents),
         "tokens": sum(map(len, documents)),
         "hours": sum(map(len, documents)) / vocabulary.token_rate / 3600,
-        "likelihood": {system: likelihood(scorer, documents, vocabulary) for system, scorer in scorers.items()},
+        "likelihood": {system: likelihood(reader, documents, vocabulary) for system, reader in readers.items()},
         "baseline": counts and {"tokens": counts.tokens, "pseudo_count": counts.pseudo_count},
         "swaps": swap_tests(dataset, scorers, join, options, missing),
         "benchmarks": {},
+        "transcripts": transcribed(model, vocabulary, dataset, options, missing),
         "samples": None,
     }
     if benchmark_codec is not None:
@@ -155,10 +160,16 @@ def count(dataset: TokenDataset, seed: int) -> Counts:
     return Counts((dataset.codes(cut) for cut in order[:enough].tolist()), dataset.codebook_size)
 
 
-def likelihood(scorer: Scorer, documents: Sequence[np.ndarray], vocabulary: Vocabulary) -> dict[str, float]:
-    """Bits of codes and ends, as training reports them."""
-    bits = float(np.concatenate(scorer(documents)).mean())
-    return {"bits_per_token": bits, "bits_per_second": bits * vocabulary.token_rate, "perplexity": 2**bits}
+def likelihood(reader: Reader, documents: Sequence[np.ndarray], vocabulary: Vocabulary) -> dict[str, float | None]:
+    """Bits of codes and ends, as training reports them, and errors of the likeliest codes."""
+    readings = reader(documents)
+    bits = float(np.concatenate([reading.bits for reading in readings]).mean())
+    return {
+        "bits_per_token": bits,
+        "bits_per_second": bits * vocabulary.token_rate,
+        "perplexity": 2**bits,
+        **token_errors(documents, readings, vocabulary.codebook_size),
+    }
 
 
 def swap_tests(
@@ -233,6 +244,28 @@ def encoded(codec: Codec, pair: FilePair) -> Pair:
     waves = (torch.from_numpy(read_audio(path, codec.sample_rate_in)) for path in (pair.better, pair.worse))
     better, worse = (codec.encode(wave)[0].cpu().numpy() for wave in waves)
     return Pair(better, worse, item=pair.item)
+
+
+def transcribed(
+    model: LanguageModel, vocabulary: Vocabulary, dataset: TokenDataset, options: Options, missing: dict[str, str]
+) -> dict[str, Any] | None:
+    """Error rates of transcripts, and the transcripts; None, with the reason in `missing`, where there are none."""
+    if vocabulary.text is None:
+        missing["transcripts"] = "the model knows no text (docs/text.md)"
+    elif not options.transcripts:
+        missing["transcripts"] = "ask for them with --transcripts"
+    else:
+        try:
+            found = write_transcripts(model, vocabulary, vocabulary.text, dataset, options.transcripts, options.seed)
+        except InputError as error:
+            missing["transcripts"] = str(error)
+            return None
+        return {
+            "count": len(found),
+            **error_rates(found, vocabulary.text),
+            "texts": [{"cut": dataset.cut_id(one.cut), "said": one.text, "written": one.written} for one in found],
+        }
+    return None
 
 
 def sampled(

@@ -1,14 +1,15 @@
-"""How unlikely a language model finds documents of codes, many of them at a time.
+"""How unlikely a language model finds documents of codes, and what it expected, many of them at a time.
 
-A `Scorer` turns documents into surprisals in bits: one for each code, given all before it, and one for the end. The
-language model is one, the baselines are others.
+A `Reader` turns documents into readings: surprisals in bits, one for each code, given all before it, and one for the
+end; and the codes that were likeliest in their places. A `Scorer` gives the surprisals alone. The language model is
+one, the baselines are others.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,17 +20,27 @@ from tqdm import tqdm
 from slm.decoding import DecodingWeights, decode_block, make_cache
 from slm.generate import framed
 from slm.model import LanguageModel
-from slm.vocabulary import EOS, Vocabulary
+from slm.vocabulary import EOS, FIRST_CODE, Vocabulary
 
 Documents = Sequence[np.ndarray]  # codes of each, int [T]
 Scorer = Callable[[Documents], list[np.ndarray]]  # float64 [T + 1] of each: bits of its codes and of its end
+
+
+class Reading(NamedTuple):
+    """What a system makes of a document of T codes."""
+
+    bits: np.ndarray  # float64 [T + 1]: surprisals of its codes and of its end
+    likeliest: np.ndarray  # int64 [T]: in the place of each code, the likeliest one given all before it
+
+
+Reader = Callable[[Documents], list[Reading]]
 
 LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB
 BLOCK = 256  # tokens at once of a document that is longer than the context
 
 
-def lm_scorer(model: LanguageModel, vocabulary: Vocabulary, show_progress: bool = False) -> Scorer:
-    """The language model as a scorer, exact at any length: what is longer than the context goes through the cache.
+def lm_reader(model: LanguageModel, vocabulary: Vocabulary, show_progress: bool = False) -> Reader:
+    """The language model as a reader, exact at any length: what is longer than the context goes through the cache.
 
     Args:
         model: in evaluation mode.
@@ -37,8 +48,8 @@ def lm_scorer(model: LanguageModel, vocabulary: Vocabulary, show_progress: bool 
         show_progress: draw a bar when stderr is a terminal.
     """
 
-    def score(documents: Documents) -> list[np.ndarray]:
-        bits: list[Any] = [None] * len(documents)
+    def read(documents: Documents) -> list[Reading]:
+        readings: list[Any] = [None] * len(documents)
         order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
         with tqdm(total=len(order), unit="cut", leave=False, disable=None if show_progress else True) as bar:
             while order:
@@ -46,18 +57,21 @@ def lm_scorer(model: LanguageModel, vocabulary: Vocabulary, show_progress: bool 
                 at_once = longest if longest <= model.config.context else BLOCK
                 rows = max(1, LOGITS_AT_ONCE // (at_once * vocabulary.size))
                 order, chosen = order[:-rows], order[-rows:]
-                for i, found in zip(
-                    chosen, _surprisals(model, vocabulary, [documents[i] for i in chosen]), strict=True
-                ):
-                    bits[i] = found
+                for i, found in zip(chosen, _read(model, vocabulary, [documents[i] for i in chosen]), strict=True):
+                    readings[i] = found
                 bar.update(len(chosen))
-        return bits
+        return readings
 
-    return score
+    return read
+
+
+def scorer(reader: Reader) -> Scorer:
+    """The surprisals of a reader alone."""
+    return lambda documents: [reading.bits for reading in reader(documents)]
 
 
 @torch.no_grad()
-def _surprisals(model: LanguageModel, vocabulary: Vocabulary, documents: Documents) -> list[np.ndarray]:
+def _read(model: LanguageModel, vocabulary: Vocabulary, documents: Documents) -> list[Reading]:
     """One batch. Padding comes last in its row, where nothing that counts can see it."""
     tokens, lengths = framed([torch.from_numpy(codes.astype(np.int64)) for codes in documents], vocabulary)
     targets = torch.cat((tokens[:, 1:], torch.full_like(tokens[:, :1], EOS)), 1)
@@ -65,14 +79,19 @@ def _surprisals(model: LanguageModel, vocabulary: Vocabulary, documents: Documen
     device = model.embed_tokens.weight.device
     tokens, targets = tokens.to(device), targets.to(device)
     if tokens.shape[1] <= model.config.context:
-        nats = _cross_entropy(model(tokens), targets)
+        nats, likeliest = _judged(model(tokens), targets, vocabulary)
     else:
         weights, cache = DecodingWeights(model), make_cache(model, len(documents), BLOCK)
         blocks = zip(tokens.split(BLOCK, 1), targets.split(BLOCK, 1), strict=True)
-        nats = torch.cat([_cross_entropy(decode_block(weights, block, cache), wanted) for block, wanted in blocks], 1)
-    rows = (nats.double() / math.log(2)).cpu().numpy()
-    return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+        parts = [_judged(decode_block(weights, block, cache), wanted, vocabulary) for block, wanted in blocks]
+        nats, likeliest = (torch.cat(columns, 1) for columns in zip(*parts, strict=True))
+    bits = (nats.double() / math.log(2)).cpu().numpy()
+    codes = likeliest.cpu().numpy()
+    return [Reading(bits[row, :length], codes[row, : length - 1]) for row, length in enumerate(lengths.tolist())]
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+def _judged(logits: Tensor, targets: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """Of [B, T, V] and [B, T]: the surprisals in nats, and the likeliest codes, [B, T] each."""
+    logits = logits.float()
+    nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    return nats, logits[..., FIRST_CODE : vocabulary.first_piece].argmax(-1)

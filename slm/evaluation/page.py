@@ -13,17 +13,31 @@ from pipelines.evaluation.evaluate import Sounds
 from pipelines.evaluation.page import ASSETS, clip_html, terms_html
 from pipelines.pages import Row, base_css, cells_html, headlines_html
 from slm.evaluation.evaluate import LM, share_of_unigram
-from slm.evaluation.table import choice_rows, choices, extent, facts, likelihood_rows, sample_rows
+from slm.evaluation.table import (
+    choice_rows,
+    choices,
+    extent,
+    facts,
+    likelihood_rows,
+    sample_rows,
+    transcript_rows,
+)
 
 TEMPLATE = Path(__file__).resolve().parent / "page.html"
+SHOWN = 6  # transcripts
 MEANINGS = {
     "bits a token": "mean surprisal of codes and ends of cuts, each given what stands before it in its cut",
     "bits a second of speech": "the same times the tokens of a second; compares across codebooks, not across codecs: a "
     "codec that keeps more of the sound has more to predict",
+    "token errors": "codes that are not the likeliest one given all that was recorded before them in their cut; "
+    "without ends",
+    "wrong bits a token": "bits of a code that the likeliest one has otherwise",
     "true continuation": "first part of a recording, then its own second part or that of another speaker (SALMon's "
     "construction, on codes); the own part also fits in all else",
     "other recording": "both second parts are from other recordings, one of the same speaker: only the speaker tells",
     "95 % of it": "Wilson's interval, for independent pairs",
+    "piece, character, word errors": "least edits from what was said to the likeliest transcript (put in, left out, "
+    "changed), by what was said; characters and words without case and punctuation",
     "entropy": "of how often each code occurs in all continuations together",
     "same code": "codes that are the one before",
     "4 codes again": "runs of four codes that the same continuation had before",
@@ -44,6 +58,8 @@ def render(result: dict[str, Any], sounds: Sequence[Sounds]) -> str:
         facts="".join(f"<li>{escape(fact)}</li>" for fact in facts(result)),
         choice_charts="".join(choice_chart(name, tests) for name, tests in choices(result).items()),
         choices=table_html(*choice_rows(result)),
+        transcripts_link='<a href="#transcripts">Transcripts</a>' if result["transcripts"] else "",
+        transcripts=transcripts_html(result),
         samples=table_html(*sample_rows(result)),
         clips="".join(map(clip_html, sounds)),
         measures=terms_html(MEANINGS),
@@ -81,6 +97,21 @@ def choice_chart(name: str, tests: dict[str, Any]) -> str:
         for system, row in tests.items()
     ]
     return bars_html(name, bars, 1.0)
+
+
+def transcripts_html(result: dict[str, Any]) -> str:
+    """A section of error rates and some of the transcripts; nothing where there are none."""
+    if not result["transcripts"]:
+        return ""
+    pairs = "".join(
+        f"<dt>said</dt><dd>{escape(one['said'])}</dd><dt>written</dt><dd>{escape(one['written'])}</dd>"
+        for one in result["transcripts"]["texts"][:SHOWN]
+    )
+    return (
+        '<section id="transcripts"><h2>What it writes down</h2>'
+        "<p>The likeliest piece each time, of held-out speech alone.</p>"
+        f'{table_html(*transcript_rows(result))}<dl class="measures">{pairs}</dl></section>'
+    )
 
 
 def table_html(head: list[str], rows: list[list[str]]) -> str:

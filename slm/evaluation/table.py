@@ -18,10 +18,10 @@ SAMPLE_COLUMNS = {  # figure -> head, digits, scale
 
 
 def table(result: dict[str, Any]) -> str:
-    """Likelihood, choices, samples, and what was not measured."""
+    """Likelihood, choices, transcripts, samples, and what was not measured."""
     parameters = result["parameters"] / 1e6
     lines = [f"{result['lm']}  {parameters:.1f} M parameters  codec {result['codec']}  {extent(result)}", ""]
-    for head, rows in (likelihood_rows(result), choice_rows(result), sample_rows(result)):
+    for head, rows in (likelihood_rows(result), choice_rows(result), transcript_rows(result), sample_rows(result)):
         if rows:
             lines += [*aligned([head, *rows]), ""]
     lines += facts(result)
@@ -34,12 +34,20 @@ def extent(result: dict[str, Any]) -> str:
 
 
 def likelihood_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: bits and perplexity of each system."""
+    """Head and rows: bits and perplexity of each system, and how often its likeliest code is wrong."""
     rows = [
-        [system, f"{row['bits_per_token']:.3f}", f"{row['bits_per_second']:.1f}", f"{row['perplexity']:.0f}"]
+        [
+            system,
+            f"{row['bits_per_token']:.3f}",
+            f"{row['bits_per_second']:.1f}",
+            f"{row['perplexity']:.0f}",
+            f"{100 * row['token_error_rate']:.1f}",
+            "-" if row["wrong_bits"] is None else f"{row['wrong_bits']:.2f}",
+        ]
         for system, row in result["likelihood"].items()
     ]
-    return ["held-out", "bits a token", "bits a second of speech", "perplexity"], rows
+    head = ["held-out", "bits a token", "bits a second of speech", "perplexity", "token errors %", "wrong bits a token"]
+    return head, rows
 
 
 def choice_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -68,6 +76,15 @@ def choices(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for test, systems in tests.items()
     }
     return {**named, **result["benchmarks"]}
+
+
+def transcript_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and row: error rates of what the model writes down."""
+    if not (found := result["transcripts"]):
+        return [], []
+    rates = [found[f"{kind}_error_rate"] for kind in ("piece", "character", "word")]
+    head = [f"{found['count']} transcripts", "words", "piece errors %", "character errors %", "word errors %"]
+    return head, [[LM, str(found["words"]), *("-" if rate is None else f"{100 * rate:.1f}" for rate in rates)]]
 
 
 def sample_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lhotse import CutSet
+from lhotse.supervision import AlignmentItem
 
 from pipelines.dataset import TokenDataset
 from pipelines.layout import Layout
@@ -68,6 +69,22 @@ def test_mixes_keep_their_tracks_and_words(write_manifest, speech, run, tmp_path
         (1.0, "some words"),
     ]
     assert [track["cut"]["id"] for track in mix.custom["tracks"]] == ["a", "b"]
+
+
+def test_word_times_stay_with_their_cuts_and_in_a_mix_count_from_its_start(write_manifest, speech, run, tmp_path):
+    """Lhotse's count from the start of the recording, wherever the cut begins in it."""
+    cuts = list(CutSet.from_file(write_manifest({"a": speech(0, 1.0), "b": speech(1, 2.0)})))
+    for cut in cuts:
+        words = [AlignmentItem("some", 0.55, 0.1, 0.9), AlignmentItem("words", 0.7, 0.2)]
+        cut.supervisions = [cut.supervisions[0].with_alignment("word", words)]
+    part = cuts[1].truncate(offset=0.5, duration=1.25, preserve_id=True)
+    CutSet.from_cuts([part, cuts[0].append(part).with_id("joined")]).to_file(tmp_path / "aligned.jsonl")
+    run(tmp_path / "aligned.jsonl", tmp_path / "out")
+    plain, mix = CutSet.from_shar(in_dir=tmp_path / "out/shards")
+    assert plain.start == 0.5 and plain.supervisions[0].alignment == part.supervisions[0].alignment
+    found = [[(item.symbol, item.start) for item in said.alignment["word"]] for said in mix.supervisions]
+    assert found == [[("some", 0.55), ("words", 0.7)], [("some", 1.05), ("words", 1.2)]]
+    assert mix.supervisions[0].alignment["word"][0] == AlignmentItem("some", 0.55, 0.1, 0.9)
 
 
 def test_multichannel_cuts_stay_multichannel(finished):

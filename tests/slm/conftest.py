@@ -1,7 +1,8 @@
-"""A small token dataset made by the real pipeline, and a language model briefly trained on it."""
+"""Small token datasets made by the real pipeline, and a language model briefly trained on one."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from slm.settings import TrainSettings
 from slm.train import train
 from tokenizer.audio import write_wav
 
+PANGRAM = "the quick brown fox jumps over lazy dogs while seven wizards brew a potion of jade"
 MODEL = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=48, dropout=0.1)
 SETTINGS = TrainSettings(
     steps=24,
@@ -36,6 +38,11 @@ SETTINGS = TrainSettings(
     keep_checkpoints=2,
     seed=3,
 )
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(PANGRAM.split(), int(random.integers(1, 5)))) for _ in range(count)]
 
 
 def chirps(seed: int, seconds: float) -> np.ndarray:
@@ -78,4 +85,30 @@ def tiny_lm_dir(token_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
     """The folder of a training run on `token_dataset`."""
     out = tmp_path_factory.mktemp("lm") / "run"
     train(MODEL, SETTINGS, [token_dataset], out, show_progress=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def texted_dataset(tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder written by `tokenize`: 16 cuts of 0.3 to 0.8 s of noise, 14 of them with a text."""
+    folder, lines = tmp_path_factory.mktemp("texted"), []
+    random = np.random.default_rng(3)
+    for number, text in enumerate(sentences(16, seed=4)):
+        samples = int(random.integers(4800, 12800))
+        wave = random.normal(0, 0.1, samples) * np.linspace(0, 1, samples)
+        write_wav(folder / f"{number}.wav", wave.astype(np.float32), 16000)
+        place = {"start": 0.0, "duration": samples / 16000, "channel": 0}
+        recording = {
+            "id": f"r{number}",
+            "sources": [{"type": "file", "channels": [0], "source": str(folder / f"{number}.wav")}],
+            "sampling_rate": 16000,
+            "num_samples": samples,
+            "duration": samples / 16000,
+            "channel_ids": [0],
+        }
+        said = {"id": f"s{number}", "recording_id": f"r{number}", **place} | ({"text": text} if number % 8 else {})
+        lines.append({"id": f"c{number}", **place, "supervisions": [said], "recording": recording, "type": "MonoCut"})
+    (folder / "cuts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path_factory.mktemp("texted-tokens") / "out"
+    tokenize(Job(str(folder / "cuts.jsonl"), out, str(tiny_codec_dir), Sharding(cuts=6), engine="inline"))
     return out

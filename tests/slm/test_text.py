@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ import torch
 from pipelines.batches import Batch, PackedBatches
 from pipelines.cli import main
 from pipelines.dataset import TokenDataset
-from pipelines.plan import Sharding
-from pipelines.tokenize import Job, tokenize
 from slm.checkpoint import load_lm, save_lm
 from slm.cross_entropy import IGNORED
 from slm.export import export_lm
@@ -30,17 +27,11 @@ from slm.text_model import TextModel, texts_of
 from slm.train import train
 from slm.vocabulary import BOS, EOS, FIRST_CODE, SPEECH, TEXT, Vocabulary
 from slm.warm_start import warm_start
-from tokenizer.audio import write_wav
+from tests.slm.conftest import sentences
 from tokenizer.errors import InputError
 
-PANGRAM = "the quick brown fox jumps over lazy dogs while seven wizards brew a potion of jade"
 CODES = 64
 CONFIG = ModelConfig(width=16, layers=1, heads=2, kv_heads=1, ffn_width=24, context=60)
-
-
-def sentences(count: int, seed: int = 0) -> list[str]:
-    random = np.random.default_rng(seed)
-    return [" ".join(random.choice(PANGRAM.split(), int(random.integers(1, 5)))) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -248,32 +239,6 @@ def test_an_exported_model_brings_its_text_model(vocabulary, tmp_path):
     drawn = set(range(vocabulary.size)) - set(generation["suppress_tokens"])
     assert drawn == {EOS, *vocabulary.code_ids}
     assert f"| {vocabulary.first_piece} to {vocabulary.size - 1} | piece 0" in (tmp_path / "out/README.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def texted_dataset(tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder written by `tokenize`: 16 cuts of 0.3 to 0.8 s of noise, 14 of them with a text."""
-    folder, lines = tmp_path_factory.mktemp("texted"), []
-    random = np.random.default_rng(3)
-    for number, text in enumerate(sentences(16, seed=4)):
-        samples = int(random.integers(4800, 12800))
-        wave = random.normal(0, 0.1, samples) * np.linspace(0, 1, samples)
-        write_wav(folder / f"{number}.wav", wave.astype(np.float32), 16000)
-        place = {"start": 0.0, "duration": samples / 16000, "channel": 0}
-        recording = {
-            "id": f"r{number}",
-            "sources": [{"type": "file", "channels": [0], "source": str(folder / f"{number}.wav")}],
-            "sampling_rate": 16000,
-            "num_samples": samples,
-            "duration": samples / 16000,
-            "channel_ids": [0],
-        }
-        said = {"id": f"s{number}", "recording_id": f"r{number}", **place} | ({"text": text} if number % 8 else {})
-        lines.append({"id": f"c{number}", **place, "supervisions": [said], "recording": recording, "type": "MonoCut"})
-    (folder / "cuts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    out = tmp_path_factory.mktemp("texted-tokens") / "out"
-    tokenize(Job(str(folder / "cuts.jsonl"), out, str(tiny_codec_dir), Sharding(cuts=6), engine="inline"))
-    return out
 
 
 TASKS = {"text_to_speech_weight": 1.0, "speech_to_text_weight": 2.0, "steps": 6, "validate_every": 3, "save_every": 3}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,17 +23,35 @@ class WordErrors(NamedTuple):
     words: int
 
 
+class CharacterErrors(NamedTuple):
+    """Characters put in, left out or changed, of `characters` that were expected."""
+
+    errors: int
+    characters: int
+
+
 def word_errors(expected: str, heard: str) -> WordErrors:
     """Least edits from one text to the other, word by word, without case and punctuation."""
-    wanted, got = _words(expected), _words(heard)
-    costs = list(range(len(got) + 1))  # of turning the wanted words so far into each beginning of `got`
-    for row, word in enumerate(wanted, 1):
+    wanted = _words(expected)
+    return WordErrors(edit_distance(wanted, _words(heard)), len(wanted))
+
+
+def character_errors(expected: str, heard: str) -> CharacterErrors:
+    """Least edits from one text to the other, character by character: of the same words, with a space between."""
+    wanted = " ".join(_words(expected))
+    return CharacterErrors(edit_distance(wanted, " ".join(_words(heard))), len(wanted))
+
+
+def edit_distance(wanted: Sequence[Any], got: Sequence[Any]) -> int:
+    """How many items must at least be put in, left out or changed to turn one sequence into the other (Levenshtein)."""
+    costs = list(range(len(got) + 1))  # of turning the wanted items so far into each beginning of `got`
+    for row, item in enumerate(wanted, 1):
         diagonal, costs[0] = costs[0], row
         for column, other in enumerate(got, 1):
-            change = diagonal + (word != other)
+            change = diagonal + (item != other)
             diagonal = costs[column]
             costs[column] = min(change, diagonal + 1, costs[column - 1] + 1)
-    return WordErrors(costs[-1], len(wanted))
+    return costs[-1]
 
 
 def recognise(wave: np.ndarray) -> str:

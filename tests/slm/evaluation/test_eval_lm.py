@@ -45,6 +45,12 @@ def test_table_json_and_page(command, spoken_dataset, tmp_path, capsys):
     assert own["bits_per_token"] == pytest.approx(np.log2(272), abs=0.2)
     assert own["bits_per_second"] == pytest.approx(50 * own["bits_per_token"])
     assert result["likelihood"]["bigram"]["bits_per_token"] < result["likelihood"]["unigram"]["bits_per_token"] < 8
+    # The baselines were counted on these very cuts; of 256 codes a random model rarely guesses one, and half of 8 bits.
+    errors = {system: row["token_error_rate"] for system, row in result["likelihood"].items()}
+    assert errors["bigram"] < errors["unigram"] < 1 and errors["language model"] > 0.9
+    assert own["wrong_bits"] == pytest.approx(4, abs=0.5)
+    assert "token errors %" in table and "wrong bits a token" in (tmp_path / "out.html").read_text()
+    assert "not measured: transcripts: the model knows no text" in table
     assert result["swaps"]["speaker"]["true"]["language model"]["items"] == 8
     assert result["benchmarks"]["<i>part"]["unigram"]["items"] == 4
     systems = result["samples"]["systems"]
