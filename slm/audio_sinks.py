@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from tokenizer.audio import audio_format
 from tokenizer.errors import InputError
 from tokenizer.pipes import to_pcm
 
@@ -71,8 +72,8 @@ def record(seconds: float, sample_rate: int) -> np.ndarray:
     return samples[:, 0].copy()
 
 
-def open_device(kind: str, name: str, sample_rate: int) -> Any:
-    """A running `sounddevice` stream of one channel. Raises InputError."""
+def sound_devices(name: str) -> Any:
+    """The package `sounddevice`. Raises InputError where it, or the library that it needs, is missing."""
     try:
         import sounddevice
     except (ImportError, OSError) as error:  # OSError: the package is there, the library PortAudio is not
@@ -80,6 +81,12 @@ def open_device(kind: str, name: str, sample_rate: int) -> Any:
             f'{name}: sound devices cannot be used ({error}); pip install "focalstream[audio]", and on Linux the '
             "library PortAudio (libportaudio2)"
         ) from None
+    return sounddevice
+
+
+def open_device(kind: str, name: str, sample_rate: int) -> Any:
+    """A running `sounddevice` stream of one channel. Raises InputError."""
+    sounddevice = sound_devices(name)
     try:
         stream = getattr(sounddevice, kind)(samplerate=sample_rate, channels=1, dtype="float32")
         stream.start()
@@ -108,7 +115,9 @@ class WavSink:
 
     @staticmethod
     def check(path: Path) -> None:
-        """Raise InputError where no file of this name can be made."""
+        """Raise InputError where no WAV file of this name can be made."""
+        if audio_format(path) != "WAV":
+            raise InputError(f"{path}: a continuation is written as WAV; give a name that ends in .wav")
         folder = Path(os.path.realpath(path)).parent
         if not folder.is_dir() and not path.exists():
             raise InputError(f"{path}: the folder {folder} does not exist; make it first")

@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_codec_arguments(parser)
     parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
     parser.add_argument(
-        "--seconds", type=float, default=6.0, help="longest continuation; with --stream, inf goes on until Ctrl-C"
+        "--seconds",
+        type=float,
+        default=6.0,
+        help="longest continuation, rounded up to whole chunks; with --stream, inf goes on until Ctrl-C",
     )
     parser.add_argument(
         "--min-seconds", type=float, default=2.0, help="shortest continuation: earlier the model may not end it"
@@ -129,7 +132,7 @@ def read_prompt(args: argparse.Namespace, sample_rate: int) -> np.ndarray:
 
 def check_request(args: argparse.Namespace) -> None:
     """Raise InputError for what would only be found out after the work: bad durations, an output that cannot be."""
-    from slm.audio_sinks import WavSink
+    from slm.audio_sinks import WavSink, sound_devices
     from tokenizer.devices import check_device
     from tokenizer.errors import InputError
 
@@ -146,6 +149,9 @@ def check_request(args: argparse.Namespace) -> None:
         raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
     if args.output not in (PIPE, SPEAKER):
         WavSink.check(Path(args.output))
+    for given, name in ((args.prompt, MICROPHONE), (args.output, SPEAKER)):
+        if given == name:
+            sound_devices(name)
     check_device(args.device)
 
 

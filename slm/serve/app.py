@@ -128,7 +128,7 @@ def make_app(service: Service) -> Starlette:
 def check_token(service: Service, request: Request) -> None:
     """Raise Refused unless the request shows the token."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
-    if not service.knows(token if kind.lower() == "bearer" else None):
+    if not service.knows(token.encode("latin-1") if kind.lower() == "bearer" else None):  # the bytes that came
         raise Refused("bad_token", "expected the header Authorization: Bearer TOKEN", 401)
 
 

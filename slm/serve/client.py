@@ -55,10 +55,15 @@ class Client:
         self.models, self.limits = answer["models"], answer["limits"]
 
     async def start(self, **settings: Any) -> None:
-        """Begin a stream and wait for its slot. Settings are those of `start`. Raises ServerError."""
+        """Begin a stream and wait for its slot. Settings are those of `start`. Raises ServerError, also for "full"."""
         await self.tell(type="start", **settings)
-        while (await self.receive())["type"] != "ready":
-            pass
+        while True:  # what is left of a cancelled stream comes first
+            message = await self.receive()
+            kind = None if isinstance(message, Sound) else message["type"]
+            if kind == "ready":
+                return
+            if kind == "done" and message["reason"] != "cancelled":
+                raise ServerError(message["reason"], "no place is free, and the queue is full; try again later")
 
     async def send(self, pcm: bytes) -> None:
         """More of the prompt."""

@@ -31,20 +31,22 @@ BUSY_SECONDS = 120.0  # a request that has not come to its end by then is given 
 async def encode_file(service: Service, request: Request) -> Response:
     """A sound file in the body -> JSON: `tokens`, `token_rate`, `fingerprint`."""
     samples = await uploaded_audio(service, request)
-    done = await one_job(service, lambda number: Encode(number, samples))
+    done = await one_job(service, request, lambda number: Encode(number, samples))
     models = service.model.models
     tokens = np.frombuffer(done.result, "<u2").tolist()
     return JSONResponse({"tokens": tokens, "token_rate": models.token_rate, "fingerprint": models.fingerprint})
 
 
 async def decode_file(service: Service, request: Request) -> Response:
-    """JSON `tokens`, and `fingerprint` where it is known, -> a WAV file."""
+    """What `encode_file` answers, of which only `tokens` is needed, -> a WAV file."""
     models = service.model.models
     try:
         message = json.loads(await body_of(service, request))
-        codes = np.asarray(message["tokens"])
+        codes, unknown = np.asarray(message["tokens"]), sorted(set(message) - {"tokens", "fingerprint", "token_rate"})
     except (ValueError, TypeError, KeyError, RecursionError):
         raise Refused("bad_request", 'expected JSON: {"tokens": [...]}') from None
+    if unknown:
+        raise Refused("bad_request", f"unknown field {unknown[0][:40]!r}; known are fingerprint, token_rate, tokens")
     longest = int(service.limits.speech_seconds * models.token_rate)
     if codes.ndim != 1 or codes.dtype.kind != "i" or not 0 < len(codes) <= longest:
         raise Refused("bad_request", f"tokens: expected 1 to {longest} whole numbers")
@@ -54,14 +56,16 @@ async def decode_file(service: Service, request: Request) -> Response:
         raise Refused(
             "other_codec", f"these are tokens of another codec than this server's ({models.fingerprint[:12]})", 409
         )
-    done = await one_job(service, lambda number: Decode(number, codes.astype(np.int64)))
+    done = await one_job(service, request, lambda number: Decode(number, codes.astype(np.int64)))
     return wav_response(done.result, models.sample_rate_out)
 
 
 async def continue_file(service: Service, request: Request) -> Response:
     """A sound file in the body, settings in the query -> a WAV file of the prompt as rendered and what follows."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"type": "continue"}
     for name, text in request.query_params.items():
+        if name == "type":
+            raise Refused("bad_request", "type: is no setting")
         try:
             settings[name] = json.loads(text)
         except (ValueError, RecursionError):
@@ -77,16 +81,22 @@ async def continue_file(service: Service, request: Request) -> Response:
         elif isinstance(event, Sound):
             pieces.append(event.pcm)
 
-    done = await one_job(service, lambda number: Open(number, start.request._replace(live=False)), hear)
+    done = await one_job(service, request, lambda number: Open(number, start.request._replace(live=False)), hear)
     if done.reason == "no prompt":
         raise Refused("bad_request", f"the prompt is shorter than {service.model.models.chunk_ms:g} ms")
     return wav_response(b"".join(pieces), service.model.models.sample_rate_out)
 
 
 async def one_job(
-    service: Service, command: Callable[[int], Command], hear: Callable[[int, Event], None] | None = None
+    service: Service,
+    request: Request,
+    command: Callable[[int], Command],
+    hear: Callable[[int, Event], None] | None = None,
 ) -> Done:
-    """Send a command under a new number and wait for its end; `hear(number, event)` takes what comes before."""
+    """Send a command under a new number and wait for its end; `hear(number, event)` takes what comes before.
+
+    The command is cancelled when the client goes away, when the server stops, and when it takes too long.
+    """
     result: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
 
     def on_event(event: Event) -> None:
@@ -98,16 +108,30 @@ async def one_job(
 
     number = service.open(on_event)
     service.send(command(number))
+    left, over = asyncio.ensure_future(departure(request)), asyncio.ensure_future(service.over.wait())
     try:
-        done = await asyncio.wait_for(result, BUSY_SECONDS)
-    except (TimeoutError, asyncio.TimeoutError):
-        raise Refused("busy", "the server is too busy; try again", 503) from None
-    finally:  # also where the client has gone away
+        await asyncio.wait((result, left, over), timeout=BUSY_SECONDS, return_when="FIRST_COMPLETED")
+    finally:
+        left.cancel()
+        over.cancel()
         service.send(Cancel(number))
         service.forget(number)
+    if not result.done():
+        if left.done():
+            raise Refused("left", "the client went away")
+        if over.done():
+            raise Refused("stopping", "the server is stopping", 503)
+        raise Refused("busy", "the server is too busy; try again", 503)
+    done = result.result()
     if done.reason == "full":
         raise Refused("busy", "too many requests are waiting; try again", 503)
     return done
+
+
+async def departure(request: Request) -> None:
+    """Wait for the client to go away; its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def body_of(service: Service, request: Request) -> bytes:

@@ -25,7 +25,7 @@ from tokenizer.errors import InputError
 if TYPE_CHECKING:
     from slm.serve.scheduler import Scheduler
 
-WARM_UP_CHUNKS = 15  # of a prompt: one piece of each size
+WARM_UP_CHUNKS = 7  # of a prompt: one piece of each size
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ def run_model(settings: ModelSettings, pipe: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the server says when it is over
     try:
-        scheduler, models = load(settings, pipe.send)
-    except InputError as error:
-        pipe.send(error)
-        return
-    pipe.send(models)
-    try:
+        try:
+            scheduler, models = load(settings, pipe.send)
+        except InputError as error:
+            pipe.send(error)
+            return
+        pipe.send(models)
         while True:
             wait = scheduler.work()
             while pipe.poll(wait):
@@ -86,7 +86,7 @@ def run_model(settings: ModelSettings, pipe: Connection) -> None:
                     return
                 scheduler.do(command)
                 wait = 0.0
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the server has ended, perhaps while this was loading
         return
 
 

@@ -70,11 +70,16 @@ def parse(text: str) -> dict[str, Any]:
     return message
 
 
+def check_fields(message: dict[str, Any], known: set[str], code: str = "bad_request", close: int | None = None) -> None:
+    """Raise Refused for a field that is neither known nor `type`."""
+    if unknown := sorted(set(message) - known - {"type"}):
+        known_ones = f"known are {', '.join(sorted(known))}" if known else "it has none"
+        raise Refused(code, f"{message['type']}: unknown field {_shown(unknown[0])}; {known_ones}", close)
+
+
 def parse_start(message: dict[str, Any], default_rate: int, limits: Limits) -> Start:
     """The fields of `start`, all optional. Raises Refused, which leaves the connection open."""
-    known = {field.name for field in fields(Sampling)} | {"type", "seed", "seconds", "min_seconds", "rate"}
-    if unknown := sorted(set(message) - known):
-        raise Refused("bad_request", f"start: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    check_fields(message, {field.name for field in fields(Sampling)} | {"seed", "seconds", "min_seconds", "rate"})
     seconds = number(message, "seconds", 6.0, 0.08, limits.speech_seconds)
     try:
         sampling = Sampling(

@@ -8,6 +8,7 @@ chunks after that one went out. Its lead is how much of what went out is not pla
 - Between steps, as long as nobody's lead is next to nothing, the prompts of newcomers are worked on, a piece at a time:
   first those that have ended, the one with the least left before the others, then in turn those that go on.
 - What is not live (whole files) takes part in the steps of the others, and steps by itself when nothing else is to do.
+  It waits behind all that is live, and where there are several slots it never has the last one.
 """
 
 from __future__ import annotations
@@ -120,38 +121,42 @@ class Scheduler:
 
     def _open(self, command: Open) -> None:
         request = command.request
-        if not self._free and len(self._queue) >= self._longest_queue:
-            self._emit(Done(command.stream, "full"))
-            return
         codes = [None if s is None else self._codes_in(s) for s in (request.min_seconds, request.max_seconds)]
         voice = Voice(request.sampling, request.seed, codes[0] or 0, codes[1])
-        self._queue.append(Stream(command.stream, request, voice))
-        self._admit()
-        if self._queue:
-            self._emit(Queued(command.stream, len(self._queue)))
+        stream = Stream(command.stream, request, voice)
+        if self._has_slot_for(stream):
+            self._admit(stream)
+        elif len(self._queue) >= self._longest_queue:
+            self._emit(Done(command.stream, "full"))
+        else:
+            behind = [other for other in self._queue if request.live and not other.request.live]
+            place = len(self._queue) - len(behind)
+            self._queue.insert(place, stream)
+            self._say_positions(place)
 
-    def _admit(self) -> None:
-        moved = False
-        while self._free and self._queue:
-            stream, moved = self._queue.popleft(), True
-            stream.slot = self._free.pop(0)
-            stream.state = self._batch.begin(stream.slot)
-            self._streams[stream.number] = stream
-            self._emit(Ready(stream.number))
-        if moved:
-            self._say_positions()
+    def _has_slot_for(self, stream: Stream) -> bool:
+        files = sum(not other.request.live for other in self._streams.values())
+        return bool(self._free) and (stream.request.live or files < max(1, self._batch.size - 1))
 
-    def _say_positions(self) -> None:
-        for position, stream in enumerate(self._queue, 1):
+    def _admit(self, stream: Stream) -> None:
+        stream.slot = self._free.pop(0)
+        stream.state = self._batch.begin(stream.slot)
+        self._streams[stream.number] = stream
+        self._emit(Ready(stream.number))
+
+    def _say_positions(self, begin: int = 0) -> None:
+        """Of those who wait, from a place in the queue on."""
+        for position, stream in list(enumerate(self._queue, 1))[begin:]:
             self._emit(Queued(stream.number, position))
 
     def _cancel(self, number: int) -> None:
         if stream := self._streams.get(number):
             self._finish(stream, "cancelled")
         elif waiting := next((stream for stream in self._queue if stream.number == number), None):
+            place = self._queue.index(waiting)
             self._queue.remove(waiting)
             self._emit(Done(number, "cancelled"))
-            self._say_positions()
+            self._say_positions(place)
         else:
             self._jobs = deque(job for job in self._jobs if job[0] != number)
 
@@ -161,7 +166,9 @@ class Scheduler:
         self._free.sort()
         seconds = stream.voice.said / self._batch.codec.token_rate
         self._emit(Done(stream.number, reason, seconds, stream.first_audio_ms, stream.missed))
-        self._admit()
+        if self._queue and self._has_slot_for(self._queue[0]):
+            self._admit(self._queue.popleft())
+            self._say_positions()
 
     def _codes_in(self, seconds: float) -> int:
         size = self._batch.codec.tokens_per_chunk

@@ -15,6 +15,7 @@ from slm.serve.app import make_app
 from slm.serve.protocol import GOING_AWAY, Refused
 from slm.serve.service import Service, log
 from tokenizer.errors import InputError
+from tokenizer.stop_signals import stop_signals
 
 UNSENT_BYTES = 65536  # of one connection in the kernel: else it would keep a minute of speech for a slow reader
 STUCK_MS = 20_000  # after which the kernel gives up a peer that takes nothing
@@ -31,6 +32,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_MS)
         listener.bind(address)
+        listener.listen()  # now, so that a second server on this port is refused before it loads its models
     except (OSError, OverflowError) as error:
         if listener:
             listener.close()
@@ -87,9 +89,11 @@ class Server(uvicorn.Server):
             log("draining", streams=not self._service.idle.is_set())
             self._drain = self._loop.create_task(self._wait_for_streams())
         else:
+            self.force_exit = True
             self._stop_now()
 
     def _stop_now(self) -> None:
+        self._service.over.set()
         for session in list(self._service.sessions):
             session.close(Refused("stopping", "the server stops", GOING_AWAY))
         self.should_exit = True
@@ -111,8 +115,11 @@ def serve(service: Service, listener: socket.socket, drain_seconds: float, on_st
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
-        Server(service, drain_seconds, on_start).run(sockets=[listener])
+        with stop_signals():  # one that comes when the server's own handlers are gone must not break off the rest
+            try:
+                Server(service, drain_seconds, on_start).run(sockets=[listener])
+            finally:
+                service.model.close()
     finally:
-        service.model.close()
         logger.removeHandler(handler)
     return 1 if service.dead else 0

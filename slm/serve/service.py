@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import itertools
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from slm.serve.counts import Counts
 from slm.serve.messages import Command, Done, Event, Sound
@@ -47,6 +50,7 @@ class Service:
         self._hearers: dict[int, Callable[[Event], None]] = {}
         self.idle = asyncio.Event()  # no stream is open
         self.idle.set()
+        self.over = asyncio.Event()  # the server stops now: whole files are given up
         self.sessions: set[Session] = set()
 
     def listen(self, on_death: Callable[[], None]) -> None:
@@ -77,15 +81,19 @@ class Service:
         if not self._hearers:
             self.idle.set()
 
-    def knows(self, token: str | None) -> bool:
+    def knows(self, token: bytes | None) -> bool:
         """Whether it is the token that clients have to show."""
-        return self.auth_token is None or hmac.compare_digest((token or "").encode(), self.auth_token.encode())
+        return self.auth_token is None or hmac.compare_digest(token or b"", os.fsencode(self.auth_token))
 
     def trusts(self, origin: str | None, host: str | None) -> bool:
-        """Whether a page of this origin may connect; programs send none, and their token is what counts."""
+        """Whether a page of this origin may connect; programs send none, and their token is what counts.
+
+        The server's own pages may, but without a token only by address or as localhost: any site can let its name
+        lead here (DNS rebinding), and its pages are then of the same origin.
+        """
         if origin is None or "*" in self.origins or origin in self.origins:
             return True
-        return host is not None and origin.partition("://")[2] == host
+        return host is not None and origin.partition("://")[2] == host and (bool(self.auth_token) or _is_address(host))
 
     def _hand_on(self, event: Event) -> None:
         if isinstance(event, Sound) and event.new:
@@ -97,6 +105,16 @@ class Service:
             self.forget(event.stream)
         if hearer:  # else it was cancelled meanwhile
             hearer(event)
+
+
+def _is_address(host: str) -> bool:
+    """Whether a Host header is localhost or an IP address, with or without a port."""
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost"
+    return True
 
 
 def log(event: str, **values: Any) -> None:

@@ -25,6 +25,7 @@ from slm.serve.protocol import (
     TOO_SLOW,
     VERSION,
     Refused,
+    check_fields,
     pack,
     parse,
     parse_start,
@@ -126,10 +127,11 @@ class Session:
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
         hello = parse(message.get("text") or "")
-        if hello["type"] != "hello" or hello.get("version") != VERSION:
+        if hello["type"] != "hello" or type(hello.get("version")) is not int or hello["version"] != VERSION:
             raise Refused("bad_hello", f'expected {{"type": "hello", "version": {VERSION}}} first', POLICY)
+        check_fields(hello, {"version", "token"}, "bad_hello", POLICY)
         token = hello.get("token")
-        if not self._service.knows(token if isinstance(token, str) else None):
+        if not self._service.knows(token.encode("utf-8", "surrogatepass") if isinstance(token, str) else None):
             raise Refused("bad_token", "the token is missing or wrong", BAD_TOKEN)
         models = asdict(self._service.model.models)
         self._tell({"type": "hello", "version": VERSION, "models": models, "limits": asdict(self._limits)})
@@ -146,10 +148,12 @@ class Session:
         if kind == "start":
             self._start(message)
         elif kind == "continue":
-            if not self._ready or self._prompt_ended:
+            check_fields(message, set())
+            if self._stream is None or not self._ready or self._prompt_ended:
                 raise Refused("not_ready", "continue: no stream is taking a prompt; start one, and wait for ready")
             self._end_prompt()
         elif kind == "cancel":
+            check_fields(message, set())
             self._cancel()
         else:
             raise Refused("bad_message", f"unknown type {kind[:40]!r}; known are start, continue, cancel", POLICY)
@@ -172,7 +176,7 @@ class Session:
     def _audio(self, data: bytes) -> None:
         samples = samples_of(data)
         if self._prompt_ended:
-            return  # what was on its way when the prompt ended
+            return  # what was on its way when the prompt ended, or its stream
         if not self._ready or self._stream is None:
             raise Refused("not_ready", "audio before ready: start a stream, and wait for it to be ready")
         self._prompt_samples += len(samples)
@@ -198,7 +202,7 @@ class Session:
         if self._stream is not None:
             self._service.send(Cancel(self._stream))
             self._service.forget(self._stream)
-            self._stream = None
+            self._stream, self._prompt_ended = None, True
             self._tell({"type": "done", "reason": "cancelled"})
             log("stream", session=self._number, reason="cancelled")
 

@@ -27,13 +27,13 @@ from slm.vocabulary import BOS, EOS, NO_CODE, PAD, Vocabulary
 from tokenizer.codec import Codec
 from tokenizer.stream_pool import StreamPool
 
-PIECE_CHUNKS = 8  # of a prompt at once, at most: a newcomer's piece must fit between two steps of the others
+PIECE_CHUNKS = 4  # of a prompt at once, at most: a newcomer's piece must fit between two steps of the others
 
 
 def piece_chunks(waiting: int, ended: bool) -> int:
     """How many of the waiting chunks of a prompt to take next; 0: wait for more.
 
-    Eights while the prompt goes on, then what is left by powers of two, however the audio came in.
+    Fours while the prompt goes on, then what is left by powers of two, however the audio came in.
     """
     if waiting >= PIECE_CHUNKS:
         return PIECE_CHUNKS

@@ -185,8 +185,10 @@ def test_the_command_takes_pipes_the_microphone_and_the_loudspeaker(command, tmp
     assert main(["continue", "-", str(tmp_path / "pipe.wav"), *options]) == 0
     assert (tmp_path / "pipe.wav").read_bytes() == (tmp_path / "file.wav").read_bytes()
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    assert main(["continue", "mic", str(tmp_path / "out.wav"), *options]) == 2
-    assert 'pip install "focalstream[audio]"' in capsys.readouterr().err
+    capsys.readouterr()
+    for places in (["mic", str(tmp_path / "out.wav")], [str(tmp_path / "prompt.wav"), "speaker"]):
+        assert main(["continue", *places, *options, "--lm", "nosuch"]) == 2  # found out before models are loaded
+        assert 'pip install "focalstream[audio]"' in capsys.readouterr().err
 
 
 def test_the_command_speaks_on_the_other_engine(command, tmp_path, capsys, monkeypatch):
@@ -225,6 +227,9 @@ def test_output_that_cannot_be_written_is_refused(command, tmp_path, capsys):
     for options in ([], ["--stream"]):
         assert main([*command, str(tmp_path / "no" / "out.wav"), "--seconds", "0.1", *options]) == 2
         assert "the folder" in capsys.readouterr().err
+        for name, why in (("out.mp3", ".mp3 cannot be written"), ("out.flac", "name that ends in .wav")):
+            assert main([*command, str(tmp_path / name), "--seconds", "0.1", *options]) == 2
+            assert why in capsys.readouterr().err
 
 
 def test_sigterm_finishes_a_streamed_file(command, tmp_path, monkeypatch, capsys):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 
 TOKEN = "open sesame"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Running(NamedTuple):
@@ -68,3 +72,29 @@ def server(tiny_codec_dir: Path, random_lm_dir: Path) -> Iterator[Running]:
     thread.join(30)
     model.close()
     assert not thread.is_alive() and not service.sessions
+
+
+Work = Callable[[str, int], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def run_server(tmp_path: Path, tiny_codec_dir: Path, random_lm_dir: Path) -> Callable[[Work], tuple[int, str]]:
+    """`focalstream serve` as a process, `work(url, pid)`, and then its exit status and standard error."""
+
+    def run(work: Work) -> tuple[int, str]:
+        command = [sys.executable, "-m", "pipelines.cli", "serve", "--codec", str(tiny_codec_dir)]
+        command += ["--lm", str(random_lm_dir), "--port", "0", "--engine", "torch"]
+        with (tmp_path / "log").open("w+") as log:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
+            try:
+                assert process.stdout is not None
+                process.stdout.readline()
+                url = process.stdout.readline().strip().replace("http", "ws") + "v1/stream"
+                asyncio.run(work(url, process.pid))
+                status = process.wait(30)
+            finally:
+                process.kill()
+            log.seek(0)
+            return status, log.read()
+
+    return run

@@ -175,7 +175,7 @@ def test_a_newcomers_long_prompt_makes_nobody_late(tiny_codec: Codec, lm: Any) -
     driver = Driver(tiny_codec, lm, slots=2, cost=0.03)
     driver.say(1, speech(10, seed=1), request(seconds=8.0))
     driver.run(102.0)
-    driver.say(2, speech(375, seed=2), request(seconds=1.0))  # 47 pieces of 30 ms at once
+    driver.say(2, speech(187, seed=2), request(seconds=1.0))  # 47 pieces of 30 ms at once
     driver.scheduler.do(Encode(3, speech(80, seed=3)))
     driver.run()
     assert driver.of(1, Done)[0].missed == 0 and driver.of(2, Done)[0].missed == 0
@@ -241,7 +241,7 @@ def test_pieces_follow_from_the_prompts_length() -> None:
     for chunks in range(40):
         assert sum(pieces(chunks, [])) == chunks
         assert pieces(chunks, []) == pieces(chunks, [1] * chunks) == pieces(chunks, [chunks // 2])
-    assert pieces(15, []) == [8, 4, 2, 1]
+    assert pieces(15, []) == [4, 4, 4, 2, 1]
 
 
 def test_a_model_that_knows_texts_speaks_codes(tiny_codec, lm_with_text):
@@ -263,5 +263,24 @@ def test_prompts_that_have_ended_come_first_the_shortest_before_the_others(tiny_
     driver.run()
     heard = [event.stream for event in driver.events if isinstance(event, Sound) and not event.new]
     of_two, of_three = ([at for at, stream in enumerate(heard) if stream == number] for number in (2, 3))
-    assert of_three == [0, 1] and heard.index(1) > max(of_two)
+    assert of_three == [0, 1, 2] and heard.index(1) > max(of_two)
     assert driver.of(3, Done)[0].first_audio_ms < driver.of(2, Done)[0].first_audio_ms
+
+
+def test_files_wait_behind_live_streams_and_leave_them_a_slot(tiny_codec: Codec, lm: Any) -> None:
+    driver = Driver(tiny_codec, lm, slots=2, cost=0.001)
+    for number in (1, 2, 3):
+        driver.scheduler.do(Open(number, request(live=False)))
+    assert [driver.of(number, Queued)[0].position for number in (2, 3)] == [1, 2] and driver.of(1, Ready)
+    driver.scheduler.do(Open(4, request()))
+    assert driver.of(4, Ready)
+    driver.scheduler.do(Open(5, request()))
+    assert [driver.of(number, Queued)[-1].position for number in (5, 2, 3)] == [1, 2, 3]
+    driver.scheduler.do(Cancel(1))  # the slot that comes free is for the live one
+    assert driver.of(5, Ready) and not driver.of(2, Ready)
+    for number in (4, 5):
+        driver.scheduler.do(Cancel(number))
+    assert driver.of(2, Ready) and not driver.of(3, Ready)
+    alone = Driver(tiny_codec, lm, slots=1, cost=0.001)
+    alone.scheduler.do(Open(1, request(live=False)))
+    assert alone.of(1, Ready)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-import io
 import json
 import os
 import signal
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from tokenizer import Codec
+from tokenizer.errors import InputError
 from tokenizer.pipes import to_pcm
 
 websockets = pytest.importorskip("websockets", reason='needs pip install "focalstream[serve]"')
@@ -36,7 +31,6 @@ TOKEN = "open sesame"
 pytestmark = pytest.mark.slow  # it takes seconds to start the model's process
 
 HELLO = json.dumps({"type": "hello", "version": 1, "token": TOKEN})
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -116,6 +110,44 @@ def test_a_queue_then_cancel_then_the_same_connection_again(server: Any) -> None
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("long_prompt", [False, True])
+def test_continue_after_the_stream_has_gone_is_refused_and_the_connection_goes_on(
+    server: Any, long_prompt: bool
+) -> None:
+    """Cancelled by the client, or by the server for a prompt that is too long."""
+
+    async def run() -> None:
+        async with connect(server.websocket, TOKEN) as client:
+            await client.start()
+            if long_prompt:
+                await client.send(to_pcm(noise(4.5)))
+            else:
+                await client.cancel()
+            await client.tell(type="continue")
+            refused = []
+            while "not_ready" not in refused:
+                try:
+                    await client.receive()
+                except ServerError as error:
+                    refused.append(error.code)
+            assert refused == ["prompt_too_long"] * long_prompt + ["not_ready"]
+            assert len((await spoken(client, noise(0.5), seconds=0.4, min_seconds=0.4))[1]) == 20
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_is_an_error_of_the_client(server: Any) -> None:
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as opened:
+            clients = [await opened.enter_async_context(connect(server.websocket, TOKEN)) for _ in range(5)]
+            for client in clients[:4]:  # two with a slot, two in the queue
+                await client.tell(type="start")
+            with pytest.raises(ServerError, match="full"):
+                await asyncio.wait_for(clients[4].start(), 20)
+
+    asyncio.run(run())
+
+
 async def talk(server: Any, messages: list[str | bytes], **options: Any) -> tuple[list[dict[str, Any]], int | None]:
     """Send messages, then what the server said and the code it closed with; None: it was still open after a while."""
     heard: list[dict[str, Any]] = []
@@ -145,6 +177,11 @@ async def talk(server: Any, messages: list[str | bytes], **options: Any) -> tupl
         ([json.dumps({"type": "hello", "version": 1})], "bad_token", 4401),
         ([json.dumps({"type": "hello", "version": 1, "token": ["x"]})], "bad_token", 4401),
         ([json.dumps({"type": "hello", "version": 1, "token": "open sesamf"})], "bad_token", 4401),
+        ([json.dumps({"type": "hello", "version": 1, "token": "\ud800"})], "bad_token", 4401),
+        ([json.dumps({"type": "hello", "version": True, "token": TOKEN})], "bad_hello", 1008),
+        ([json.dumps({"type": "hello", "version": 1, "token": TOKEN, "as": "root"})], "bad_hello", 1008),
+        ([HELLO, '{"type": "continue", "now": 1}'], "bad_request", None),
+        ([HELLO, '{"type": "cancel", "all": 1}'], "bad_request", None),
         ([HELLO, '{"type": "sudo"}'], "bad_message", 1008),
         ([HELLO, b"\0\0\0"], "bad_audio", 1008),
         ([HELLO, b"\0\0"], "not_ready", None),
@@ -173,6 +210,22 @@ def test_origins(server: Any) -> None:
     for origin in ("https://foe.example", "null", "https://friend.example.foe.example"):
         with pytest.raises(websockets.InvalidStatus, match="403"):
             asyncio.run(talk(server, [], origin=origin))
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "trusted"),
+    [
+        ("127.0.0.1:8000", None, True),
+        ("[::1]:8000", None, True),
+        ("localhost:8000", None, True),
+        ("foe.example:8000", None, False),  # a name of the foe's that leads here
+        ("speech.example", "open sesame", True),
+    ],
+)
+def test_a_page_under_a_name_of_its_own_needs_the_token(host: str, token: str | None, trusted: bool) -> None:
+    service = Service(None, Limits(), token)  # type: ignore[arg-type]
+    assert service.trusts(f"http://{host}", host) == trusted and service.trusts(None, host)
+    assert Service(None, Limits(), token, (f"http://{host}",)).trusts(f"http://{host}", host)  # type: ignore[arg-type]
 
 
 def replaced(monkeypatch: pytest.MonkeyPatch, server: Any, **limits: Any) -> None:
@@ -250,103 +303,7 @@ def test_a_slow_reader_is_dropped_and_its_stream_cancelled(server: Any) -> None:
     asyncio.run(run())
 
 
-def post(server: Any, path: str, body: bytes, token: str | None = TOKEN) -> tuple[int, bytes]:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(server.http + path, body, headers), timeout=60) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def sound_file(wave: np.ndarray, rate: int = 16000, kind: str = "FLAC") -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, wave, rate, format=kind)
-    return buffer.getvalue()
-
-
-def test_whole_files(server: Any, tiny_codec: Codec) -> None:
-    status, body = post(server, "/v1/encode", sound_file(noise(1.5)))
-    answer = json.loads(body)
-    wave, _ = soundfile.read(io.BytesIO(sound_file(noise(1.5))), dtype="float32")
-    assert status == 200 and answer["tokens"] == tiny_codec.encode(torch.from_numpy(wave))[0].tolist()
-    status, body = post(server, "/v1/decode", json.dumps(answer).encode())
-    decoded, rate = soundfile.read(io.BytesIO(body))
-    assert (status, rate, len(decoded)) == (200, 16000, 320 * 75) and decoded.any()
-    path = "/v1/continue?seconds=2&min_seconds=2&seed=3&temperature=0.8"
-    status, body = post(server, path, sound_file(noise(1.5)))
-    assert status == 200 and post(server, path, sound_file(noise(1.5))) == (status, body)
-    assert len(soundfile.read(io.BytesIO(body))[0]) == 16000 * 2 + 18 * 1280  # the prompt's whole chunks
-    assert b"</html>" in post_get(server, "/") and b"--accent" in post_get(server, "/page/base.css")
-    assert len(soundfile.read(io.BytesIO(post_get(server, "/examples/ada-01.wav")))[0]) == 48000
-
-
-def post_get(server: Any, path: str) -> bytes:
-    with urllib.request.urlopen(server.http + path, timeout=60) as answer:
-        return answer.read()
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "status", "code"),
-    [
-        ("/v1/encode", b"not audio", 400, b"bad_audio"),
-        ("/v1/encode", b"", 400, b"bad_audio"),
-        ("/v1/encode", b"\0" * 8_000_001, 413, b"too_large"),
-        ("/v1/encode", sound_file(noise(4.1)), 413, b"too_long"),
-        ("/v1/continue", sound_file(noise(0.05)), 400, b"bad_request"),
-        ("/v1/continue?temperature=x", b"", 400, b"bad_request"),
-        ("/v1/continue?rate=1", b"", 400, b"bad_request"),
-        ("/v1/decode", b"[1]", 400, b"bad_request"),
-        ("/v1/decode", b'{"tokens": []}', 400, b"bad_request"),
-        ("/v1/decode", b'{"tokens": [[1]]}', 400, b"bad_request"),
-        ("/v1/decode", b'{"tokens": [256]}', 400, b"bad_request"),
-        ("/v1/decode", b'{"tokens": [1e99]}', 400, b"bad_request"),
-        ("/v1/decode", b'{"tokens": [1], "fingerprint": "0"}', 409, b"other_codec"),
-        ("/page/..%2fapp.py", b"", 404, b"not found"),
-    ],
-)
-def test_bad_requests_get_one_line(server: Any, path: str, body: bytes, status: int, code: bytes) -> None:
-    if path.startswith("/page"):
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            post_get(server, path)
-        return
-    answered, text = post(server, path, body)
-    assert answered == status and code in text and b"/tmp" not in text
-
-
-def test_tokens_health_and_metrics(server: Any) -> None:
-    for path in ("/v1/encode", "/v1/decode", "/v1/continue"):
-        assert post(server, path, b"", token=None)[0] == post(server, path, b"", token="wrong")[0] == 401
-    assert post_get(server, "/healthz") == b"ok\n"
-    request = urllib.request.Request(server.http + "/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        assert b"focalstream_streams 0.0" in answer.read()
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        post_get(server, "/metrics")
-
-
-def run_command(
-    folder: Path, tiny_codec_dir: Path, lm: Path, work: Callable[[str, int], Coroutine[Any, Any, None]]
-) -> tuple[int, str]:
-    """`focalstream serve` as a process, `work(url, pid)`, and then its exit status and standard error."""
-    command = [sys.executable, "-m", "pipelines.cli", "serve", "--codec", str(tiny_codec_dir), "--lm", str(lm)]
-    with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(
-            [*command, "--port", "0", "--engine", "torch"], stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
-        )
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            url = process.stdout.readline().strip().replace("http", "ws") + "v1/stream"
-            asyncio.run(work(url, process.pid))
-            status = process.wait(30)
-        finally:
-            process.kill()
-        log.seek(0)
-        return status, log.read()
-
-
-def test_sigterm_lets_a_stream_finish(tmp_path: Path, tiny_codec_dir: Path, random_lm_dir: Path) -> None:
+def test_sigterm_lets_a_stream_finish(run_server: Any) -> None:
     async def work(url: str, pid: int) -> None:
         async with connect(url) as client, connect(url) as late:
             await client.start(seconds=2.0, min_seconds=2.0)
@@ -363,13 +320,13 @@ def test_sigterm_lets_a_stream_finish(tmp_path: Path, tiny_codec_dir: Path, rand
             with pytest.raises(ServerError, match="stopping"):
                 await client.receive()
 
-    status, log = run_command(tmp_path, tiny_codec_dir, random_lm_dir, work)
+    status, log = run_server(work)
     assert status == 0 and "Traceback" not in log
     events = [json.loads(line)["event"] for line in log.splitlines()]
     assert events.count("session") == 2 and "draining" in events
 
 
-def test_a_dead_model_ends_the_server(tmp_path: Path, tiny_codec_dir: Path, random_lm_dir: Path) -> None:
+def test_a_dead_model_ends_the_server(run_server: Any) -> None:
     async def work(url: str, pid: int) -> None:
         async with connect(url) as client:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -379,8 +336,18 @@ def test_a_dead_model_ends_the_server(tmp_path: Path, tiny_codec_dir: Path, rand
             with pytest.raises(ServerError):
                 await asyncio.wait_for(client.receive(), 20)
 
-    status, log = run_command(tmp_path, tiny_codec_dir, random_lm_dir, work)
+    status, log = run_server(work)
     assert status == 1 and "model_died" in log
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_loaded() -> None:
+    from slm.serve.server import bound_socket
+
+    with (
+        bound_socket("127.0.0.1", 0) as listener,
+        pytest.raises(InputError, match=r"--port .*Address already in use"),
+    ):
+        bound_socket("127.0.0.1", listener.getsockname()[1])
 
 
 @pytest.mark.parametrize(
