@@ -2,6 +2,8 @@
 const VERSION = 1;
 const AGAIN_MS = [500, 1000, 2000, 4000, 8000]; // waits between attempts; the last one over and over
 const FATAL = new Set([4401, 4429]); // closed for what trying again would not mend
+const REFUSALS = new Set(["bad_request", "busy", "stopping"]); // of a start: such an error comes instead of a done
+const OF_A_STREAM = new Set([...REFUSALS, "not_ready", "prompt_too_long", "prompt_timeout"]); // errors after which the connection goes on
 const FRAME_SAMPLES = 16000; // of a prompt in one message
 
 export class Connection {
@@ -14,11 +16,13 @@ export class Connection {
 
   open(token) {
     this.token = token;
+    this.streaming = false; // a stream was started, and neither has ended nor was cancelled
+    this.cancelled = 0; // streams that the page has cancelled and whose end has not come yet
     const socket = (this.socket = new WebSocket(this.url));
     const current = () => socket === this.socket; // the close of one may come after the next has opened
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.tell({ type: "hello", version: VERSION, ...(token ? { token } : {}) });
-    socket.onmessage = ({ data }) => current() && (typeof data === "string" ? this.hear(JSON.parse(data)) : this.on.sound(unpack(data)));
+    socket.onmessage = ({ data }) => current() && (typeof data === "string" ? this.hear(JSON.parse(data)) : this.hearSound(data));
     socket.onclose = ({ code, reason }) => {
       if (!current()) return;
       const again = !FATAL.has(code);
@@ -27,9 +31,35 @@ export class Connection {
     };
   }
 
+  start(settings) {
+    this.streaming = true;
+    this.tell({ type: "start", ...settings });
+  }
+
+  cancel() {
+    if (!this.streaming) return;
+    this.streaming = false;
+    this.cancelled++;
+    this.tell({ type: "cancel" });
+  }
+
+  // Every start is answered by one end: a done, or an error that refuses it. Messages come in order, so as long as the end
+  // of a cancelled stream is missing, what comes is that stream's and nobody's business, though the next has been started.
+  // (Counting cancels alone would not do: the server answers none that crosses the end of its stream.)
   hear(message) {
-    if (message.type === "hello") this.attempts = 0;
-    this.on[message.type]?.(message);
+    const { type, code } = message;
+    if (type === "hello") this.attempts = 0;
+    const isEnd = type === "done" || (type === "error" && REFUSALS.has(code));
+    if (this.cancelled && (type !== "error" || OF_A_STREAM.has(code))) {
+      if (isEnd) this.cancelled--;
+      return;
+    }
+    if (isEnd) this.streaming = false;
+    this.on[type]?.({ ...message, isEnd });
+  }
+
+  hearSound(data) {
+    if (!this.cancelled) this.on.sound(unpack(data));
   }
 
   get isOpen() {

@@ -5,14 +5,18 @@ import { Pictures } from "/page/pictures.js";
 const JITTER_SECONDS = 0.08; // buffered before playing begins
 const $ = (id) => document.getElementById(id);
 const showText = (id, text) => ($(id).textContent = text);
+const chosen = () => document.querySelector("[name=source]:checked").value;
+const settingInputs = () => [...$("controls").querySelectorAll("input")];
 
 let models; // what the server has loaded
 let limits;
 let pictures;
 let context; // of sound; made at the first click, as browsers demand
+let soundMade; // a promise: context and player are there
 let player;
 let microphone; // while recording: { stream, nodes }
-let phase = "offline"; // offline, idle, waiting (for a slot), recording, sending, speaking
+let phase = "offline"; // offline, idle, preparing (prompt and sound), waiting (for a slot), recording, sending, speaking
+let attempt; // to begin, while preparing: another, or none, once this one was given up
 let prompt; // Int16Array at models.sample_rate_in to send when ready; null: record
 let promptEnd; // performance.now() when the prompt was whole
 let pieces = []; // of the sound so far
@@ -24,12 +28,18 @@ const connection = new Connection(`${location.protocol === "https:" ? "wss" : "w
   ready,
   sound,
   done,
-  error: ({ code, message }) => {
-    if (code === "bad_token") showUnlock(connection.token ? "That token is not right." : "");
-    else say(`The server says: ${message}`, true);
-    if (["bad_request", "stopping", "busy", "prompt_too_long"].includes(code) && phase !== "idle") enter("idle");
+  error: ({ code, message, isEnd }) => {
+    if (code === "bad_token") return showUnlock(connection.token ? "That token is not right." : "");
+    // These may be about a stream whose done has come already: what it was still being sent, or why the server ended it.
+    if (code === "not_ready" && !["recording", "sending"].includes(phase)) return;
+    if (code.startsWith("prompt_") && phase !== "idle") return;
+    say(`The server says: ${message}`, true);
+    if (!isEnd) return;
+    stopMicrophone();
+    enter("idle");
   },
   lost: ({ again }) => {
+    attempt = null;
     stopMicrophone();
     enter("offline");
     if (again) say("Not connected; trying again …", true);
@@ -43,18 +53,19 @@ function say(text, bad = false) {
 
 function enter(next) {
   state.phase = phase = next;
-  const source = document.querySelector("[name=source]:checked").value;
-  const label = { offline: "Connecting …", idle: source === "microphone" ? "Record" : "Let it go on", waiting: "Waiting for a place …", recording: "Let it go on", sending: "Listening …", speaking: "Speaking …" };
+  const records = chosen() === "microphone";
+  const label = { offline: "Connecting …", idle: records ? "Record" : "Let it go on", preparing: records ? "Opening the microphone …" : "Reading the sound …", waiting: "Waiting for a place …", recording: "Let it go on", sending: "Listening …", speaking: "Speaking …" };
   showText("go", label[phase]);
-  $("go").disabled = !["idle", "recording"].includes(phase);
+  $("go").ariaDisabled = !["idle", "recording"].includes(phase);
   $("go").classList.toggle("recording", phase === "recording");
-  $("cancel").disabled = ["offline", "idle"].includes(phase);
+  $("cancel").ariaDisabled = ["offline", "idle"].includes(phase);
   for (const input of document.querySelectorAll("[name=source]")) input.disabled = !["offline", "idle"].includes(phase);
 }
 
 function hello(message) {
   ({ models, limits } = message);
   state.hellos++;
+  if ($("unlock").contains(document.activeElement)) document.querySelector("[name=source]:checked").focus(); // else lost with the form
   $("unlock").hidden = true;
   const millions = (count) => `${(count / 1e6).toPrecision(2)} million parameters`;
   showText("loaded", `Here a language model of ${millions(models.lm_parameters)} (“${models.lm}”) goes on speaking where you stop, ` +
@@ -72,19 +83,26 @@ function hello(message) {
   enter("idle");
 }
 
+// Opening the microphone may take as long as somebody thinks about a permission, and all this may be given up meanwhile.
 async function begin() {
-  const source = document.querySelector("[name=source]:checked").value;
+  const source = chosen();
+  const wrong = settingInputs().find((input) => !input.checkValidity());
+  if (wrong) return demand(wrong);
+  if (source === "file" && !$("file").files.length) return say("Choose a sound file first.", true);
+  const mine = (attempt = {});
+  enter("preparing");
+  say("");
   try {
-    prompt = null;
-    await prepareSound();
-    if (source === "example") prompt = await decoded(await (await fetch(`/examples/${$("example").value}.wav`)).arrayBuffer());
-    if (source === "file") {
-      if (!$("file").files.length) return say("Choose a sound file first.", true);
-      prompt = await decoded(await $("file").files[0].arrayBuffer());
-    }
-    if (source === "microphone") await openMicrophone();
+    await (soundMade ??= makeSound());
+    await context.resume();
+    const found = source === "microphone" ? await askForMicrophone() : await decoded(await readSound(source));
+    if (attempt !== mine) return source === "microphone" && stopTracks(found);
+    prompt = source === "microphone" ? null : found;
+    if (!prompt) openMicrophone(found);
   } catch (error) {
+    if (attempt !== mine) return;
     stopMicrophone();
+    enter("idle");
     return say(source === "microphone" ? `The microphone cannot be used (${error.message}).` : `This cannot be read as sound (${error.message}).`, true);
   }
   pieces = [];
@@ -94,10 +112,15 @@ async function begin() {
   $("download").hidden = true;
   for (const id of ["first", "first-server", "underruns", "ahead", "length"]) showText(id, "–");
   const rate = prompt ? models.sample_rate_in : context.sampleRate;
-  const settings = Object.fromEntries([...$("controls").querySelectorAll("input")].map((input) => [input.name, Number(input.value)]));
+  const settings = Object.fromEntries(settingInputs().map((input) => [input.name, Number(input.value)]));
   enter("waiting");
-  say("");
-  connection.tell({ type: "start", rate, ...settings, min_seconds: Math.min(2, settings.seconds) });
+  connection.start({ rate, ...settings, min_seconds: Math.min(2, settings.seconds) });
+}
+
+// Names the setting that is wrong, and goes there.
+function demand(input) {
+  say(`${input.labels[0].textContent} must be a whole number from ${input.min} to ${input.max}.`, true);
+  input.reportValidity();
 }
 
 function ready() {
@@ -120,7 +143,6 @@ function end() {
 }
 
 function sound({ isNew, codes, samples }) {
-  if (["idle", "offline"].includes(phase)) return; // of a stream that was cancelled
   pieces.push(samples);
   pictures.add(samples, codes, isNew);
   showText("span", `${(pictures.count / models.sample_rate_out).toFixed(1)} s`);
@@ -132,7 +154,7 @@ function sound({ isNew, codes, samples }) {
 }
 
 function done({ reason, first_audio_ms, late_chunks }) {
-  if (reason === "cancelled") return;
+  stopMicrophone(); // the server may end a stream that is still recording, too
   player.port.postMessage("end");
   if (first_audio_ms != null) showText("first-server", `${first_audio_ms.toFixed(0)} ms`);
   const why = { ended: "The model ended it.", length: "Done.", "no prompt": "That was too short to begin with.", full: "The queue is full; try again in a moment." };
@@ -143,7 +165,8 @@ function done({ reason, first_audio_ms, late_chunks }) {
 }
 
 function cancel() {
-  connection.tell({ type: "cancel" });
+  attempt = null;
+  connection.cancel();
   stopMicrophone();
   player?.port.postMessage("reset");
   offerDownload();
@@ -160,32 +183,43 @@ function heard({ data }) {
   pictures.draw();
 }
 
-async function prepareSound() {
-  if (!context) {
+async function makeSound() {
+  try {
     context = new AudioContext({ sampleRate: models.sample_rate_out, latencyHint: "interactive" });
     await Promise.all(["capture", "playback"].map((name) => context.audioWorklet.addModule(`/page/${name}.js`)));
     player = new AudioWorkletNode(context, "playback", { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { enough: Math.round(JITTER_SECONDS * models.sample_rate_out) } });
     player.port.onmessage = heard;
     player.connect(context.destination);
+  } catch (error) {
+    soundMade = null; // the next attempt makes it anew
+    throw error;
   }
-  await context.resume();
 }
 
-async function openMicrophone() {
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: false, autoGainControl: true } });
+const askForMicrophone = () => navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: false, autoGainControl: true } });
+
+function openMicrophone(stream) {
+  microphone = { stream, nodes: [] };
   const input = context.createMediaStreamSource(stream);
   const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
   capture.port.onmessage = ({ data }) => phase === "recording" && connection.send(data);
   input.connect(capture);
-  microphone = { stream, nodes: [input, capture] };
+  microphone.nodes = [input, capture];
 }
 
 function stopMicrophone() {
-  clearTimeout(microphone?.timer);
-  for (const node of microphone?.nodes ?? []) node.disconnect();
-  for (const track of microphone?.stream.getTracks() ?? []) track.stop();
+  if (!microphone) return;
+  clearTimeout(microphone.timer);
+  for (const node of microphone.nodes) node.disconnect();
+  stopTracks(microphone.stream);
   microphone = null;
 }
+
+function stopTracks(stream) {
+  for (const track of stream.getTracks()) track.stop();
+}
+
+const readSound = async (source) => (source === "file" ? $("file").files[0] : await fetch(`/examples/${$("example").value}.wav`)).arrayBuffer();
 
 // A sound file as mono int16 at the codec's rate, cut to the longest prompt.
 async function decoded(file) {
@@ -219,20 +253,20 @@ function showUnlock(text) {
 }
 
 function showOutputs() {
-  for (const label of $("controls").querySelectorAll("label")) {
-    const output = label.querySelector("output");
-    if (output) output.value = label.querySelector("input").value;
-  }
+  for (const input of settingInputs()) if (input.type === "range") input.previousElementSibling.textContent = input.value;
 }
 
 function showSource() {
-  const chosen = document.querySelector("[name=source]:checked").value;
-  for (const name of ["microphone", "example", "file"]) $(`for-${name}`).hidden = name !== chosen;
+  for (const name of ["microphone", "example", "file"]) $(`for-${name}`).hidden = name !== chosen();
   enter(phase);
 }
 
-$("go").addEventListener("click", () => (phase === "recording" ? end() : begin()));
-$("cancel").addEventListener("click", cancel);
+// Buttons that have nothing to do say so by aria-disabled: `disabled` would take the focus away from whoever just pressed one.
+for (const [id, act] of [["go", () => (phase === "recording" ? end() : begin())], ["cancel", cancel]]) {
+  // A double click presses once, and so does a key that is held down: else they would end the recording that they began.
+  $(id).addEventListener("click", ({ detail }) => detail < 2 && $(id).ariaDisabled !== "true" && act());
+  $(id).addEventListener("keydown", (event) => event.repeat && event.key === "Enter" && event.preventDefault());
+}
 $("controls").addEventListener("input", showOutputs);
 document.querySelector(".source").addEventListener("change", showSource);
 $("unlock").addEventListener("submit", (event) => {
