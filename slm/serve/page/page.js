@@ -43,6 +43,7 @@ const connection = new Connection(`${location.protocol === "https:" ? "wss" : "w
     stopMicrophone();
     enter("offline");
     if (again) say("Not connected; trying again …", true);
+    else showText("go", "Not connected"); // the error before it said why
   },
 });
 
@@ -196,7 +197,10 @@ async function makeSound() {
   }
 }
 
-const askForMicrophone = () => navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: false, autoGainControl: true } });
+async function askForMicrophone() {
+  if (!navigator.mediaDevices) throw new Error("browsers give it to pages by https, and to localhost");
+  return navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: false, autoGainControl: true } });
+}
 
 function openMicrophone(stream) {
   microphone = { stream, nodes: [] };
