@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,16 +91,13 @@ def tiny_lm_dir(token_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def texted_dataset(tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder written by `tokenize`: 16 cuts of 0.3 to 0.8 s of noise, 14 of them with a text."""
-    folder, lines = tmp_path_factory.mktemp("texted"), []
-    random = np.random.default_rng(3)
-    for number, text in enumerate(sentences(16, seed=4)):
-        samples = int(random.integers(4800, 12800))
+def record_noise() -> Callable[..., dict[str, Any]]:
+    """Writes a recording of noise that swells, `samples` of it, and gives its Lhotse entry."""
+
+    def record(folder: Path, number: int, random: np.random.Generator, samples: int) -> dict[str, Any]:
         wave = random.normal(0, 0.1, samples) * np.linspace(0, 1, samples)
         write_wav(folder / f"{number}.wav", wave.astype(np.float32), 16000)
-        place = {"start": 0.0, "duration": samples / 16000, "channel": 0}
-        recording = {
+        return {
             "id": f"r{number}",
             "sources": [{"type": "file", "channels": [0], "source": str(folder / f"{number}.wav")}],
             "sampling_rate": 16000,
@@ -106,6 +105,19 @@ def texted_dataset(tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFactor
             "duration": samples / 16000,
             "channel_ids": [0],
         }
+
+    return record
+
+
+@pytest.fixture(scope="session")
+def texted_dataset(record_noise: Any, tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder written by `tokenize`: 16 cuts of 0.3 to 0.8 s of noise, 14 of them with a text."""
+    folder, lines = tmp_path_factory.mktemp("texted"), []
+    random = np.random.default_rng(3)
+    for number, text in enumerate(sentences(16, seed=4)):
+        samples = int(random.integers(4800, 12800))
+        recording = record_noise(folder, number, random, samples)
+        place = {"start": 0.0, "duration": samples / 16000, "channel": 0}
         said = {"id": f"s{number}", "recording_id": f"r{number}", **place} | ({"text": text} if number % 8 else {})
         lines.append({"id": f"c{number}", **place, "supervisions": [said], "recording": recording, "type": "MonoCut"})
     (folder / "cuts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

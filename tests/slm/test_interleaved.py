@@ -28,7 +28,6 @@ from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, SPEECH, TEXT, Voca
 from slm.word_times import TimedWord, Words, codes_of, timed_words
 from tests.slm.conftest import PANGRAM, sentences
 from tests.slm.test_train import log_of, weights_of
-from tokenizer.audio import write_wav
 from tokenizer.errors import InputError
 from tokenizer.training.ranks import Ranks
 
@@ -268,7 +267,7 @@ def test_all_but_marks_is_learned_whether_or_not_the_document_began_in_the_row(s
 
 
 @pytest.fixture(scope="module")
-def aligned_dataset(tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def aligned_dataset(record_noise: Any, tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder written by `tokenize`: 16 cuts of 1 to 2 s of noise, 14 of them with word times, half of them from the
     middle of their recordings."""
     folder, lines = tmp_path_factory.mktemp("aligned"), []
@@ -277,16 +276,7 @@ def aligned_dataset(tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFacto
         start = 0.5 * (number % 2)
         cut = aligned_cut(random, int(random.integers(50, 100)), start)
         samples = round((start + cut["duration"]) * 16000)
-        wave = random.normal(0, 0.1, samples) * np.linspace(0, 1, samples)
-        write_wav(folder / f"{number}.wav", wave.astype(np.float32), 16000)
-        recording = {
-            "id": f"r{number}",
-            "sources": [{"type": "file", "channels": [0], "source": str(folder / f"{number}.wav")}],
-            "sampling_rate": 16000,
-            "num_samples": samples,
-            "duration": samples / 16000,
-            "channel_ids": [0],
-        }
+        recording = record_noise(folder, number, random, samples)
         (said,) = cut["supervisions"]
         said |= {"recording_id": f"r{number}", "channel": 0}
         if number % 8 == 0:
