@@ -261,6 +261,8 @@ def read_description(layout: Layout) -> dict[str, Any]:
             f"{layout.dataset}: format and version are {found}, expected {(FORMAT, FORMAT_VERSION)}; "
             "it was written by another program or another version of this one"
         )
+    if missing := [key for key in ("codec", "totals", "shards") if key not in description]:
+        raise InputError(f"{layout.dataset}: lacks {missing[0]!r}; tokenize again or restore it from a copy")
     return description
 
 

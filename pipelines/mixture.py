@@ -95,7 +95,8 @@ def shares(weights: Sequence[float]) -> np.ndarray:
     """Rows of each part in a block, int64: in all `BLOCK_ROWS`, by largest remainder. Raises InputError."""
     if not all(0 < weight < math.inf for weight in weights):
         raise InputError(f"the weights of the datasets are {list(weights)}; expected numbers above 0")
-    exact = np.array(weights) / sum(weights) * BLOCK_ROWS
+    relative = np.array(weights) / max(weights)  # a sum of large ones would not be finite
+    exact = relative / relative.sum() * BLOCK_ROWS
     rows = np.floor(exact).astype(np.int64)
     rows[np.argsort(rows - exact, kind="stable")[: BLOCK_ROWS - rows.sum()]] += 1
     if not rows.all():

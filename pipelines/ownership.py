@@ -120,11 +120,17 @@ def _refuse_others(layout: Layout, part: Part | None) -> None:
 
 def _held(path: Folder, wait: bool) -> contextlib.AbstractContextManager[StillOurs]:
     """Hold a lock or a lease. Raises BlockingIOError where somebody else does and `wait` is not set."""
-    return lease(path, wait) if isinstance(path, RemotePath) else _flocked(path, wait)
+    return lease(path, wait) if isinstance(path, RemotePath) else flocked(path, wait)
 
 
 @contextlib.contextmanager
-def _flocked(path: Path, wait: bool) -> Iterator[StillOurs]:
+def flocked(path: Path, wait: bool) -> Iterator[StillOurs]:
+    """Hold a lock file, which the system lets go when the process ends, however it does.
+
+    Raises:
+        BlockingIOError: somebody else holds it, and `wait` is not set.
+        InputError: the file system has no locks.
+    """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -164,7 +170,7 @@ def _remove_empty(layout: Layout, part: Part | None) -> None:
     plan_lock = layout.work / "plan.lock"
     if layout.work.exists() and not has_plan(layout):
         _lock(layout, part).unlink(missing_ok=True)
-        with contextlib.suppress(BlockingIOError), _flocked(plan_lock, wait=False):  # else another part is planning
+        with contextlib.suppress(BlockingIOError), flocked(plan_lock, wait=False):  # else another part is planning
             plan_lock.unlink()
     for folder in (layout.work / "parts", layout.work, layout.out):
         with contextlib.suppress(OSError):

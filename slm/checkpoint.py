@@ -35,7 +35,7 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
 
     Args:
         name_or_path: the name of shipped weights ("small"), a checkpoint folder, an exported folder, or the folder of a
-            training run, which stands for its best checkpoint.
+            training run, which stands for its best checkpoint (the latest one before any was validated).
         device: where the weights go.
 
     Returns:
@@ -93,10 +93,20 @@ def locate(name: str) -> Path:
             return folder
         if (folder / BEST).is_file():
             return folder / read_best(folder)["checkpoint"]
+        if (folder / "run.json").is_file() and (found := checkpoints_of(folder)):
+            return found[-1]  # stopped before it was known which is best
     shipped = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())) if SHIPPED.is_dir() else ""
     raise InputError(
         f"language model '{name}': no such model; expected a folder with config.json, vocabulary.json and "
         f"model.safetensors, the folder of a training run, or a shipped name ({shipped or 'none in this installation'})"
+    )
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The whole checkpoints of a training run, oldest first."""
+    return sorted(
+        (folder for folder in run.iterdir() if re.fullmatch(r"step-\d+", folder.name)),
+        key=lambda folder: int(folder.name[5:]),
     )
 
 

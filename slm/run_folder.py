@@ -8,6 +8,7 @@ OUT/step-000500/      config.json, vocabulary.json, model.safetensors: the whole
     progress.json       `Progress`
 OUT/best.json         which of them was best on held-out speech
 OUT/samples/          what the model says, of runs with train.sample_every: see `slm.samples`
+OUT/.lock             held by the process that trains
 
 Nothing of it depends on how many processes wrote it, and nothing is a pickle.
 """
@@ -16,10 +17,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import warnings
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from slm.checkpoint import BEST, check_fit, copy_weights, whole_weights, write_lm
+from pipelines.ownership import flocked
+from slm.checkpoint import BEST, check_fit, checkpoints_of, copy_weights, whole_weights, write_lm
 from slm.model import LanguageModel
 from slm.settings import TrainSettings
 from slm.vocabulary import Vocabulary
@@ -49,6 +52,8 @@ MAY_CHANGE = {
         *("rows_at_once", "parallel", "compile", "recompute"),
     )
 }
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,9 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
-        return sorted(
-            (folder for folder in self.path.iterdir() if re.fullmatch(r"step-\d+", folder.name)),
-            key=lambda folder: int(folder.name[5:]),
-        )
+        return checkpoints_of(self.path)
 
+    @contextmanager
     def begin(
         self,
         model: LanguageModel,
@@ -95,8 +98,10 @@ class RunFolder:
         settings: TrainSettings,
         identity: dict[str, Any],
         resume: bool,
-    ) -> Progress:
-        """Start a run in an unused folder, or load the latest checkpoint of the same run.
+    ) -> Iterator[Progress]:
+        """Start a run in an empty folder, or load the latest checkpoint of the same run; hold the folder meanwhile.
+
+        A run that ended before its first checkpoint left nothing to go on from, so it begins anew either way.
 
         Args:
             model, optimizer: filled from the checkpoint when resuming.
@@ -105,25 +110,54 @@ class RunFolder:
             resume: which of the two.
 
         Raises:
-            InputError: the folder is taken, or holds another run, or nothing to resume from.
+            InputError: the folder is not empty and holds no run, or another run, or one that is going on; or there is
+                none to resume.
         """
-        record = {"model": model.config.to_dict(), "train": asdict(settings), "data": identity}
-        progress = Progress()
-        if resume:
-            if changed := sorted(set(differences(self._recorded(), record)) - MAY_CHANGE):
-                raise InputError(f"{self.path}: this run began with another {', '.join(changed)}; use another --out")
-            progress = self._load(model, optimizer)
-        elif (self.path / "run.json").exists():
-            raise InputError(f"{self.path}: holds a training run; pass --resume to go on with it, or use another --out")
+        if not (self.path / "run.json").exists() and (strange := self._strange()):
+            raise InputError(
+                f"{self.path}: is not empty ({strange} is in it) and holds no training run; name a new or an empty one"
+            )
         self._ranks.meet()  # all have looked before anything changes
-        if not self._ranks.rank:
-            for leftover in self.path.glob(".step-*"):  # of a run that was killed while saving
-                shutil.rmtree(leftover)
-            self._point_to_best(progress)
-            forget_from(self.path / "log.jsonl", progress.step)
-            write_atomically(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
-        self._ranks.meet()
-        return progress
+        with ExitStack() as held:
+            if not self._ranks.rank:
+                try:
+                    held.enter_context(flocked(self.path / LOCK, wait=False))
+                except BlockingIOError:
+                    raise InputError(
+                        f"{self.path}: another process is training in it; wait for its end, or use another --out"
+                    ) from None
+            self._ranks.meet()
+            record = {"model": model.config.to_dict(), "train": asdict(settings), "data": identity}
+            progress = self._resumed(model, optimizer, record) if resume else self._fresh()
+            self._ranks.meet()
+            if not self._ranks.rank:
+                self._tidy(progress, record)
+            self._ranks.meet()
+            yield progress
+
+    def _fresh(self) -> Progress:
+        if self.checkpoints():
+            raise InputError(f"{self.path}: holds a training run; pass --resume to go on with it, or use another --out")
+        return Progress()
+
+    def _resumed(self, model: LanguageModel, optimizer: Optimizers, record: dict[str, Any]) -> Progress:
+        recorded = self._recorded()
+        if not self.checkpoints():
+            return Progress()
+        if changed := sorted(set(differences(recorded, record)) - MAY_CHANGE):
+            raise InputError(f"{self.path}: this run began with another {', '.join(changed)}; use another --out")
+        return self._load(model, optimizer)
+
+    def _strange(self) -> str | None:
+        return next((entry.name for entry in self.path.iterdir() if entry.name != LOCK), None)
+
+    def _tidy(self, progress: Progress, record: dict[str, Any]) -> None:
+        """Leave in the folder what belongs to a run that stands at `progress`."""
+        for leftover in self.path.glob(".step-*"):  # of a run that was killed while saving
+            shutil.rmtree(leftover)
+        self._point_to_best(progress)
+        forget_from(self.path / "log.jsonl", progress.step)
+        write_atomically(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
 
     def save(self, model: LanguageModel, vocabulary: Vocabulary, optimizer: Optimizers, progress: Progress) -> None:
         """Write the checkpoint of a step, name the best, and drop the ones that are neither late nor best."""
@@ -160,25 +194,28 @@ class RunFolder:
 
     def _load(self, model: LanguageModel, optimizer: Optimizers) -> Progress:
         """Put the latest checkpoint into the model and the optimizer."""
-        checkpoints = self.checkpoints()
-        if not checkpoints:
-            raise InputError(f"{self.path}: has no checkpoint to resume from; start without --resume")
-        latest = checkpoints[-1]
-        weights = read_weights(latest / "model.safetensors")
-        check_fit(model, weights, latest / "model.safetensors")
-        copy_weights(model, weights)
+        latest = self.checkpoints()[-1]
         try:
+            weights = read_weights(latest / "model.safetensors")
+            check_fit(model, weights, latest / "model.safetensors")
+            copy_weights(model, weights)
             progress = dataclass_from_dict(Progress, json.loads((latest / "progress.json").read_text()), "progress")
             read_optimizer_state(latest / "optimizer", model, optimizer, self._ranks)
-        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, dcp.CheckpointException) as error:
+        except (
+            *(InputError, OSError, RuntimeError, ValueError, KeyError, SafetensorError),
+            dcp.CheckpointException,
+        ) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{latest}: cannot be resumed from ({reason}); delete this folder to resume from the checkpoint before"
             ) from None
+        if progress.best_step >= 0 and not (self.path / f"step-{progress.best_step:06d}").is_dir():
+            return replace(progress, best_step=-1, best_bits_per_token=float("inf"))  # somebody deleted it
         return progress
 
     def _point_to_best(self, progress: Progress) -> None:
         if progress.best_step < 0:
+            (self.path / BEST).unlink(missing_ok=True)
             return
         best = {
             "checkpoint": f"step-{progress.best_step:06d}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,11 @@ class TrainSettings:
     )
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            unbounded = option.name == "clip_norm" and value == math.inf  # does not clip
+            if isinstance(value, float) and not (math.isfinite(value) or unbounded):
+                raise InputError(f"train.{option.name} is {value}; expected a finite number")
         positive = (
             "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
             "keep_checkpoints"

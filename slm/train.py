@@ -130,11 +130,11 @@ def train(
     optimizer = Optimizers(model.named_parameters(), settings, settings.learning_rate, in_layers)
     folder = RunFolder(out, settings.keep_checkpoints, ranks)
     identity = data_identity(dataset, validation_data, sources, init_from, vocabulary, data_for.texts)
-    progress = folder.begin(model, optimizer, settings, identity, resume)
     silent = ranks.rank > 0
     if data_for.note and show_progress and not silent:
         print(data_for.note, file=sys.stderr)
     with (
+        folder.begin(model, optimizer, settings, identity, resume) as progress,
         stop_signals() as signals,
         Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
     ):

@@ -146,6 +146,11 @@ class Vocabulary:
             raise InputError(f"{path}: is not a vocabulary; expected exactly the keys {', '.join(KINDS)}, perhaps text")
         if "text" not in values:
             return cls(**values)
+        if not path.with_name(TEXT_MODEL).exists():
+            raise InputError(
+                f"{path}: is of a model with text, but {TEXT_MODEL} is not beside it; copy it from where this file is "
+                "from"
+            )
         text = TextModel.load(path.with_name(TEXT_MODEL))
         if values["text"] != {"pieces": text.pieces, "fingerprint": text.fingerprint}:
             raise InputError(

@@ -128,7 +128,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"best at step {report.best_step}: {report.best_bits_per_token:.3f} bits per held-out token, {means}")
         if report.stopped_by in SIGNALS:
             print("go on with the same command and --resume")
-        if report.codec_streams:
+        if not settings.speech_weight:
+            print(f"use it with `focalstream speak` or `focalstream transcribe`, and --lm {args.out}")
+        elif report.codec_streams:
             print(f"use it with `focalstream continue PROMPT.wav OUT.wav --lm {args.out}`")
         else:
             print(
@@ -146,5 +148,10 @@ def model_overrides(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise InputError(f"--model {pair}: expected KEY=VALUE, such as head_groups=2")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(
+                f"--model {pair}: {value!r} is no YAML value; expected KEY=VALUE, such as heads=4"
+            ) from None
     return values

@@ -154,6 +154,7 @@ def damaged(finished, tmp_path, name, content):
         ("dataset.json", None, "holds no dataset.json"),
         ("dataset.json", b"{", "is not JSON"),
         ("dataset.json", b"[]", "format and version"),
+        ("dataset.json", b'{"format": "focalstream-tokens", "version": 1}', "lacks 'codec'"),
         ("dataset.json", b'{"format": "focalstream-tokens", "version": 99}', "99"),
         ("index/codes.000001.npy", None, "cannot be read"),
         ("index/codes.000001.npy", b"junk", "cannot be read"),

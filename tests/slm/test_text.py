@@ -161,7 +161,7 @@ def test_a_vocabulary_with_text_comes_back_and_keeps_its_own_text_model(vocabula
     with pytest.raises(InputError, match=r"text\.model: cannot be read as a text model"):
         Vocabulary.load(tmp_path / "vocabulary.json")
     (tmp_path / "text.model").unlink()
-    with pytest.raises(InputError, match=r"text\.model: cannot be read as a text model"):
+    with pytest.raises(InputError, match=r"text\.model is not beside it; copy it"):
         Vocabulary.load(tmp_path / "vocabulary.json")
 
 

@@ -11,6 +11,9 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenizer.atomic import write_atomically
+from tokenizer.errors import InputError
+
 
 class Monitor:
     """Writes one line a step. Silent (a stand-in that does nothing) on ranks other than the first.
@@ -66,10 +69,18 @@ class Monitor:
 
 
 def forget_from(log: Path, step: int) -> None:
-    """Drop the lines past `step` of a log: those steps will be done again."""
-    from tokenizer.atomic import write_atomically
+    """Drop the lines past `step` of a log: those steps will be done again.
 
+    Raises:
+        InputError: a line is none that `Monitor` wrote.
+    """
     written = log.read_text() if log.exists() else ""
     lines = written.rpartition("\n")[0].splitlines()  # a power cut may have left a last line without its end
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    kept = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{log}: line {number} is no step of a run; move the file away to go on") from None
     write_atomically(log, "".join(f"{line}\n" for line in kept).encode())
