@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from tokenizer.audio import audio_format
+from tokenizer.audio import AUDIO_SUFFIXES
 from tokenizer.errors import InputError
 from tokenizer.pipes import to_pcm
 
@@ -116,7 +116,7 @@ class WavSink:
     @staticmethod
     def check(path: Path) -> None:
         """Raise InputError where no WAV file of this name can be made."""
-        if audio_format(path) != "WAV":
+        if path.suffix.lower() in AUDIO_SUFFIXES - {".wav"}:
             raise InputError(f"{path}: a continuation is written as WAV; give a name that ends in .wav")
         folder = Path(os.path.realpath(path)).parent
         if not folder.is_dir() and not path.exists():

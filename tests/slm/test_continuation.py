@@ -227,9 +227,9 @@ def test_output_that_cannot_be_written_is_refused(command, tmp_path, capsys):
     for options in ([], ["--stream"]):
         assert main([*command, str(tmp_path / "no" / "out.wav"), "--seconds", "0.1", *options]) == 2
         assert "the folder" in capsys.readouterr().err
-        for name, why in (("out.mp3", ".mp3 cannot be written"), ("out.flac", "name that ends in .wav")):
+        for name in ("out.mp3", "out.flac"):
             assert main([*command, str(tmp_path / name), "--seconds", "0.1", *options]) == 2
-            assert why in capsys.readouterr().err
+            assert f"{name}: a continuation is written as WAV" in capsys.readouterr().err
 
 
 def test_sigterm_finishes_a_streamed_file(command, tmp_path, monkeypatch, capsys):
