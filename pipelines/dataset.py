@@ -22,7 +22,7 @@ from pipelines.layout import FORMAT, FORMAT_VERSION, Layout
 from pipelines.mapped_shards import PackedCodes, TarShard, mappable
 from pipelines.member_ids import original_id
 from pipelines.packed import PackedShard, group_bytes, unpack_cuts
-from pipelines.shard_cache import CachedDataset
+from pipelines.shard_cache import CachedDataset, MissingFile
 from pipelines.source_cuts import read_json_lines
 from tokenizer.errors import InputError
 
@@ -213,11 +213,21 @@ class TokenDataset:
         """What the shards say of each cut, as Lhotse has it (supervisions, custom fields), in order.
 
         Raises:
-            InputError: a file of cuts is missing or damaged.
+            MissingFile: a file of cuts is missing, as in a folder that keeps only packed files.
+            InputError: a file of cuts cannot be read or is damaged.
         """
         for shard in range(len(self._shards)):
-            for _, cut in read_json_lines(str(self._cuts_file(shard))):
-                yield cut
+            path = self._cuts_file(shard)
+            try:
+                for _, cut in read_json_lines(str(path)):
+                    yield cut
+            except FileNotFoundError as error:
+                raise MissingFile(
+                    f"{path}: no such file, and only there stand the speakers, texts and other fields of the cuts; "
+                    "copy shards/cuts.* from the dataset that this folder was copied from"
+                ) from error
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
 
     def _cuts_file(self, shard: int) -> Path:
         found, remote = self._shards[shard], self._remotes[shard]

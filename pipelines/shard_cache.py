@@ -24,6 +24,10 @@ from tokenizer.errors import InputError
 DOWNLOADS = 16  # at a time
 
 
+class MissingFile(InputError):
+    """A file that `dataset.json` names is not there."""
+
+
 class CachedDataset:
     """The local folder of a remote dataset. Opening brings `dataset.json` there, and nothing else.
 
@@ -50,21 +54,24 @@ class CachedDataset:
         name = re.sub(r"[^A-Za-z0-9_-]", "_", remote.name)[:60]
         self.layout = Layout((cache or cache_folder() / "datasets") / f"{name}-{identity[:16]}")
         self.layout.out.mkdir(parents=True, exist_ok=True)
-        if not self.layout.dataset.exists():
-            write_atomically(mappable(self.layout.dataset), content)
+        copy = mappable(self.layout.dataset)
+        if not copy.exists() or copy.read_bytes() != content:
+            write_atomically(copy, content)
 
     def fetch(self, paths: Iterable[Folder], shards: Iterable[dict[str, Any]]) -> None:
-        """Bring the files at local `paths` that are not there yet, several at a time.
+        """Bring the files at local `paths` that are not there yet, or not in their size, several at a time.
 
         Args:
             paths: in the folder of `layout`.
             shards: entries of `dataset.json` that the files belong to.
 
         Raises:
+            MissingFile: a file is not behind the URL.
             InputError: a file cannot be read, or is not what `dataset.json` says.
         """
         known = {name: file for shard in shards for name, file in shard["files"].items()}
-        names = [self.layout.name(path) for path in paths if not path.exists()]
+        sizes = {self.layout.name(path): path.stat().st_size if path.exists() else None for path in paths}
+        names = [name for name, size in sizes.items() if size != known[name]["bytes"]]
         with ThreadPoolExecutor(DOWNLOADS) as threads:
             list(threads.map(lambda name: self._bring(name, known[name]), names))
 
@@ -73,7 +80,7 @@ class CachedDataset:
         try:
             data = place.read_bytes()
         except FileNotFoundError:
-            raise InputError(
+            raise MissingFile(
                 f"{place}: is not there, but dataset.json names it; `focalstream verify {self._remote}` lists what is "
                 "wrong"
             ) from None

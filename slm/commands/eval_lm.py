@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizer.errors import InputError
+
+if TYPE_CHECKING:
+    from slm.evaluation.swaps import SwapOptions
 
 PAGE_CLIPS = 6  # samples that the page lets one hear
 
@@ -20,22 +25,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         default=argparse.SUPPRESS,
         nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="held-out datasets written by `focalstream tokenize`",
+        metavar="DATASET",
+        help="held-out datasets written by `focalstream tokenize`: folders or URLs",
     )
     parser.add_argument(
         "--baseline-data",
         nargs="+",
-        type=Path,
         default=[],
-        metavar="DIR",
-        help="training datasets that the unigram and bigram beside the model are counted on",
+        metavar="DATASET",
+        help="training datasets that the unigram and bigram beside the model are counted on: folders or URLs",
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="local folder that shards of datasets behind URLs come into"
     )
     parser.add_argument("--cuts", type=int, default=0, help="score so many held-out cuts, drawn by the seed; 0: all")
-    parser.add_argument("--pairs", type=int, default=200, help="pairs of each continuation-or-swap test")
+    parser.add_argument("--pairs", type=int, default=200, help="pairs of each continuation-or-swap test; 0: none")
     parser.add_argument(
-        "--pair-seconds", type=float, default=3.0, help="longest prompt, and longest continuation, of such a pair"
+        "--pair-seconds",
+        type=float,
+        help="longest prompt, and longest continuation, of such a pair; without: 3, or half of what the model sees",
+    )
+    parser.add_argument(
+        "--min-pair-seconds",
+        type=float,
+        help="shortest prompt, and shortest continuation, of such a pair; without: 1, or --pair-seconds where shorter",
     )
     parser.add_argument(
         "--swap-audio",
@@ -56,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="held-out cuts that a model with text writes down, drawn by the seed, for error rates; 0: none",
     )
     parser.add_argument("--samples", type=int, default=16, help="continuations to draw for the sample figures; 0: none")
-    parser.add_argument("--prompt-seconds", type=float, default=3.0, help="prompt of a sample")
+    parser.add_argument(
+        "--prompt-seconds", type=float, help="prompt of a sample; without: 3, or as much as the model sees"
+    )
     parser.add_argument("--sample-seconds", type=float, default=6.0, help="longest sample")
     parser.add_argument(
         "--benchmarks",
@@ -90,13 +105,12 @@ def run(args: argparse.Namespace) -> int:
     from slm.evaluation.evaluate import Options, evaluate
     from slm.evaluation.page import render
     from slm.evaluation.samples import SampleOptions
-    from slm.evaluation.swaps import SwapOptions
     from slm.evaluation.table import table
     from tokenizer import Codec
     from tokenizer.atomic import check_place, write_atomically
     from tokenizer.devices import check_device
 
-    for option, least in (("threads", 1), ("pairs", 1), ("cuts", 0), ("transcripts", 0), ("samples", 0), ("seed", 0)):
+    for option, least in (("threads", 1), ("pairs", 0), ("cuts", 0), ("transcripts", 0), ("samples", 0), ("seed", 0)):
         if getattr(args, option) < least:
             raise InputError(f"--{option} is {getattr(args, option)}, expected at least {least}")
     if args.seed >= 2**31:
@@ -114,15 +128,16 @@ def run(args: argparse.Namespace) -> int:
         if args.codec:
             raise
         codec = None
+    seen = model.config.context / vocabulary.token_rate
+    prompt_seconds = min(SampleOptions.prompt_seconds, seen) if args.prompt_seconds is None else args.prompt_seconds
     options = Options(
         data=args.data,
         baseline_data=args.baseline_data,
+        cache=args.cache,
         cuts=args.cuts,
-        swaps=SwapOptions(args.pairs, args.pair_seconds, args.pair_seconds, hold=args.hold, seed=args.seed),
+        swaps=swap_options(args, model.config.context, vocabulary.token_rate),
         swap_audio=args.swap_audio,
-        samples=SampleOptions(args.samples, args.prompt_seconds, args.sample_seconds, args.seed)
-        if args.samples
-        else None,
+        samples=SampleOptions(args.samples, prompt_seconds, args.sample_seconds, args.seed) if args.samples else None,
         transcripts=args.transcripts,
         benchmarks=args.benchmarks,
         page_clips=PAGE_CLIPS if args.html else 0,
@@ -137,3 +152,39 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         write_atomically(args.html, render(result, sounds).encode())
     return 0
+
+
+def swap_options(args: argparse.Namespace, context: int, token_rate: float) -> SwapOptions | str:
+    """How pairs are made, or why none are: what was not asked for gives way to what the model sees.
+
+    Args:
+        args: the command's.
+        context: tokens that the model sees.
+        token_rate: of them, a second.
+
+    Raises:
+        InputError: what was asked for cannot be.
+    """
+    from slm.evaluation.swaps import SwapOptions
+
+    if not args.pairs:
+        return "ask for them with --pairs"
+    for option in ("pair_seconds", "min_pair_seconds"):
+        given = getattr(args, option)
+        if given is not None and not 1 / token_rate <= given < math.inf:
+            name = option.replace("_", "-")
+            raise InputError(f"--{name} is {given:g}, expected at least {1 / token_rate:g}, one token; give more")
+    longest, least, half = args.pair_seconds, args.min_pair_seconds, context // 2 / token_rate
+    if longest is None:
+        longest = min(max(SwapOptions.continuation_seconds, least or 0), half)
+    if least is None:
+        least = min(SwapOptions.min_seconds, args.pair_seconds or math.inf)
+        if least > longest:
+            return (
+                f"the model sees {context / token_rate:.2f} s, a pair needs {2 * least:g} s; allow shorter ones with "
+                "--min-pair-seconds"
+            )
+    if least > longest:
+        whose = "half of what the model sees" if args.pair_seconds is None else "--pair-seconds"
+        raise InputError(f"--min-pair-seconds is {least:g}, expected at most {longest:g}, {whose}; give less")
+    return SwapOptions(args.pairs, longest, longest, least, args.hold, args.seed)

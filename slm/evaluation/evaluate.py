@@ -17,7 +17,6 @@ from pipelines.batches import shuffled
 from pipelines.dataset import TokenDataset
 from pipelines.evaluation.clips import Clip
 from pipelines.evaluation.evaluate import Sounds
-from pipelines.evaluation.measures import ORIGINAL
 from pipelines.manifests import find_inputs, read_cuts
 from pipelines.plan import PlannedCut
 from slm.evaluation.baselines import Counts
@@ -25,7 +24,7 @@ from slm.evaluation.benchmarks import FilePair, read_benchmark
 from slm.evaluation.likelihood import Reader, Scorer, lm_reader, scorer
 from slm.evaluation.pairs import Pair, accuracy
 from slm.evaluation.samples import Sample, SampleOptions, draw_samples, sample_figures, silence, speak
-from slm.evaluation.swaps import FIELDS, Swap, SwapOptions, cut_fields, join_codes, join_waves, make_swaps
+from slm.evaluation.swaps import Swap, SwapOptions, Swaps, chosen_swaps, join_codes, join_waves
 from slm.evaluation.token_errors import token_errors
 from slm.evaluation.transcripts import error_rates, write_transcripts
 from slm.model import LanguageModel
@@ -38,17 +37,18 @@ from tokenizer.metrics import METRICS_RATE
 LM, UNIGRAM, BIGRAM = "language model", "unigram", "bigram"
 BASELINE_TOKENS = 20_000_000  # of --baseline-data at most: more would only take memory
 CUT_STREAM, BASELINE_STREAM = 3, 4  # keep draws of the same seed apart
-GENERATED = "continued by the model"
+RENDERED, GENERATED = "the recording as the codec renders it", "continued by the model"
 
 
 @dataclass(frozen=True)
 class Options:
     """What to measure; see the options of `focalstream eval-lm`."""
 
-    data: Sequence[Path]
-    baseline_data: Sequence[Path] = ()
+    data: Sequence[str | Path]  # folders and URLs
+    baseline_data: Sequence[str | Path] = ()
+    cache: Path | None = None  # that files of URLs come into; None: the user's
     cuts: int = 0
-    swaps: SwapOptions = field(default_factory=SwapOptions)
+    swaps: SwapOptions | str = field(default_factory=SwapOptions)  # or why there are none
     swap_audio: str = ""
     samples: SampleOptions | None = None
     transcripts: int = 0  # of a model with text, at most
@@ -74,19 +74,20 @@ def evaluate(
         The result as it is written to JSON, and the sounds for the page.
 
     Raises:
-        InputError: data of another codec, empty data, prompts that the model cannot see whole, a benchmark's folder
-            that cannot be read.
+        InputError: data of another codec, empty data, prompts that the model cannot see whole, a field to hold that no
+            cut has, a benchmark's folder that cannot be read.
     """
-    dataset = opened(options.data, vocabulary)
+    dataset = opened(options.data, vocabulary, options.cache)
     check_context(model, vocabulary, options)
-    join = joiner(dataset, vocabulary, codec, options)  # what cannot be read is refused before minutes of work
+    missing: dict[str, str] = {}
+    swaps = chosen_swaps(dataset, options.swaps, missing)  # what cannot be read is refused before minutes of work
+    join = joiner(dataset, vocabulary, codec, options) if isinstance(options.swaps, SwapOptions) else None
     benchmarks = [test for folder in options.benchmarks for test in read_benchmark(folder)]
     benchmark_codec = needed(codec, "benchmarks", vocabulary) if benchmarks else None
-    missing: dict[str, str] = {}
     readers: dict[str, Reader] = {LM: lm_reader(model, vocabulary, options.show_progress)}
     counts = None
     if options.baseline_data:
-        counts = count(opened(options.baseline_data, vocabulary), options.seed)
+        counts = count(opened(options.baseline_data, vocabulary, options.cache), options.seed)
         readers |= {UNIGRAM: counts.read_unigram, BIGRAM: counts.read_bigram}
     else:
         missing["unigram and bigram"] = "name the training data with --baseline-data"
@@ -105,7 +106,7 @@ def evaluate(
         "hours": sum(map(len, documents)) / vocabulary.token_rate / 3600,
         "likelihood": {system: likelihood(reader, documents, vocabulary) for system, reader in readers.items()},
         "baseline": counts and {"tokens": counts.tokens, "pseudo_count": counts.pseudo_count},
-        "swaps": swap_tests(dataset, scorers, join, options, missing),
+        "swaps": swap_tests(swaps, scorers, join) if join else {},
         "benchmarks": {},
         "transcripts": transcribed(model, vocabulary, dataset, options, missing),
         "samples": None,
@@ -121,16 +122,18 @@ def evaluate(
         result["samples"], sounds = sampled(model, vocabulary, codec, dataset, options, missing)
     result["settings"] = {
         "seed": options.seed,
-        "swaps": {**asdict(options.swaps), "joined": "waves" if options.swap_audio else "codes"},
+        "swaps": {**asdict(options.swaps), "joined": "waves" if options.swap_audio else "codes"}
+        if isinstance(options.swaps, SwapOptions)
+        else None,
         "samples": options.samples and asdict(options.samples),
     }
     result["not_measured"] = missing
     return result, sounds
 
 
-def opened(folders: Sequence[Path], vocabulary: Vocabulary) -> TokenDataset:
+def opened(folders: Sequence[str | Path], vocabulary: Vocabulary, cache: Path | None) -> TokenDataset:
     """A dataset of the model's codec with something in it. Raises InputError."""
-    dataset = TokenDataset(list(folders))
+    dataset = TokenDataset(list(folders), cache)
     vocabulary.check(str(folders[0]), dataset.fingerprint, dataset.codebook_size)
     if not dataset.lengths.any():
         raise InputError(f"{folders[0]}: holds no tokens; tokenize some audio first")
@@ -141,7 +144,7 @@ def check_context(model: LanguageModel, vocabulary: Vocabulary, options: Options
     """Raise InputError where a model would not see the prompt of a test when it scores its last code."""
     seen = model.config.context / vocabulary.token_rate
     swaps = options.swaps
-    if swaps.prompt_seconds + swaps.continuation_seconds > seen:
+    if isinstance(swaps, SwapOptions) and swaps.prompt_seconds + swaps.continuation_seconds > seen:
         raise InputError(
             f"pairs of {swaps.prompt_seconds:g} s of prompt and {swaps.continuation_seconds:g} s of continuation are "
             f"longer than the {seen:.1f} s that the model sees; give a shorter --pair-seconds"
@@ -173,21 +176,11 @@ def likelihood(reader: Reader, documents: Sequence[np.ndarray], vocabulary: Voca
 
 
 def swap_tests(
-    dataset: TokenDataset,
-    scorers: dict[str, Scorer],
-    join: Callable[[Swap], Pair],
-    options: Options,
-    missing: dict[str, str],
+    chosen: dict[str, Swaps], scorers: dict[str, Scorer], join: Callable[[Swap], Pair]
 ) -> dict[str, dict[str, Any]]:
     """field -> test ("true", "matched") -> system -> accuracy."""
-    said = list(cut_fields(dataset))
     found: dict[str, dict[str, Any]] = {}
-    for name in FIELDS:
-        try:
-            swaps = make_swaps(dataset, said, name, options.swaps)
-        except InputError as error:
-            missing[f"{name} consistency"] = str(error)
-            continue
+    for name, swaps in chosen.items():
         tests = {"true": list(map(join, swaps.true)), "matched": list(map(join, swaps.matched))}
         found[name] = {
             test: {system: accuracy(scorer, pairs).to_dict() for system, scorer in scorers.items()}
@@ -201,8 +194,10 @@ def joiner(
     dataset: TokenDataset, vocabulary: Vocabulary, codec: Codec | None, options: Options
 ) -> Callable[[Swap], Pair]:
     """How swaps become pairs: from codes, or from the waves of a manifest. Raises InputError."""
+    swaps = options.swaps
+    assert isinstance(swaps, SwapOptions)
     if not options.swap_audio:
-        return lambda swap: join_codes(dataset, swap, options.swaps)
+        return lambda swap: join_codes(dataset, swap, swaps)
     audio_codec = needed(codec, "waves to be joined", vocabulary)
     sources = {item.cut["id"]: item for item in read_cuts(find_inputs(options.swap_audio))}
 
@@ -212,7 +207,7 @@ def joiner(
             raise InputError(f"{options.swap_audio}: has no cut {name}; give the manifest that the data is made of")
         return read_wave(PlannedCut(sources[name].cut, "", sources[name].audio), audio_codec.sample_rate_in)
 
-    return lambda swap: join_waves(dataset, swap, options.swaps, audio_codec, wave_of)
+    return lambda swap: join_waves(dataset, swap, swaps, audio_codec, wave_of)
 
 
 def needed(codec: Codec | None, what: str, vocabulary: Vocabulary) -> Codec:
@@ -307,7 +302,7 @@ def heard(codec: Codec, dataset: TokenDataset, sample: Sample, waves: tuple[np.n
     """A sample for the page."""
     at_16k = [soxr.resample(wave, codec.sample_rate_out, METRICS_RATE) for wave in waves]
     clip = Clip(dataset.cut_id(sample.cut), "prompt and continuation", "", False, at_16k[0])
-    return Sounds(clip, {ORIGINAL: at_16k[0], GENERATED: at_16k[1]})
+    return Sounds(clip, {RENDERED: at_16k[0], GENERATED: at_16k[1]})
 
 
 def share_of_unigram(result: dict[str, Any]) -> float | None:

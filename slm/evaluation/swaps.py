@@ -18,11 +18,14 @@ import numpy as np
 import torch
 
 from pipelines.dataset import TokenDataset
+from pipelines.shard_cache import MissingFile
 from slm.evaluation.pairs import Pair
 from tokenizer import Codec
 from tokenizer.errors import InputError
 
 FIELDS = ("speaker", "gender", "background")
+FIELDS_NAMED = 8  # in a refusal, at most
+OWN_FIELDS = {"codes", "cut_id"}  # of each cut alone: what `tokenize` puts into `custom`
 TRIES = 1000  # draws for a cut that fits
 
 
@@ -79,6 +82,19 @@ def cut_fields(dataset: TokenDataset) -> Iterator[dict[str, Any]]:
         yield {**fields, "speaker": said.get("speaker"), "gender": said.get("gender")}
 
 
+def check_hold(said: Sequence[dict[str, Any]], hold: str) -> None:
+    """Raise InputError where no cut has the field that swaps are to hold.
+
+    Args:
+        said: `cut_fields` of each cut.
+        hold: the field.
+    """
+    names = sorted({name for fields in said for name, value in fields.items() if value is not None} - OWN_FIELDS)
+    if hold not in names:
+        mend = f"expected one that they have, such as {', '.join(names[:FIELDS_NAMED])}" if names else "leave it out"
+        raise InputError(f"--hold is '{hold}', a field that no cut can be held by; {mend}")
+
+
 def make_swaps(dataset: TokenDataset, said: Sequence[dict[str, Any]], field: str, options: SwapOptions) -> Swaps:
     """Choose the cuts of one field's tests.
 
@@ -127,6 +143,37 @@ def make_swaps(dataset: TokenDataset, said: Sequence[dict[str, Any]], field: str
     if not swaps.true:
         raise InputError(f"no {field} has another one of the same {options.hold} to be swapped with")
     return swaps
+
+
+def chosen_swaps(dataset: TokenDataset, options: SwapOptions | str, missing: dict[str, str]) -> dict[str, Swaps]:
+    """field -> the cuts of its tests, of each field that has some.
+
+    Args:
+        dataset: the tokenized cuts.
+        options: how pairs are made; or why none are.
+        missing: what is not measured -> why; fields without tests are added.
+
+    Raises:
+        InputError: no cut has the field to hold, or a file of cuts is damaged.
+    """
+    all_tests = f"{', '.join(FIELDS)} consistency"
+    if isinstance(options, str):
+        missing[all_tests] = options
+        return {}
+    try:
+        said = list(cut_fields(dataset))
+    except MissingFile as error:
+        missing[all_tests] = str(error)
+        return {}
+    if options.hold:
+        check_hold(said, options.hold)
+    found = {}
+    for name in FIELDS:
+        try:
+            found[name] = make_swaps(dataset, said, name, options)
+        except InputError as error:
+            missing[f"{name} consistency"] = str(error)
+    return found
 
 
 def join_codes(dataset: TokenDataset, swap: Swap, options: SwapOptions) -> Pair:

@@ -64,7 +64,7 @@ def choice_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def choices(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Every test of pairs by its name."""
-    hold = result["settings"]["swaps"]["hold"]
+    hold = (result["settings"]["swaps"] or {}).get("hold")
     kept = f", same {hold}" if hold else ""
     words = {
         "true": "true continuation, not of another {}{}",

@@ -11,6 +11,7 @@ from pipelines.dataset import TokenDataset
 from pipelines.layout import Layout
 from pipelines.plan import Sharding
 from pipelines.readers import lhotse_reader
+from pipelines.shard_cache import MissingFile
 from pipelines.split import split
 from tokenizer.errors import InputError
 
@@ -65,6 +66,19 @@ def test_packed_files_alone_are_enough(packed, tmp_path):
     assert [alone.cut_id(i) for i in everything] == [whole.cut_id(i) for i in everything]
     with pytest.raises(InputError, match=r"codes\.000000\.npy cannot be read"):
         TokenDataset(tmp_path, packed=False)
+
+
+def test_cuts_that_are_not_there_or_cannot_be_read_are_named(packed, tmp_path):
+    alone = shutil.copytree(packed, tmp_path / "alone", ignore=shutil.ignore_patterns("shards", "index"))
+    with pytest.raises(MissingFile, match=r"shards/cuts\.000000\.jsonl\.gz: no such file.*copy shards/cuts\.\*"):
+        list(TokenDataset(alone).cuts())
+    whole = shutil.copytree(packed, tmp_path / "whole")
+    (whole / "shards" / "cuts.000002.jsonl.gz").unlink()
+    (whole / "shards" / "cuts.000002.jsonl.gz").mkdir()
+    found = TokenDataset(whole).cuts()
+    assert len([next(found) for _ in range(14)]) == 14
+    with pytest.raises(InputError, match=r"cuts\.000002\.jsonl\.gz: cannot be read \(Is a directory\)"):
+        next(found)
 
 
 def test_packed_files_that_were_never_made_are_refused(finished):

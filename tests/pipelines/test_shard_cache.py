@@ -11,6 +11,7 @@ import pytest
 from pipelines.dataset import TokenDataset
 from pipelines.folders import RemotePath
 from pipelines.plan import Sharding
+from pipelines.shard_cache import MissingFile
 from pipelines.split import split
 from tokenizer.errors import InputError
 
@@ -51,6 +52,24 @@ def test_what_is_in_the_cache_is_not_read_again(remote, finished, tmp_path, monk
     monkeypatch.setattr(RemotePath, "read_bytes", lambda place: (read.append(place.url), real(place))[1])
     TokenDataset(URL, tmp_path).gather(np.arange(24))
     assert read == [f"{URL}/dataset.json"]
+
+
+def test_a_file_that_was_cut_short_in_the_cache_is_brought_again(remote, finished, tmp_path):
+    TokenDataset(URL, tmp_path).gather(np.arange(24))
+    paths = [path for path in tmp_path.rglob("*") if path.is_file()]
+    contents = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content[: len(content) // 2])
+    theirs = TokenDataset(URL, tmp_path)
+    np.testing.assert_array_equal(theirs.gather(np.arange(24)), TokenDataset(finished).gather(np.arange(24)))
+    assert [path.read_bytes() for path in paths] == contents
+    assert {path.suffix for path in paths} == {".json", ".npy", ".tar"}
+
+
+def test_a_file_that_is_not_behind_the_url_is_named(remote, tmp_path):
+    remote.rm("/bucket/tokens/shards/cuts.000003.jsonl.gz")
+    with pytest.raises(MissingFile, match=r"tokens/shards/cuts\.000003\.jsonl\.gz: is not there.*verify"):
+        list(TokenDataset(URL, tmp_path).cuts())
 
 
 def test_file_urls_and_folders_beside_one_another(finished, tmp_path):

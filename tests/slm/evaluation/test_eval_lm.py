@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from pipelines.cli import main
 from pipelines.dataset import TokenDataset
+from pipelines.plan import Sharding
+from pipelines.split import split
 from pipelines.tokenize import Job, tokenize
-from slm.checkpoint import load_lm
+from slm.checkpoint import load_lm, save_lm
 from slm.evaluation.samples import NGRAM, SampleOptions, code_figures, draw_samples, silence
+from slm.model import LanguageModel, ModelConfig
 from slm.vocabulary import FIRST_CODE
 from tokenizer.audio import write_wav
 
@@ -57,6 +63,9 @@ def test_table_json_and_page(command, spoken_dataset, tmp_path, capsys):
     assert all(0 <= row["silent"] <= 1 and row["seconds"] <= 1 for row in systems.values())
     page = (tmp_path / "out.html").read_text()
     assert page.count("<audio") == 3 and page.count("data-src=") == 6
+    assert page.count('aria-pressed="true" data-src=') == 3
+    assert page.count(">the recording as the codec renders it</button>") == 3
+    assert ">original<" not in page
     assert "&lt;i&gt;part" in page and "<i>part" not in page and "$" not in page.split("<script>")[0]
     assert "http" not in page.replace("http-equiv", "")
 
@@ -89,7 +98,7 @@ def test_refusals(command, token_dataset, spoken_dataset, random_lm, tmp_path, c
         return capsys.readouterr().err
 
     assert "expected less than 2^31" in refused("--seed", str(2**31))
-    assert "--pairs is 0, expected at least 1" in refused("--pairs", "0")
+    assert "--pairs is -1, expected at least 0" in refused("--pairs", "-1")
     assert "longer than the 2.6 s that the model sees" in refused("--pair-seconds", "2")
     assert "prompts of 3 s are longer than the 2.6 s" in refused("--prompt-seconds", "3")
     assert "no such folder" in refused("--samples", "0", "--benchmarks", str(tmp_path / "nosuch"))
@@ -97,6 +106,127 @@ def test_refusals(command, token_dataset, spoken_dataset, random_lm, tmp_path, c
     assert "has codes of another codec" in refused("--codec", "small")
     assert main(["eval-lm", "--lm", "small", "--data", str(spoken_dataset)]) == 2
     assert "has codes of another codec" in capsys.readouterr().err
+
+
+def test_datasets_behind_urls_come_into_the_cache(command, spoken_dataset, tmp_path, capsys):
+    place, url = command.index(str(spoken_dataset)), "memory://spoken/tokens"
+    files = fsspec.filesystem("memory")
+    for path in filter(Path.is_file, spoken_dataset.rglob("*")):
+        files.pipe(f"/spoken/tokens/{path.relative_to(spoken_dataset).as_posix()}", path.read_bytes())
+    results = []
+    for data in (str(spoken_dataset), url, f"file://{spoken_dataset}"):
+        command[place] = data
+        more = ["--baseline-data", data, "--samples", "0", "--cache", str(tmp_path / "cache"), "--json"]
+        assert main([*command, *more]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+        assert results[-1].pop("data") == [data]
+    files.rm("/spoken", recursive=True)
+    assert results[0] == results[1] == results[2]
+    (cached,) = (tmp_path / "cache").iterdir()
+    assert (cached / "shards" / "codes.000000.tar").exists()
+
+
+@pytest.fixture
+def packed_alone(spoken_dataset, tmp_path) -> Path:
+    """Codes and nothing else of `spoken_dataset`."""
+    split(spoken_dataset, tmp_path / "split", {"all": 1.0}, "cut", Sharding(cuts=5, pack=True))
+    leave_out = shutil.ignore_patterns("shards", "index")
+    return shutil.copytree(tmp_path / "split" / "all", tmp_path / "alone", ignore=leave_out)
+
+
+def test_packed_files_alone_are_measured_but_for_the_swaps(command, packed_alone, tmp_path, capsys):
+    command[command.index("--data") + 1] = str(packed_alone)
+    assert main([*command, "--samples", "2", "--html", str(tmp_path / "out.html"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["cuts"] == 13 and result["likelihood"]["language model"]["bits_per_token"] > 0
+    assert result["samples"]["count"] == 2 and result["swaps"] == {}
+    reason = result["not_measured"]["speaker, gender, background consistency"]
+    assert "cuts.000000.jsonl.gz: no such file" in reason and "copy shards/cuts.*" in reason
+    assert "no such file" in (tmp_path / "out.html").read_text()
+
+
+def test_no_pairs_are_made_where_none_are_asked_for(command, packed_alone, tmp_path, capsys):
+    quick = ["--samples", "0", "--transcripts", "0", "--pairs", "0"]
+    assert main([*command, *quick, "--pair-seconds", "9", "--html", str(tmp_path / "out.html")]) == 0
+    assert "not measured: speaker, gender, background consistency: ask for them with --pairs" in capsys.readouterr().out
+    assert main([*command, *quick, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["swaps"] == {} and result["settings"]["swaps"] is None
+
+
+def test_a_damaged_file_of_cuts_is_refused(command, spoken_dataset, tmp_path, capsys):
+    damaged = shutil.copytree(spoken_dataset, tmp_path / "damaged")
+    (damaged / "shards" / "cuts.000001.jsonl.gz").write_bytes(b"junk")
+    command[command.index("--data") + 1] = str(damaged)
+    assert main([*command, "--samples", "0"]) == 2
+    assert "cuts.000001.jsonl.gz: damaged gzip" in capsys.readouterr().err
+
+
+def test_a_field_to_hold_that_no_cut_has_is_refused(command, capsys):
+    assert main([*command, "--samples", "0", "--hold", "nothere"]) == 2
+    said = capsys.readouterr().err
+    assert "--hold is 'nothere'" in said and "such as gender, source, speaker" in said and said.count("\n") == 1
+    assert main([*command, "--samples", "0", "--hold", "cut_id"]) == 2
+    assert main([*command, "--samples", "0", "--hold", "source"]) == 0
+
+
+@pytest.fixture
+def measured_with(random_lm, spoken_dataset, tiny_codec_dir, tmp_path, capsys):
+    """Run with a model of another context; the result, or the refusal."""
+
+    def measure(context: int, *arguments: str):
+        _, vocabulary = load_lm(random_lm)
+        torch.manual_seed(0)
+        config = ModelConfig(width=16, layers=1, heads=2, kv_heads=1, ffn_width=24, context=context)
+        folder = tmp_path / f"context-{context}"
+        if not folder.exists():
+            save_lm(LanguageModel(config, vocabulary.size), vocabulary, folder)
+        command = ["eval-lm", "--lm", str(folder), "--data", str(spoken_dataset), "--codec", str(tiny_codec_dir)]
+        status = main([*command, "--pairs", "8", "--json", *arguments])
+        said = capsys.readouterr()
+        return json.loads(said.out) if not status else said.err
+
+    return measure
+
+
+def test_what_was_not_asked_for_gives_way_to_what_the_model_sees(measured_with):
+    """At 50 tokens a second; `configs/lm/tiny.yaml` has a context of 256."""
+    for context, seconds in ((512, 3.0), (256, 2.56), (101, 1.0)):
+        result = measured_with(context, "--samples", "2", "--sample-seconds", "0.2")
+        assert result["settings"]["swaps"]["prompt_seconds"] == seconds
+        assert result["settings"]["swaps"]["continuation_seconds"] == seconds
+        assert result["settings"]["samples"]["prompt_seconds"] == min(3.0, context / 50)
+        assert result["swaps"]["speaker"]["true"]["language model"]["items"] == 8
+    result = measured_with(64, "--samples", "2", "--sample-seconds", "0.2")
+    reason = result["not_measured"]["speaker, gender, background consistency"]
+    assert reason == "the model sees 1.28 s, a pair needs 2 s; allow shorter ones with --min-pair-seconds"
+    assert result["likelihood"] and result["samples"]["count"] == 2
+
+
+def test_shorter_pairs_where_they_are_asked_for(measured_with):
+    for arguments, longest, least in (
+        (["--min-pair-seconds", "0.5"], 0.64, 0.5),
+        (["--pair-seconds", "0.4"], 0.4, 0.4),
+        (["--pair-seconds", "0.6", "--min-pair-seconds", "0.02"], 0.6, 0.02),
+    ):
+        result = measured_with(64, "--samples", "0", *arguments)
+        settings = result["settings"]["swaps"]
+        assert (settings["prompt_seconds"], settings["continuation_seconds"]) == (longest, longest)
+        assert settings["min_seconds"] == least
+        assert result["swaps"]["gender"]["matched"]["language model"]["items"] > 0
+    assert measured_with(512, "--samples", "0", "--min-pair-seconds", "4")["settings"]["swaps"]["min_seconds"] == 4
+
+
+def test_pairs_that_were_asked_for_and_cannot_be_are_refused(measured_with):
+    for arguments, words in (
+        (["--pair-seconds", "1"], "longer than the 1.3 s that the model sees; give a shorter --pair-seconds"),
+        (["--min-pair-seconds", "1"], "--min-pair-seconds is 1, expected at most 0.64, half of what the model sees"),
+        (["--pair-seconds", "0.5", "--min-pair-seconds", "0.6"], "is 0.6, expected at most 0.5, --pair-seconds"),
+        (["--min-pair-seconds", "0.01"], "--min-pair-seconds is 0.01, expected at least 0.02, one token"),
+        (["--pair-seconds", "nan"], "--pair-seconds is nan, expected at least 0.02"),
+        (["--pair-seconds", "inf"], "--pair-seconds is inf"),
+    ):
+        assert words in measured_with(64, "--samples", "0", *arguments)
 
 
 def test_empty_data_is_refused(command, tiny_codec_dir, tmp_path, capsys):

@@ -85,7 +85,7 @@ def test_error_rates_are_of_all_transcripts_together(text_model):
     assert error_rates([Transcript(0, "...", "fox")], text_model)["word_error_rate"] is None
 
 
-def test_eval_lm_shows_transcripts_of_a_model_with_text(texted_dataset, text_model, tmp_path, capsys):
+def test_eval_lm_shows_transcripts_of_a_model_with_text(texted_dataset, text_model, tmp_path, capsys, monkeypatch):
     dataset = TokenDataset(texted_dataset)
     vocabulary = Vocabulary(dataset.codebook_size, 50.0, str(tmp_path / "gone"), dataset.fingerprint, text_model)
     torch.manual_seed(0)
@@ -103,6 +103,9 @@ def test_eval_lm_shows_transcripts_of_a_model_with_text(texted_dataset, text_mod
     assert all(one["said"] in texts and one["cut"].startswith("c") for one in result["texts"])
     page = Path(tmp_path / "out.html").read_text()
     assert page.count("<dt>written</dt>") == 3 and "What it writes down" in page and "#transcripts" in page
+    monkeypatch.setattr("slm.evaluation.transcripts.transcribe", lambda *_: " ")
+    assert main([*command, "--transcripts", "3", *files]) == 0
+    assert Path(tmp_path / "out.html").read_text().count("<dt>written</dt><dd>(nothing)</dd>") == 3
     assert main([*command, "--transcripts", "0"]) == 0
     assert "not measured: transcripts: ask for them with --transcripts" in capsys.readouterr().out
     assert main([*command, "--transcripts", "-1"]) == 2
