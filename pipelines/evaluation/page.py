@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.charts import Bar, bars_html
 from pipelines.evaluation.evaluate import Sounds
-from pipelines.evaluation.measures import MEASURES, ORIGINAL
+from pipelines.evaluation.measures import MEASURES
 from pipelines.evaluation.systems import CODEC
 from pipelines.evaluation.table import bitrate, facts, latency, measured
 from pipelines.pages import Row, base_css, cells_html, data_uri, headlines_html, mp3_bytes
@@ -97,18 +97,18 @@ def table_html(heads: list[str], rows: list[tuple[list[str], dict[str, Any], str
 
 
 def clip_html(sounds: Sounds) -> str:
-    """One player, and a button for each version."""
+    """One player, and a button for each version, of which the first is in the player."""
     clip = sounds.clip
     files = {name: data_uri("audio/mpeg", mp3_bytes(wave, METRICS_RATE)) for name, wave in sounds.waves.items()}
     buttons = "".join(
-        f'<button type="button" aria-pressed="{str(name == ORIGINAL).lower()}" data-src="{uri}">{escape(name)}</button>'
-        for name, uri in files.items()
+        f'<button type="button" aria-pressed="{str(not number).lower()}" data-src="{uri}">{escape(name)}</button>'
+        for number, (name, uri) in enumerate(files.items())
     )
-    title = f"“{clip.text}”" if clip.text else clip.id
+    title, first = f"“{clip.text}”" if clip.text else clip.id, next(iter(files.values()))
     return (
         f'<article><h3>{escape(title)}</h3><p class="soft">{escape(clip.source)}, {escape(clip.id)}, '
         f'{len(clip.wave) / METRICS_RATE:.1f} s</p><div class="versions">{buttons}</div>'
-        f'<audio controls preload="none" aria-label="{escape(title)}" src="{files[ORIGINAL]}"></audio></article>'
+        f'<audio controls preload="none" aria-label="{escape(title)}" src="{first}"></audio></article>'
     )
 
 

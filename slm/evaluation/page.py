@@ -10,9 +10,9 @@ from typing import Any
 
 from pipelines.charts import Bar, bars_html
 from pipelines.evaluation.evaluate import Sounds
-from pipelines.evaluation.page import ASSETS, terms_html
-from pipelines.pages import Row, base_css, cells_html, data_uri, headlines_html, mp3_bytes
-from slm.evaluation.evaluate import LM, RENDERED, share_of_unigram
+from pipelines.evaluation.page import ASSETS, clip_html, terms_html
+from pipelines.pages import Row, base_css, cells_html, headlines_html
+from slm.evaluation.evaluate import LM, share_of_unigram
 from slm.evaluation.table import (
     choice_rows,
     choices,
@@ -22,7 +22,6 @@ from slm.evaluation.table import (
     sample_rows,
     transcript_rows,
 )
-from tokenizer.metrics import METRICS_RATE
 
 TEMPLATE = Path(__file__).resolve().parent / "page.html"
 SHOWN = 6  # transcripts
@@ -114,21 +113,6 @@ def transcripts_html(result: dict[str, Any]) -> str:
         '<section id="transcripts"><h2>What it writes down</h2>'
         "<p>The likeliest piece each time, of held-out speech alone.</p>"
         f'{table_html(*transcript_rows(result))}<dl class="measures">{pairs}</dl></section>'
-    )
-
-
-def clip_html(sounds: Sounds) -> str:
-    """One player, and a button for each version: none is the original, as the recording went through the codec too."""
-    clip = sounds.clip
-    files = {name: data_uri("audio/mpeg", mp3_bytes(wave, METRICS_RATE)) for name, wave in sounds.waves.items()}
-    buttons = "".join(
-        f'<button type="button" aria-pressed="{str(name == RENDERED).lower()}" data-src="{uri}">{escape(name)}</button>'
-        for name, uri in files.items()
-    )
-    return (
-        f'<article><h3>{escape(clip.id)}</h3><p class="soft">{escape(clip.source)}, '
-        f'{len(clip.wave) / METRICS_RATE:.1f} s</p><div class="versions">{buttons}</div>'
-        f'<audio controls preload="none" aria-label="{escape(clip.id)}" src="{files[RENDERED]}"></audio></article>'
     )
 
 
