@@ -198,6 +198,8 @@ def main() -> None:
     args = parser.parse_args()
     slots = args.slots or (8 if args.hostile else 1 if args.minutes else max(args.clients))
     command = [sys.executable, "-m", "pipelines.cli", "serve", "--port", "0", "--slots", str(slots)]
+    if args.minutes:
+        command += ["--session-seconds", str(60 * args.minutes + 600)]
     for name in ("threads", "codec", "lm", "engine", "precision"):
         command += [f"--{name}", str(getattr(args, name))]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
