@@ -50,6 +50,8 @@ def lm_reader(model: LanguageModel, vocabulary: Vocabulary, show_progress: bool 
 
     def read(documents: Documents) -> list[Reading]:
         readings: list[Any] = [None] * len(documents)
+        is_long = any(len(codes) + 1 > model.config.context for codes in documents)
+        weights = DecodingWeights(model) if is_long else None
         order = sorted(range(len(documents)), key=lambda i: len(documents[i]))
         with tqdm(total=len(order), unit="cut", leave=False, disable=None if show_progress else True) as bar:
             while order:
@@ -57,7 +59,9 @@ def lm_reader(model: LanguageModel, vocabulary: Vocabulary, show_progress: bool 
                 at_once = longest if longest <= model.config.context else BLOCK
                 rows = max(1, LOGITS_AT_ONCE // (at_once * vocabulary.size))
                 order, chosen = order[:-rows], order[-rows:]
-                for i, found in zip(chosen, _read(model, vocabulary, [documents[i] for i in chosen]), strict=True):
+                for i, found in zip(
+                    chosen, _read(model, weights, vocabulary, [documents[i] for i in chosen]), strict=True
+                ):
                     readings[i] = found
                 bar.update(len(chosen))
         return readings
@@ -71,17 +75,20 @@ def scorer(reader: Reader) -> Scorer:
 
 
 @torch.no_grad()
-def _read(model: LanguageModel, vocabulary: Vocabulary, documents: Documents) -> list[Reading]:
-    """One batch. Padding comes last in its row, where nothing that counts can see it."""
+def _read(
+    model: LanguageModel, weights: DecodingWeights | None, vocabulary: Vocabulary, documents: Documents
+) -> list[Reading]:
+    """One batch; `weights` are the model's, for documents longer than its context. Padding comes last in its row, where
+    nothing that counts can see it."""
     tokens, lengths = framed([torch.from_numpy(codes.astype(np.int64)) for codes in documents], vocabulary)
     targets = torch.cat((tokens[:, 1:], torch.full_like(tokens[:, :1], EOS)), 1)
     targets[torch.arange(len(lengths)), lengths - 1] = EOS
     device = model.embed_tokens.weight.device
     tokens, targets = tokens.to(device), targets.to(device)
-    if tokens.shape[1] <= model.config.context:
+    if weights is None or tokens.shape[1] <= model.config.context:
         nats, likeliest = _judged(model(tokens), targets, vocabulary)
     else:
-        weights, cache = DecodingWeights(model), make_cache(model, len(documents), BLOCK)
+        cache = make_cache(model, len(documents), BLOCK)
         blocks = zip(tokens.split(BLOCK, 1), targets.split(BLOCK, 1), strict=True)
         parts = [_judged(decode_block(weights, block, cache), wanted, vocabulary) for block, wanted in blocks]
         nats, likeliest = (torch.cat(columns, 1) for columns in zip(*parts, strict=True))
