@@ -24,8 +24,8 @@ from pipelines.evaluation.evaluate import Options, evaluate
 from pipelines.evaluation.measures import MEASURES
 from pipelines.evaluation.systems import CODEC, LATENTS
 from tokenizer import Codec
-from tokenizer.atomic import write_atomically
 from tokenizer.config import CodecConfig
+from tokenizer.files import write_atomically
 from tokenizer.training.config import StageConfig, TeacherConfig, TrainingConfig, read_config
 from tokenizer.training.corpus import Corpus
 from tokenizer.training.train import train

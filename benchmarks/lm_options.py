@@ -21,10 +21,10 @@ import numpy as np
 import sentencepiece
 import torch
 
-from pipelines.dataset import TokenDataset
-from slm.model import LanguageModel
-from slm.settings import read_settings
-from slm.train import train
+from pipelines.dataset.token_dataset import TokenDataset
+from slm.model.transformer import LanguageModel
+from slm.training.settings import read_settings
+from slm.training.train import train
 from slm.vocabulary import FIRST_CODE
 
 UNTIED = {"tied_embeddings": False}

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipelines.batches import Batch
-from slm.cross_entropy import IGNORED
-from slm.model import LanguageModel
-from slm.objective import summed_loss, targets_of
-from slm.settings import read_settings
+from pipelines.dataset.batches import Batch
+from slm.documents.objective import summed_loss, targets_of
+from slm.model.cross_entropy import IGNORED
+from slm.model.transformer import LanguageModel
+from slm.training.settings import read_settings
 
 VOCABULARY_SIZE = 4096 + 16
 DOCUMENT = 200  # tokens, on average

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.batches import PackedBatches
-from pipelines.dataset import TokenDataset
-from pipelines.layout import Layout
-from pipelines.plan import PlannedCut, Sharding
-from pipelines.rewrite import DatasetWriter, rewriting
-from slm.training_data import FRAMING
+from pipelines.bulk.plan import PlannedCut, Sharding
+from pipelines.dataset.batches import PackedBatches
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.layout import Layout
+from pipelines.tools.rewrite import DatasetWriter, rewriting
+from slm.training.loaders import FRAMING
 
 CODEBOOK, TOKEN_RATE = 4096, 50.0
 CODEC = {

@@ -30,10 +30,10 @@ import websockets
 
 from slm.serve.client import Client, ServerError, connect
 from tokenizer.audio import read_audio
-from tokenizer.pipes import to_pcm
+from tokenizer.live import to_pcm
 
 ROOT = Path(__file__).resolve().parents[1]
-PROMPT = ROOT / "slm" / "demo_speech" / "audio" / "ada-01.ogg"
+PROMPT = ROOT / "slm" / "demo" / "speech" / "audio" / "ada-01.ogg"
 CHUNK_SECONDS = 0.08
 
 
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--precision", default="int8")
     args = parser.parse_args()
     slots = args.slots or (8 if args.hostile else 1 if args.minutes else max(args.clients))
-    command = [sys.executable, "-m", "pipelines.cli", "serve", "--port", "0", "--slots", str(slots)]
+    command = [sys.executable, "-m", "slm.cli", "serve", "--port", "0", "--slots", str(slots)]
     if args.minutes:
         command += ["--session-seconds", str(60 * args.minutes + 600)]
     for name in ("threads", "codec", "lm", "engine", "precision"):

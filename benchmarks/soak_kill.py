@@ -137,7 +137,7 @@ class Soak:
         return f"{wanted} files on"
 
     def _tokenize(self, engine: str, out: Path) -> int:
-        from pipelines.cli import main as focalstream
+        from slm.cli import main as focalstream
 
         options = ["--codec", str(self.codec), "--shard-cuts", str(SHARD_CUTS), "--batch-seconds", "6", "--pack"]
         return focalstream(["tokenize", str(self.manifest), str(out), *options, *ENGINES[engine]])
@@ -171,7 +171,7 @@ class Soak:
 
     def _nothing_lost(self, out: Path) -> int:
         """How many cuts are quarantined, when all are there once."""
-        from pipelines.dataset import TokenDataset
+        from pipelines.dataset.token_dataset import TokenDataset
 
         dataset = TokenDataset(out)
         ids = [dataset.cut_id(i) for i in range(len(dataset))]

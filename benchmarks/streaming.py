@@ -64,7 +64,7 @@ def main() -> None:
             if engine == "onnx":
                 codecs[engine, precision] = f"{folder}/{precision}"
                 export = ["export", name, codecs[engine, precision], "--precision", precision]
-                subprocess.run([sys.executable, "-m", "pipelines.cli", *export], check=True, stdout=subprocess.DEVNULL)
+                subprocess.run([sys.executable, "-m", "slm.cli", *export], check=True, stdout=subprocess.DEVNULL)
         common = ["--threads", str(args.threads), "--chunks", str(args.chunks)]
         runs: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in rows}
         for _ in range(args.runs):

@@ -96,8 +96,8 @@ def print_table(
 
 def write_part(source: str, hours: float, folder: Path) -> tuple[Path, float]:
     """A manifest of the first `hours` of a source, and its seconds."""
-    from pipelines.manifests import find_inputs, read_cuts
-    from pipelines.plan import duration
+    from pipelines.bulk.plan import duration
+    from pipelines.sources.manifests import find_inputs, read_cuts
 
     seconds, lines = 0.0, []
     for item in read_cuts(find_inputs(source)):
@@ -112,10 +112,10 @@ def write_part(source: str, hours: float, folder: Path) -> tuple[Path, float]:
 
 def batches(manifest: Path) -> Iterator[Batch]:
     """Those that a run gives its codec, shard by shard."""
-    from pipelines.audio import expected_samples, read_wave
-    from pipelines.encoding import LONG_SECONDS, Encoding, lay_out
-    from pipelines.manifests import read_cuts
-    from pipelines.plan import PlannedCut, Sharding
+    from pipelines.bulk.encoding import LONG_SECONDS, Encoding, lay_out
+    from pipelines.bulk.plan import PlannedCut, Sharding
+    from pipelines.sources.audio import expected_samples, read_wave
+    from pipelines.sources.manifests import read_cuts
 
     rate, sharding = 16000, Sharding(hours=SHARD_HOURS)
     shard: list[PlannedCut] = []
@@ -137,11 +137,11 @@ def batches(manifest: Path) -> Iterator[Batch]:
 
 def pipeline_processor_time(manifest: Path, name: str, out: Path) -> float:
     """Seconds of processor time in which one process reads, encodes and writes everything."""
-    from pipelines.encoding import Encoding, encode_cuts, fixed_cpu_threads
-    from pipelines.layout import Layout
-    from pipelines.manifests import read_cuts
-    from pipelines.plan import PlannedCut
-    from pipelines.shards import write_shard
+    from pipelines.bulk.encoding import Encoding, encode_cuts, fixed_cpu_threads
+    from pipelines.bulk.plan import PlannedCut
+    from pipelines.format.layout import Layout
+    from pipelines.format.shards import write_shard
+    from pipelines.sources.manifests import read_cuts
     from tokenizer import Codec
 
     codec = Codec.from_pretrained(name)
@@ -209,8 +209,8 @@ def pipeline(manifest: Path, out: Path, codec: str, engine: str, workers: int) -
 
 
 def tokenize_all(manifest: Path, out: Path, codec: str, engine: str, workers: int) -> None:
-    from pipelines.plan import Sharding
-    from pipelines.tokenize import Job, tokenize
+    from pipelines.bulk.plan import Sharding
+    from pipelines.bulk.run import Job, tokenize
 
     sharding = Sharding(hours=SHARD_HOURS)
     tokenize(Job(str(manifest), out, codec, sharding, workers=workers, engine=engine, log=out.with_suffix(".log")))

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from slm.llama import is_llama, model_config, own_names
-from slm.model import LanguageModel, ModelConfig
-from slm.parallel import fill, settle, whole
+from slm.model.transformer import LanguageModel, ModelConfig
+from slm.training.parallel import fill, settle, whole
 from slm.vocabulary import Vocabulary
-from tokenizer.atomic import write_atomically
 from tokenizer.checkpoint import read_weights
 from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
 from tokenizer.parsed import dataclass_from_dict
 
 SHIPPED = Path(__file__).parent / "weights"

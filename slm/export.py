@@ -10,10 +10,10 @@ from safetensors.torch import save
 
 from slm.checkpoint import named_weights
 from slm.llama import llama_config, llama_names
-from slm.model import LanguageModel
+from slm.model.transformer import LanguageModel
 from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, PAD, SPEECH, TEXT, Vocabulary
-from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

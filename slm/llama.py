@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from slm.model import ModelConfig
+from slm.model.transformer import ModelConfig
 from slm.vocabulary import BOS, EOS, PAD
 from tokenizer.errors import InputError
 

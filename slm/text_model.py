@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.batches import shuffled
-from tokenizer.atomic import write_atomically
+from pipelines.dataset.batches import shuffled
 from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
 
 UNKNOWN = 0  # the piece of characters that the training texts did not have
 MOST_TEXTS = 1_000_000  # that a model is trained on; more would take memory and teach it no other pieces

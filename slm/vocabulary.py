@@ -4,7 +4,7 @@
          <pad>  <bos>  <eos>  <text>  <speech>  <interleaved>  kept free  codes 0 .. codebook_size - 1  pieces from 0
 
 `<text>` and `<speech>` open a part of a document of both, `<interleaved>` says that such parts take turns; a document
-of speech alone has none of them (`slm.tasks`).
+of speech alone has none of them (`slm.documents.tasks`).
 
 A vocabulary also names the codec its codes come from. Codes of another codec mean nothing to the model, so every
 meeting of a model with a dataset or a codec goes through `check`. The text model lies beside it, in `text.model`.
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from slm.text_model import UNKNOWN, TextModel
-from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
 
 PAD, BOS, EOS, TEXT, SPEECH, INTERLEAVED = range(6)
 FIRST_CODE = 16

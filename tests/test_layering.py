@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import COMMANDS, main
+from slm.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {"tokenizer": {"pipelines", "slm"}, "pipelines": {"slm"}, "slm": set()}
@@ -36,7 +36,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("arguments", [["--help"], *[[command, "--help"] for command in COMMANDS]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys; from pipelines.cli import main\n"
+        "import sys; from slm.cli import main\n"
         f"try: main({arguments!r})\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'lhotse', 'matplotlib', 'datasets'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"

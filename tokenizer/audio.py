@@ -12,8 +12,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
 
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".sph")

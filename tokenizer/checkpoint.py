@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tokenizer.atomic import write_atomically
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
 from tokenizer.onnx_engine.manifest import MANIFEST
 from tokenizer.weight_names import renamed, with_fused_attention
 
 if TYPE_CHECKING:
-    from tokenizer.codec import Codec
+    from tokenizer.model import Codec
 
 SHIPPED = Path(__file__).parent / "weights"
 WEIGHT_SUFFIXES = (".safetensors", ".pt")

@@ -11,7 +11,7 @@ from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizer.codec import Codec
+    from tokenizer.model import Codec
 
 ENGINES = {"torch": ("fp32", "bf16"), "onnx": ("fp32", "int8")}
 
@@ -31,8 +31,8 @@ def check_engine(engine: str, precision: str, device: str) -> None:
 
 def to_bfloat16(codec: Codec) -> Codec:
     """Turn the weights to bfloat16, but for spectra, whose decades and phases need more digits than it has."""
-    from tokenizer.decoder import FourierHead
-    from tokenizer.encoder import LogMelStem
+    from tokenizer.network.decoder import FourierHead
+    from tokenizer.network.encoder import LogMelStem
 
     _ = codec.fingerprint  # computed and kept while the weights are what they were
     codec.to(torch.bfloat16)

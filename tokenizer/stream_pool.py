@@ -21,10 +21,10 @@ from torch import Tensor
 
 from tokenizer.errors import InputError
 from tokenizer.inputs import check_chunk, check_count, check_tokens
-from tokenizer.state_tree import changed, leaves_of, rebuilt
+from tokenizer.network.state_tree import changed, leaves_of, rebuilt
 
 if TYPE_CHECKING:
-    from tokenizer.compiled_steps import CompiledSteps
+    from tokenizer.network.compiled_steps import CompiledSteps
 
 
 class StreamingCodec(Protocol):
@@ -164,8 +164,8 @@ class StreamPool:
         return self._step(self._codec.decode_step, self._decoding, tokens)
 
     def _compile(self) -> CompiledSteps:
-        from tokenizer.codec import Codec
-        from tokenizer.compiled_steps import CompiledSteps
+        from tokenizer.model import Codec
+        from tokenizer.network.compiled_steps import CompiledSteps
 
         if not isinstance(self._codec, Codec):
             raise InputError(

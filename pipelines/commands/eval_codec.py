@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from pipelines.evaluation.evaluate import Options, evaluate
     from pipelines.evaluation.page import render
     from pipelines.evaluation.table import table
-    from tokenizer.atomic import check_place, write_atomically
+    from tokenizer.files import check_place, write_atomically
 
     for option in ("threads", "workers"):
         if getattr(args, option) < 1:

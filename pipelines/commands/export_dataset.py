@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.export import export
-from pipelines.folders import local_folder
+from pipelines.storage.folders import local_folder
+from pipelines.tools.parquet import export
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
-from pipelines.folders import local_folder
-from pipelines.merge import merge
+from pipelines.storage.folders import local_folder
+from pipelines.tools.merge import merge
 from tokenizer.words import counted
 
 

@@ -8,11 +8,11 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from pipelines.bulk.encoding import Encoding
+from pipelines.bulk.estimate import Estimate, estimate, measured_rate
 from pipelines.commands.selection_options import add_selection_arguments, read_selection
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
-from pipelines.encoding import Encoding
-from pipelines.estimate import Estimate, estimate, measured_rate
-from pipelines.manifests import find_inputs
+from pipelines.sources.manifests import find_inputs
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 from tokenizer.words import counted

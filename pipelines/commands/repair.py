@@ -7,8 +7,8 @@ import json
 import sys
 from dataclasses import asdict
 
-from pipelines.folders import local_folder
-from pipelines.repair import Repaired, repair
+from pipelines.storage.folders import local_folder
+from pipelines.tools.repair import Repaired, repair
 from tokenizer.words import counted
 
 

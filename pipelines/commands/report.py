@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.folders import dataset_folder
+from pipelines.storage.folders import dataset_folder
 
 if TYPE_CHECKING:
+    from pipelines.bulk.run_log import Speed
     from pipelines.report.figures import Figures
-    from pipelines.run_log import Speed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from pipelines.dataset import read_description
-    from pipelines.layout import Layout
+    from pipelines.bulk.run_log import read_speed
+    from pipelines.dataset.token_dataset import read_description
+    from pipelines.format.layout import Layout
     from pipelines.report.figures import collect
     from pipelines.report.page import render
     from pipelines.report.samples import Sample, decode_samples, find_codec
-    from pipelines.run_log import read_speed
-    from tokenizer.atomic import check_place, write_atomically
     from tokenizer.errors import InputError
+    from tokenizer.files import check_place, write_atomically
 
     for option, least in (("sample_shards", 1), ("samples", 0)):
         value = getattr(args, option)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.plan import Sharding
+from pipelines.bulk.plan import Sharding
 
 
 def add_sharding_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,15 +7,15 @@ import json
 import sys
 from pathlib import Path
 
-from pipelines.batch_size import default_batch_seconds
+from pipelines.bulk.batch_size import default_batch_seconds
+from pipelines.bulk.encoding import Encoding
+from pipelines.bulk.executors.ray import RayOptions
+from pipelines.bulk.part import read_part
+from pipelines.bulk.run import Job, Result, tokenize
 from pipelines.commands.selection_options import add_selection_arguments, read_selection
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
-from pipelines.encoding import Encoding
-from pipelines.folders import dataset_folder
-from pipelines.layout import Layout
-from pipelines.part import read_part
-from pipelines.ray_engine import RayOptions
-from pipelines.tokenize import Job, Result, tokenize
+from pipelines.format.layout import Layout
+from pipelines.storage.folders import dataset_folder
 from tokenizer.errors import InputError
 from tokenizer.words import counted
 

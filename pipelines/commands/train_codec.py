@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from tokenizer.codec import Codec
+    from tokenizer.model import Codec
+    from tokenizer.runs.ranks import join_ranks
     from tokenizer.training.config import read_config
-    from tokenizer.training.ranks import join_ranks
     from tokenizer.training.train import check_trainable, train
 
     if args.threads < 0 or args.workers < 0:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def corpus(source: str, directory: Path, sample_rate: int) -> Corpus:
     """The audio of a manifest or folder as one memory map; see `tokenizer.training.corpus.decode_corpus`."""
-    from pipelines.manifests import content_digest, find_inputs
+    from pipelines.sources.manifests import content_digest, find_inputs
     from tokenizer.training.corpus import decode_corpus
 
     inputs = find_inputs(source)
@@ -76,9 +76,9 @@ def corpus(source: str, directory: Path, sample_rate: int) -> Corpus:
 
 def spoken(inputs: list[str], sample_rate: int) -> Iterator[tuple[np.ndarray, str]]:
     """float32 [S] and the text of every cut. Raises InputError naming the first cut that cannot be read."""
-    from pipelines.audio import read_wave
-    from pipelines.manifests import read_cuts
-    from pipelines.plan import PlannedCut
+    from pipelines.bulk.plan import PlannedCut
+    from pipelines.sources.audio import read_wave
+    from pipelines.sources.manifests import read_cuts
 
     for source in read_cuts(inputs):
         texts = [supervision.get("text") or "" for supervision in source.cut.get("supervisions") or []]

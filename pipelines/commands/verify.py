@@ -7,11 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from pipelines.dataset import read_description
-from pipelines.folders import dataset_folder
-from pipelines.layout import Layout
-from pipelines.readers import installed_readers
-from pipelines.verify import verify
+from pipelines.dataset.token_dataset import read_description
+from pipelines.format.layout import Layout
+from pipelines.storage.folders import dataset_folder
+from pipelines.tools.readers import installed_readers
+from pipelines.tools.verify import verify
 from tokenizer.words import counted
 
 

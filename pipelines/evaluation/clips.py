@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.audio import read_wave
-from pipelines.manifests import find_inputs, read_cuts
-from pipelines.plan import PlannedCut
+from pipelines.bulk.plan import PlannedCut
+from pipelines.sources.audio import read_wave
+from pipelines.sources.manifests import find_inputs, read_cuts
 
 
 @dataclass(frozen=True)

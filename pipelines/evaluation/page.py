@@ -8,12 +8,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from pipelines.charts import Bar, bars_html
 from pipelines.evaluation.evaluate import Sounds
 from pipelines.evaluation.measures import MEASURES
 from pipelines.evaluation.systems import CODEC
 from pipelines.evaluation.table import bitrate, facts, latency, measured
-from pipelines.pages import Row, base_css, cells_html, data_uri, headlines_html, mp3_bytes
+from pipelines.pages.charts import Bar, bars_html
+from pipelines.pages.html import Row, base_css, cells_html, data_uri, headlines_html, mp3_bytes
 from tokenizer.metrics import METRICS_RATE
 
 ASSETS = Path(__file__).resolve().parent

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.dataset import read_description
-from pipelines.folders import Folder
-from pipelines.layout import Layout
-from pipelines.plan import duration
+from pipelines.bulk.plan import duration
+from pipelines.dataset.token_dataset import read_description
+from pipelines.format.layout import Layout
+from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 from tokenizer.metrics.codes import usage_of_counts
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.charts import Bar, bars_html, columns_html, curve_html
-from pipelines.pages import Row, base_css, data_uri, headlines_html, mp3_bytes
+from pipelines.bulk.run_log import Speed
+from pipelines.pages.charts import Bar, bars_html, columns_html, curve_html
+from pipelines.pages.html import Row, base_css, data_uri, headlines_html, mp3_bytes
 from pipelines.report.figures import DURATION_STEP, LONGEST_RUN, NOT_SAID, Figures
 from pipelines.report.samples import LONGEST_SECONDS, Sample
-from pipelines.run_log import Speed
 from tokenizer.words import counted
 
 ASSETS = Path(__file__).resolve().parent

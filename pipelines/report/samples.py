@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.dataset import read_description
-from pipelines.folders import Folder
-from pipelines.layout import Layout
-from pipelines.plan import duration
+from pipelines.bulk.plan import duration
+from pipelines.dataset.token_dataset import read_description
+from pipelines.format.layout import Layout
 from pipelines.report.figures import read_shard, spread
+from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizer.codec import Codec
+    from tokenizer.model import Codec
 
 GOOD_SECONDS = 3.0  # a cut of at least this, where the shard has one
 LONGEST_SECONDS = 12.0  # only the beginning of longer cuts is decoded

@@ -18,8 +18,8 @@ from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 if TYPE_CHECKING:
     import numpy as np
 
-    from slm.audio_sinks import AudioSink
-    from slm.continuation import Continuation, Timing
+    from slm.generation.audio_sinks import AudioSink
+    from slm.generation.continuation import Continuation, Timing
     from tokenizer import Codec
 
 PIPE, MICROPHONE, SPEAKER = "-", "mic", "speaker"  # what stands for a file
@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from slm.checkpoint import load_lm
-    from slm.continuation import Continuation, warm_up
-    from slm.generate import Sampling
+    from slm.generation.continuation import Continuation, warm_up
+    from slm.generation.generate import Sampling
     from tokenizer.audio import check_output
 
     check_request(args)
@@ -116,9 +116,9 @@ def read_prompt(args: argparse.Namespace, sample_rate: int) -> np.ndarray:
     """The prompt, float32 [S], cut to --prompt-seconds. Raises InputError."""
     import torch
 
-    from slm.audio_sinks import record
+    from slm.generation.audio_sinks import record
     from tokenizer.audio import read_audio
-    from tokenizer.pipes import read_pcm
+    from tokenizer.live import read_pcm
 
     length = round(args.prompt_seconds * sample_rate)
     if args.prompt == MICROPHONE:
@@ -132,7 +132,7 @@ def read_prompt(args: argparse.Namespace, sample_rate: int) -> np.ndarray:
 
 def check_request(args: argparse.Namespace) -> None:
     """Raise InputError for what would only be found out after the work: bad durations, an output that cannot be."""
-    from slm.audio_sinks import WavSink, sound_devices
+    from slm.generation.audio_sinks import WavSink, sound_devices
     from tokenizer.devices import check_device
     from tokenizer.errors import InputError
 
@@ -157,7 +157,7 @@ def check_request(args: argparse.Namespace) -> None:
 
 def write(args: argparse.Namespace, codec: Codec, continuation: Continuation) -> int | None:
     """Write the audio: as it comes, or when all of it is there. Returns the loudspeaker's underruns, None of others."""
-    from slm.audio_sinks import PipeSink, SpeakerSink, WavSink
+    from slm.generation.audio_sinks import PipeSink, SpeakerSink, WavSink
 
     live = args.stream or args.output in (PIPE, SPEAKER)
     chunks = continuation.chunks() if live else list(continuation.chunks())

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from slm.demo import DemoSettings, run_demo
+    from slm.demo.run import DemoSettings, run_demo
 
     def say(step: str, line: str) -> None:
         print(f"{step:12}{line}", flush=True)

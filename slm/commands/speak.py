@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from slm.checkpoint import load_lm
-    from slm.generate import Sampling
-    from slm.spoken_text import speak
+    from slm.generation.generate import Sampling
+    from slm.generation.spoken_text import speak
     from tokenizer.audio import audio_format, write_audio
     from tokenizer.errors import InputError
 

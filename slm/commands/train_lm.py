@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from slm.settings import TrainSettings, read_settings
+from slm.training.settings import TrainSettings, read_settings
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 
@@ -90,9 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; 0 when the run came to its end, 128 + the signal's number when a signal stopped it."""
-    from slm.train import train
+    from slm.training.train import train
     from tokenizer import Codec
-    from tokenizer.training.ranks import join_ranks
+    from tokenizer.runs.ranks import join_ranks
 
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
     overrides = {name: value for name, value in vars(args).items() if name in names}
@@ -134,7 +134,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"use it with `focalstream continue PROMPT.wav OUT.wav --lm {args.out}`")
         else:
             print(
-                "`focalstream continue` needs a codec that streams, and this one does not: use slm.generate in Python"
+                "`focalstream continue` needs a codec that streams, and this one does not: use slm.generation.generate "
+                "in Python"
             )
     return status
 

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pipelines.dataset import TokenDataset
+    from pipelines.dataset.token_dataset import TokenDataset
     from slm.text_model import TextModel, texts_of
     from tokenizer.errors import InputError
 

@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from slm.checkpoint import load_lm
-    from slm.generate import Sampling
-    from slm.spoken_text import transcribe
+    from slm.generation.generate import Sampling
+    from slm.generation.spoken_text import transcribe
     from tokenizer.audio import read_audio
     from tokenizer.errors import InputError
 

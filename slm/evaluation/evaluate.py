@@ -12,13 +12,13 @@ import numpy as np
 import soxr
 import torch
 
-from pipelines.audio import read_wave
-from pipelines.batches import shuffled
-from pipelines.dataset import TokenDataset
+from pipelines.bulk.plan import PlannedCut
+from pipelines.dataset.batches import shuffled
+from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.evaluation.clips import Clip
 from pipelines.evaluation.evaluate import Sounds
-from pipelines.manifests import find_inputs, read_cuts
-from pipelines.plan import PlannedCut
+from pipelines.sources.audio import read_wave
+from pipelines.sources.manifests import find_inputs, read_cuts
 from slm.evaluation.baselines import Counts
 from slm.evaluation.benchmarks import FilePair, read_benchmark
 from slm.evaluation.likelihood import Reader, Scorer, lm_reader, scorer
@@ -27,7 +27,7 @@ from slm.evaluation.samples import Sample, SampleOptions, draw_samples, sample_f
 from slm.evaluation.swaps import Swap, SwapOptions, Swaps, chosen_swaps, join_codes, join_waves
 from slm.evaluation.token_errors import token_errors
 from slm.evaluation.transcripts import error_rates, write_transcripts
-from slm.model import LanguageModel
+from slm.model.transformer import LanguageModel
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 from tokenizer.audio import read_audio

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from slm.decoding import DecodingWeights, decode_block, make_cache
-from slm.generate import framed
-from slm.model import LanguageModel
+from slm.generation.generate import framed
+from slm.model.decoding import DecodingWeights, decode_block, make_cache
+from slm.model.transformer import LanguageModel
 from slm.vocabulary import EOS, FIRST_CODE, Vocabulary
 
 Documents = Sequence[np.ndarray]  # codes of each, int [T]

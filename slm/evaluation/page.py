@@ -8,10 +8,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from pipelines.charts import Bar, bars_html
 from pipelines.evaluation.evaluate import Sounds
 from pipelines.evaluation.page import ASSETS, clip_html, terms_html
-from pipelines.pages import Row, base_css, cells_html, headlines_html
+from pipelines.pages.charts import Bar, bars_html
+from pipelines.pages.html import Row, base_css, cells_html, headlines_html
 from slm.evaluation.evaluate import LM, share_of_unigram
 from slm.evaluation.table import (
     choice_rows,

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.batches import shuffled
-from pipelines.dataset import TokenDataset
-from slm.generate import Sampling, generate
-from slm.model import LanguageModel
+from pipelines.dataset.batches import shuffled
+from pipelines.dataset.token_dataset import TokenDataset
+from slm.generation.generate import Sampling, generate
+from slm.model.transformer import LanguageModel
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 from tokenizer.errors import InputError

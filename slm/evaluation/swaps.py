@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipelines.dataset import TokenDataset
-from pipelines.shard_cache import MissingFile
+from pipelines.dataset.cache import MissingFile
+from pipelines.dataset.token_dataset import TokenDataset
 from slm.evaluation.pairs import Pair
 from tokenizer import Codec
 from tokenizer.errors import InputError

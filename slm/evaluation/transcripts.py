@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.batches import shuffled
-from pipelines.dataset import TokenDataset
-from slm.generate import Sampling
-from slm.model import LanguageModel
-from slm.spoken_text import transcribe
+from pipelines.dataset.batches import shuffled
+from pipelines.dataset.token_dataset import TokenDataset
+from slm.generation.generate import Sampling
+from slm.generation.spoken_text import transcribe
+from slm.model.transformer import LanguageModel
 from slm.text_model import TextModel, texts_of
 from slm.vocabulary import Vocabulary
 from tokenizer.errors import InputError

@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from pipelines.pages import base_css
+from pipelines.pages.html import base_css
 from slm.serve.files import continue_file, decode_file, encode_file
 from slm.serve.protocol import Refused
 from slm.serve.service import Service, log
@@ -24,7 +24,7 @@ from tokenizer.audio import read_audio
 Endpoint = Callable[[Service, Request], Awaitable[Response]]
 
 PAGE = Path(__file__).resolve().parent / "page"
-SPEECH = Path(__file__).resolve().parents[1] / "demo_speech" / "audio"
+SPEECH = Path(__file__).resolve().parents[1] / "demo" / "speech" / "audio"
 EXAMPLES = {  # bundled prompts that the page offers, with their sentences' beginnings
     "ada-01": "Ada: The lighthouse keeper counted seven ships …",
     "ben-01": "Ben: Please leave the blue ladder …",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slm.generate import Sampling
+from slm.generation.generate import Sampling
 
 
 class Request(NamedTuple):

@@ -95,7 +95,7 @@ def load(settings: ModelSettings, emit: Callable[[Event], None]) -> tuple[Schedu
     import torch
 
     from slm.checkpoint import load_lm
-    from slm.generate import Sampling
+    from slm.generation.generate import Sampling
     from slm.serve.scheduler import Scheduler
     from slm.serve.slots import SlotBatch
     from tokenizer import Codec

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from slm.generate import Sampling
+from slm.generation.generate import Sampling
 from slm.serve.messages import Request
 from tokenizer.errors import InputError
 

@@ -40,7 +40,7 @@ from slm.serve.messages import (
 )
 from slm.serve.slots import PIECE_CHUNKS, Piece, SlotBatch, Voice, piece_chunks
 from tokenizer.inputs import NO_TOKEN
-from tokenizer.pipes import to_pcm
+from tokenizer.live import to_pcm
 
 CLOSE = 0.5  # of the least lead: below it a step comes before prompts
 PATIENCE = 8  # steps after which a prompt comes first all the same, on a machine that can't keep up

@@ -15,7 +15,7 @@ from slm.serve.app import make_app
 from slm.serve.protocol import GOING_AWAY, Refused
 from slm.serve.service import Service, log
 from tokenizer.errors import InputError
-from tokenizer.stop_signals import stop_signals
+from tokenizer.runs.stop_signals import stop_signals
 
 UNSENT_BYTES = 65536  # of one connection in the kernel: else it would keep a minute of speech for a slow reader
 STUCK_MS = 20_000  # after which the kernel gives up a peer that takes nothing

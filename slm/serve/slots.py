@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from slm.decoding import Cache, DecodingWeights, decode_one_token, make_cache, prefill
-from slm.generate import Sampling, draw
-from slm.model import LanguageModel
+from slm.generation.generate import Sampling, draw
+from slm.model.decoding import Cache, DecodingWeights, decode_one_token, make_cache, prefill
+from slm.model.transformer import LanguageModel
 from slm.vocabulary import BOS, EOS, NO_CODE, PAD, Vocabulary
-from tokenizer.codec import Codec
+from tokenizer.model import Codec
 from tokenizer.stream_pool import StreamPool
 
 PIECE_CHUNKS = 4  # of a prompt at once, at most: a newcomer's piece must fit between two steps of the others

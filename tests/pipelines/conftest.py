@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.encoding import Encoding
-from pipelines.plan import Sharding
-from pipelines.tokenize import Job, tokenize
+from pipelines.bulk.encoding import Encoding
+from pipelines.bulk.plan import Sharding
+from pipelines.bulk.run import Job, tokenize
 
 NASTY_IDS = [
     "plain-id_1",

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines import batch_size
-from pipelines.batch_size import MOST_SECONDS, default_batch_seconds, fitting_seconds
-from pipelines.encoding import Encoding
-from pipelines.layout import Layout
+from pipelines.bulk import batch_size
+from pipelines.bulk.batch_size import MOST_SECONDS, default_batch_seconds, fitting_seconds
+from pipelines.bulk.encoding import Encoding
+from pipelines.format.layout import Layout
 
 
 @pytest.mark.parametrize(

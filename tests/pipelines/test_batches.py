@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.batches import Batch, Framing, PackedBatches, shuffled, split_held_out
+from pipelines.dataset.batches import Batch, Framing, PackedBatches, shuffled, split_held_out
 from tokenizer.errors import InputError
 
 FRAMING = Framing(begin=1, end=2, first_code=16)
@@ -59,7 +59,7 @@ def obvious_rows(cuts: Cuts, seed: int, first: int, last: int, row_tokens: int) 
 
 @pytest.mark.parametrize("row_tokens", [1, 7, 33, 512])
 def test_rows_are_those_of_the_obvious_version(row_tokens, monkeypatch):
-    monkeypatch.setattr("pipelines.batches.TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr("pipelines.dataset.batches.TOKENS_AT_ONCE", 100)
     cuts = Cuts(seed=11)
     loader = batches(cuts, row_tokens=row_tokens)
     last = 2 * loader.rows_per_epoch + 3

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.audio import read_wave
-from pipelines.cli import main
-from pipelines.plan import PlannedCut
+from pipelines.bulk.plan import PlannedCut
+from pipelines.sources.audio import read_wave
+from slm.cli import main
 from tokenizer.errors import InputError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/codec/small.yaml"

@@ -39,7 +39,7 @@ def test_resuming_from_the_state_at_every_rename(audio_folder, run, tmp_path, fi
 def test_a_shard_whose_file_is_gone_is_done_again(audio_folder, run, tmp_path, file_bytes, monkeypatch, lost):
     run(audio_folder, tmp_path / "whole", shard_cuts=8)
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.tokenize.finalize", interrupted)
+        patch.setattr("pipelines.bulk.run.finalize", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(audio_folder, tmp_path / "out", shard_cuts=8)
     (tmp_path / "out" / lost).unlink()

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from pipelines.dataset import TokenDataset
-from pipelines.layout import Layout
-from pipelines.plan import Sharding
-from pipelines.readers import lhotse_reader
-from pipelines.shard_cache import MissingFile
-from pipelines.split import split
+from pipelines.bulk.plan import Sharding
+from pipelines.dataset.cache import MissingFile
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.layout import Layout
+from pipelines.tools.readers import lhotse_reader
+from pipelines.tools.split import split
 from tokenizer.errors import InputError
 
 
@@ -41,7 +41,7 @@ def packed(finished, tmp_path_factory):
 
 @pytest.mark.parametrize("form", ["tars", "packed", "both"])
 def test_many_cuts_at_once_are_the_cuts_one_by_one(packed, finished, form, monkeypatch):
-    monkeypatch.setattr("pipelines.dataset.MAPPED_SHARDS", 9)
+    monkeypatch.setattr("pipelines.dataset.token_dataset.MAPPED_SHARDS", 9)
     in_order = [codes for _, codes in lhotse_reader(Layout(packed), [0, 1, 2, 3])]
     dataset = TokenDataset(packed, packed=form != "tars")
     if form == "both":  # shards in either form in one dataset
@@ -127,8 +127,8 @@ def test_several_folders_are_one(finished):
 
 
 def test_more_shards_than_open_maps(finished, monkeypatch):
-    monkeypatch.setattr("pipelines.dataset.MAPPED_SHARDS", 2)
-    monkeypatch.setattr("pipelines.dataset.PARSED_SHARDS", 1)
+    monkeypatch.setattr("pipelines.dataset.token_dataset.MAPPED_SHARDS", 2)
+    monkeypatch.setattr("pipelines.dataset.token_dataset.PARSED_SHARDS", 1)
     dataset, whole = TokenDataset(finished), TokenDataset(finished)
     for i in (0, 23, 11, 0, 6, 17, 23):
         assert dataset.cut_id(i) == whole.cut_id(i)

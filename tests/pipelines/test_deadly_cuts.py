@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from pipelines.dataset import TokenDataset
-from pipelines.deadly_cuts import find_deadly_cuts
-from pipelines.verify import verify
+from pipelines.bulk.deadly_cuts import find_deadly_cuts
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.tools.verify import verify
 
 
 @pytest.mark.parametrize("deadly", [{0}, {12}, {5, 6}, {0, 3, 11}, set(range(13))])
@@ -56,7 +56,7 @@ def test_a_run_that_died_of_a_cut_finds_it_and_the_others_keep_their_tokens(
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "out"
     arguments = ["tokenize", str(manifest), str(out), "--codec", str(tiny_codec_dir), "--workers", "1"]
-    command = [sys.executable, "-m", "pipelines.cli", *arguments, "--batch-seconds", "6", "--shard-cuts", "5"]
+    command = [sys.executable, "-m", "slm.cli", *arguments, "--batch-seconds", "6", "--shard-cuts", "5"]
     assert subprocess.run(command, stderr=subprocess.PIPE).returncode == -signal.SIGSEGV
     assert subprocess.run(command, stderr=subprocess.PIPE).returncode == 0
     entry = json.loads((out / "quarantine.jsonl").read_text())

@@ -8,12 +8,12 @@ import soundfile
 import soxr
 import torch
 
-from pipelines import encoding as encoding_module
-from pipelines.audio import expected_samples, read_resampled, resampled_length
-from pipelines.encoding import Encoding, encode_cuts, lay_out
-from pipelines.manifests import find_inputs, read_cuts
-from pipelines.plan import PlannedCut
-from pipelines.quarantine import Quarantined
+from pipelines.bulk import encoding as encoding_module
+from pipelines.bulk.encoding import Encoding, encode_cuts, lay_out
+from pipelines.bulk.plan import PlannedCut
+from pipelines.format.ledger import Quarantined
+from pipelines.sources.audio import expected_samples, read_resampled, resampled_length
+from pipelines.sources.manifests import find_inputs, read_cuts
 
 
 class Exact:
@@ -88,7 +88,7 @@ def test_resampling_in_blocks_equals_one_pass(write_manifest, speech, monkeypatc
     (cut,) = planned(write_manifest({"a": wave}, 44100))
     samples = expected_samples(cut.cut, cut.seconds, 16000)
     for block_seconds in (0.1, 0.333, 10.0):
-        monkeypatch.setattr("pipelines.audio.BLOCK_SECONDS", block_seconds)
+        monkeypatch.setattr("pipelines.sources.audio.BLOCK_SECONDS", block_seconds)
         found = np.concatenate(list(read_resampled(cut, samples, 16000)))
         np.testing.assert_array_equal(found, soxr.resample(wave, 44100, 16000))
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipelines.cli import main
+from slm.cli import main
 
 
 @pytest.mark.parametrize("size", [["--shard-cuts", "5"], ["--shard-hours", "0.003"]])

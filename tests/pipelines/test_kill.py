@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipelines.verify import verify
+from pipelines.tools.verify import verify
 
 
 def files_in(folder) -> int:
@@ -22,7 +22,7 @@ def test_killed_at_random_moments(finished, audio_folder, tiny_codec_dir, tmp_pa
     engine = ["--engine", "local", "--workers", str(workers)] if workers else ["--engine", "inline"]
     arguments = ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6", *engine]
     rng, out, kills = random.Random(workers), tmp_path / "out", 0
-    command = [sys.executable, "-m", "pipelines.cli", "tokenize", str(audio_folder), str(out), *arguments]
+    command = [sys.executable, "-m", "slm.cli", "tokenize", str(audio_folder), str(out), *arguments]
     for _ in range(40):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         files = files_in(out)

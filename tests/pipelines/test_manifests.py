@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from lhotse import CutSet, RecordingSet
 
-from pipelines.manifests import content_digest, find_inputs, read_cuts
+from pipelines.sources.manifests import content_digest, find_inputs, read_cuts
 from tokenizer.errors import InputError
 
 

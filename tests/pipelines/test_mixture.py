@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.batches import Batch, Framing, PackedBatches
-from pipelines.mixture import BLOCK_ROWS, MixedBatches, WeightedData, read_data, shares
+from pipelines.dataset.batches import Batch, Framing, PackedBatches
+from pipelines.dataset.mixture import BLOCK_ROWS, MixedBatches, WeightedData, read_data, shares
 from tokenizer.errors import InputError
 
 FRAMING = Framing(begin=1, end=2, first_code=16)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.dataset import TokenDataset
-from pipelines.layout import Layout
-from pipelines.verify import verify
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.layout import Layout
+from pipelines.tools.verify import verify
 
 TOKENIZED = "tokenized"
 

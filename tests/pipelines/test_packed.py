@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.packed import PackedShard, pack, pack_codes, unpack_codes
+from pipelines.format.packed import PackedShard, pack, pack_codes, unpack_codes
 from tokenizer.errors import InputError
 
 

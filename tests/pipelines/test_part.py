@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from pipelines.layout import Layout
-from pipelines.ownership import once, only_run
-from pipelines.part import Part, read_part
-from pipelines.tokenize import Job
-from pipelines.verify import verify
+from pipelines.bulk.ownership import once, only_run
+from pipelines.bulk.part import Part, read_part
+from pipelines.bulk.run import Job
+from pipelines.format.layout import Layout
+from pipelines.tools.verify import verify
 from tokenizer.errors import InputError
 
 
@@ -40,7 +40,7 @@ def test_parts_give_the_same_bytes_and_do_no_shard_twice(
     finished, audio_folder, run, tmp_path, file_bytes, monkeypatch, of
 ):
     """7 parts of 5 shards: two of them find nothing to do."""
-    from pipelines import worker_process
+    from pipelines.bulk import worker_process
 
     done, write = [], worker_process.write_shard
     monkeypatch.setattr(worker_process, "write_shard", lambda *a, **k: done.append(a[1]) or write(*a, **k))
@@ -89,7 +89,7 @@ def test_a_part_waits_while_another_plans(audio_folder, tiny_codec_dir, tmp_path
     options = ["--shard-cuts", "5", "--batch-seconds", "6", "--part", "1/1", "--json"]
     with open(tmp_path / "out/work/plan.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *command, *options], stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-m", "slm.cli", *command, *options], stdout=subprocess.PIPE)
         while not (layout.work / "parts/1-of-1").exists():
             assert process.poll() is None
             time.sleep(0.05)
@@ -103,7 +103,7 @@ def test_a_part_waits_while_another_plans(audio_folder, tiny_codec_dir, tmp_path
 @pytest.mark.slow
 def test_parts_at_the_same_time_some_killed(finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "pipelines.cli", "tokenize", str(audio_folder), str(out), "--engine", "inline"]
+    command = [sys.executable, "-m", "slm.cli", "tokenize", str(audio_folder), str(out), "--engine", "inline"]
     command += ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6"]
 
     def begin(number):

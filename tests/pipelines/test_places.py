@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.audio import read_wave
-from pipelines.audio_bytes import AudioBytes
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
-from pipelines.manifests import content_digest, find_inputs, read_cuts
-from pipelines.plan import PlannedCut
+from pipelines.bulk.plan import PlannedCut
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.sources.audio import read_wave
+from pipelines.sources.audio_bytes import AudioBytes
+from pipelines.sources.manifests import content_digest, find_inputs, read_cuts
+from slm.cli import main
 from tokenizer.errors import InputError
 
 
@@ -126,7 +126,7 @@ def test_a_network_that_fails_in_the_middle_is_an_error(write_manifest, speech, 
         path = source["source"]
         return AudioBytes(Failing(path), 0, len(open(path, "rb").read()))
 
-    monkeypatch.setattr("pipelines.audio.open_audio", open_failing)
+    monkeypatch.setattr("pipelines.sources.audio.open_audio", open_failing)
     with pytest.raises(InputError, match=r"ConnectionError, the line is dead"):
         read_wave(PlannedCut(item.cut, "m"), 16000)
 

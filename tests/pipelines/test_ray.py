@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pipelines import ray_engine
-from pipelines.ray_engine import RayOptions
+from pipelines.bulk.executors import ray as ray_engine
+from pipelines.bulk.executors.ray import RayOptions
 from tokenizer.errors import InputError
 
 CLUSTER_MEMORY = 80 << 20  # bytes of each node's object store, about the least that Ray takes
@@ -19,8 +19,8 @@ def test_gpus_are_whole_or_a_fraction_of_one():
 
 
 def test_one_gpu_cannot_be_picked(run, audio_folder, tmp_path):
-    from pipelines.encoding import Encoding
-    from pipelines.tokenize import Job
+    from pipelines.bulk.encoding import Encoding
+    from pipelines.bulk.run import Job
 
     with pytest.raises(InputError, match=r"device is cuda:1.*its own GPU"):
         Job("in", tmp_path, "small", engine="ray", encoding=Encoding(device="cuda:1"))

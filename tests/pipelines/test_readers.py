@@ -11,10 +11,10 @@ import pytest
 from lhotse import CutSet
 from lhotse.supervision import AlignmentItem
 
-from pipelines.dataset import TokenDataset
-from pipelines.layout import Layout
-from pipelines.member_ids import member_id
-from pipelines.readers import datasets_reader, lhotse_reader, webdataset_reader
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.layout import Layout
+from pipelines.format.member_ids import member_id
+from pipelines.tools.readers import datasets_reader, lhotse_reader, webdataset_reader
 
 
 @pytest.fixture

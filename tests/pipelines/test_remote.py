@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipelines import leases, retries
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
-from pipelines.folders import RemotePath, dataset_folder, files_below, on_disk, sizes_in
-from pipelines.layout import Layout
-from pipelines.ownership import only_run
-from pipelines.part import Part
-from pipelines.verify import verify
+from pipelines.bulk.ownership import only_run
+from pipelines.bulk.part import Part
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.layout import Layout
+from pipelines.storage import locks as leases
+from pipelines.storage import retries
+from pipelines.storage.folders import RemotePath, dataset_folder, files_below, on_disk, sizes_in
+from pipelines.tools.verify import verify
+from slm.cli import main
 from tokenizer.errors import InputError
 
 
@@ -264,7 +265,7 @@ def test_a_store_that_fails_now_and_then_and_a_killed_run(
         out = RemotePath("s3://speech/tokens/out")
         arguments = ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6", "--engine", "inline"]
         words = ["tokenize", "s3://speech/audio", str(out), *arguments]
-        process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *words], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-m", "slm.cli", *words], stderr=subprocess.PIPE, text=True)
         while process.poll() is None and not sizes_in(out / "work/receipts"):
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)

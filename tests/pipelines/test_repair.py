@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from pipelines.cli import main
-from pipelines.layout import Layout
-from pipelines.plan import Sharding
-from pipelines.repair import repair
-from pipelines.tokenize import Job, tokenize
-from pipelines.verify import verify
+from pipelines.bulk.plan import Sharding
+from pipelines.bulk.run import Job, tokenize
+from pipelines.format.layout import Layout
+from pipelines.tools.repair import repair
+from pipelines.tools.verify import verify
+from slm.cli import main
 from tokenizer.errors import InputError
 
 
@@ -98,7 +98,7 @@ def test_a_repair_that_was_killed_goes_on(damaged, file_bytes, monkeypatch):
     before = file_bytes(damaged)
     (damaged / "shards/codes.000000.tar").write_bytes(b"half")
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.repair.finalize", interrupted)
+        patch.setattr("pipelines.tools.repair.finalize", interrupted)
         with pytest.raises(KeyboardInterrupt):
             repair(damaged, workers=1)
     assert not (damaged / "dataset.json").exists()
@@ -147,7 +147,7 @@ def test_audio_that_is_gone_is_told_and_found_again(damaged, tmp_path, capsys, f
 
 
 def test_a_retry_encodes_only_what_had_failed(damaged, write_manifest, tiny_codec_dir, tmp_path, run, monkeypatch):
-    from pipelines import encoding
+    from pipelines.bulk import encoding
 
     manifest, read = tmp_path / "cuts.jsonl", []
     for i in (1, 6):
@@ -177,7 +177,7 @@ def test_a_retry_of_nothing_is_nothing(finished, audio_folder, run, tmp_path, fi
 
 
 def test_packing_changes_no_other_file(finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes):
-    from pipelines.encoding import Encoding
+    from pipelines.bulk.encoding import Encoding
 
     sharding = Sharding(cuts=5, pack=True)
     out = tmp_path / "out"

@@ -11,11 +11,11 @@ from itertools import groupby
 import numpy as np
 import pytest
 
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
+from pipelines.bulk.run_log import read_speed
+from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.report import figures as figures_module
 from pipelines.report.figures import DURATION_STEP, LONGEST_RUN, collect, run_tokens
-from pipelines.run_log import read_speed
+from slm.cli import main
 from tokenizer.errors import InputError
 from tokenizer.metrics.codes import code_usage
 

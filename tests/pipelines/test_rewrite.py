@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
-from pipelines.layout import Layout
-from pipelines.merge import merge
-from pipelines.plan import Sharding
-from pipelines.split import part_of, split
-from pipelines.stored_shard import stored_cuts
-from pipelines.verify import verify
+from pipelines.bulk.plan import Sharding
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.layout import Layout
+from pipelines.format.stored_shard import stored_cuts
+from pipelines.tools.merge import merge
+from pipelines.tools.split import part_of, split
+from pipelines.tools.verify import verify
+from slm.cli import main
 from tokenizer.errors import InputError
 
 
@@ -36,7 +36,7 @@ def codes_by_id(*folders):
 
 def test_writing_a_shard_again_gives_its_bytes(finished, tmp_path, file_bytes):
     """Merging with nothing but another order of shards keeps every byte of them."""
-    from pipelines.rewrite import DatasetWriter, rewriting
+    from pipelines.tools.rewrite import DatasetWriter, rewriting
 
     layout, codec = Layout(tmp_path / "out"), TokenDataset(finished).codec
     with rewriting(layout):

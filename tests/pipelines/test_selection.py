@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.audio import read_wave
-from pipelines.dataset import TokenDataset
-from pipelines.plan import PlannedCut
-from pipelines.selection import Selection
-from pipelines.verify import verify
+from pipelines.bulk.plan import PlannedCut
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.sources.audio import read_wave
+from pipelines.sources.selection import Selection
+from pipelines.tools.verify import verify
 from tokenizer.errors import InputError
 
 

@@ -8,11 +8,11 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipelines.dataset import TokenDataset
-from pipelines.folders import RemotePath
-from pipelines.plan import Sharding
-from pipelines.shard_cache import MissingFile
-from pipelines.split import split
+from pipelines.bulk.plan import Sharding
+from pipelines.dataset.cache import MissingFile
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.storage.folders import RemotePath
+from pipelines.tools.split import split
 from tokenizer.errors import InputError
 
 URL = "memory://bucket/tokens"

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
-from pipelines.tokenize import Job
-from pipelines.verify import verify
-from pipelines.worker_process import WorkerProcess
-from pipelines.workers import WorkerDied
+from pipelines.bulk.crew import WorkerDied
+from pipelines.bulk.run import Job
+from pipelines.bulk.worker_process import WorkerProcess
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.tools.verify import verify
+from slm.cli import main
 from tokenizer.errors import InputError
 
 
@@ -211,7 +211,7 @@ def test_files_of_others_are_never_touched(
     manifest, out = write_manifest({"a": speech(0, 0.4), "b": speech(1, 0.4)}), tmp_path / "out"
     if unfinished:
         with monkeypatch.context() as patch:
-            patch.setattr("pipelines.tokenize.finalize", interrupted)
+            patch.setattr("pipelines.bulk.run.finalize", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run(manifest, out)
     (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -288,7 +288,7 @@ def test_signals_leave_whole_shards_only(finished, audio_folder, tiny_codec_dir,
     """Sent to the whole process group, as a terminal and most schedulers do."""
     out = tmp_path / "out"
     arguments = command(audio_folder, out, tiny_codec_dir, "--workers", "2", "--engine", "local")
-    command_line = [sys.executable, "-m", "pipelines.cli", *arguments]
+    command_line = [sys.executable, "-m", "slm.cli", *arguments]
     process = subprocess.Popen(command_line, stderr=subprocess.PIPE, text=True, start_new_session=True)
     moment = "work/receipts/*.json" if number == signal.SIGTERM else "work/plan.json"  # the latter: workers load
     while process.poll() is None and not list(out.glob(moment)):
@@ -352,7 +352,7 @@ def test_a_refusal_names_options_as_they_are_given(finished, audio_folder, tiny_
 @pytest.mark.parametrize("retry", [False, True])
 def test_the_closing_rate_counts_only_what_this_run_encoded(write_manifest, speech, run, tmp_path, monkeypatch, retry):
     """A retry in a shard whose other cuts are sound, and a run of which nothing is left to encode."""
-    from pipelines import progress
+    from pipelines.bulk import progress
 
     manifest, seconds = write_manifest({f"cut-{i}": speech(i, 0.5 + i / 10) for i in range(4)}), []
     (tmp_path / "audio/2.wav").rename(tmp_path / "2.wav")
@@ -361,7 +361,7 @@ def test_the_closing_rate_counts_only_what_this_run_encoded(write_manifest, spee
         (tmp_path / "2.wav").rename(tmp_path / "audio/2.wav")
     else:
         with monkeypatch.context() as patch:
-            patch.setattr("pipelines.tokenize.finalize", interrupted)
+            patch.setattr("pipelines.bulk.run.finalize", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run(manifest, tmp_path / "out")
     leave = progress.ProgressBar.__exit__
@@ -378,8 +378,8 @@ def test_the_closing_rate_counts_only_what_this_run_encoded(write_manifest, spee
 
 def test_the_line_a_minute_never_has_less_than_nothing_left(capsys, monkeypatch):
     """Durations summed in another order end a little above their sum."""
-    from pipelines import progress
-    from pipelines.worker_process import Progress
+    from pipelines.bulk import progress
+    from pipelines.bulk.worker_process import Progress
 
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     with progress.ProgressBar(360.0, 0.0, 0) as bar:

@@ -48,7 +48,7 @@ def test_killed_training_goes_on_with_the_same_losses(write_manifest, speech, ti
             "--out",
             tmp_path / out,
         ]
-        return [sys.executable, "-m", "pipelines.cli", *map(str, words), "--threads", "1"]
+        return [sys.executable, "-m", "slm.cli", *map(str, words), "--threads", "1"]
 
     subprocess.run(command("whole"), check=True, capture_output=True)
     kills = 0

@@ -10,9 +10,9 @@ import tarfile
 import numpy as np
 import pytest
 
-from pipelines.cli import main
-from pipelines.finalize import description_checksum
-from pipelines.verify import verify
+from pipelines.bulk.finalize import description_checksum
+from pipelines.tools.verify import verify
+from slm.cli import main
 from tokenizer.errors import InputError
 
 FILES = [

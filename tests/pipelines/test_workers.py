@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 
-from pipelines.encoding import Encoding
-from pipelines.layout import Layout
-from pipelines.shards import Receipt
-from pipelines.worker_process import Progress, Ready, ShardWork, Survived, Task, load_codec
-from pipelines.workers import WorkerDied, run_crew
+from pipelines.bulk.crew import WorkerDied, run_crew
+from pipelines.bulk.encoding import Encoding
+from pipelines.bulk.worker_process import Progress, Ready, ShardWork, Survived, Task, load_codec
+from pipelines.format.layout import Layout
+from pipelines.format.shards import Receipt
 from tokenizer.errors import InputError
 
 
@@ -64,7 +64,7 @@ class Scripted:
 
 @pytest.fixture
 def go(monkeypatch, tmp_path):
-    monkeypatch.setattr("pipelines.workers.shard_cuts", lambda layout, shard: [None] * 4)
+    monkeypatch.setattr("pipelines.bulk.crew.shard_cuts", lambda layout, shard: [None] * 4)
 
     def go(script, shards=5, size=3):
         events = []

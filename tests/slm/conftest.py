@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.plan import Sharding
-from pipelines.tokenize import Job, tokenize
-from slm.model import ModelConfig
-from slm.settings import TrainSettings
-from slm.train import train
+from pipelines.bulk.plan import Sharding
+from pipelines.bulk.run import Job, tokenize
+from slm.model.transformer import ModelConfig
+from slm.training.settings import TrainSettings
+from slm.training.train import train
 from tokenizer.audio import write_wav
 
 PANGRAM = "the quick brown fox jumps over lazy dogs while seven wizards brew a potion of jade"

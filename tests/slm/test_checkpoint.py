@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slm.checkpoint import load_lm, read_best, save_lm
-from slm.model import LanguageModel, ModelConfig
+from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
 from tokenizer.errors import InputError
 

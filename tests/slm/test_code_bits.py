@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from slm.checkpoint import load_lm, save_lm
-from slm.code_bits import BitEmbedding, BitGroupHead, signs
-from slm.cross_entropy import IGNORED
-from slm.decoding import DecodingWeights, decode_one_token, make_cache, prefill
-from slm.generate import Sampling, generate
-from slm.model import LanguageModel, ModelConfig
-from slm.train import train
+from slm.generation.generate import Sampling, generate
+from slm.model.code_bits import BitEmbedding, BitGroupHead, signs
+from slm.model.cross_entropy import IGNORED
+from slm.model.decoding import DecodingWeights, decode_one_token, make_cache, prefill
+from slm.model.transformer import LanguageModel, ModelConfig
+from slm.training.train import train
 from slm.vocabulary import FIRST_CODE, Vocabulary
 from tokenizer.config import QuantizerConfig
 from tokenizer.errors import InputError
-from tokenizer.quantizer import BinarySphericalQuantizer
+from tokenizer.network.quantizer import BinarySphericalQuantizer
 
 VOCABULARY = Vocabulary(codebook_size=64, token_rate=50.0, codec_name="none", codec_fingerprint="0" * 64)
 CONFIG = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, ffn_width=48, context=20, tied_embeddings=False)

@@ -18,12 +18,12 @@ import pytest
 import soundfile
 import torch
 
-from pipelines.cli import main
-from slm.audio_sinks import WavSink
 from slm.checkpoint import load_lm
-from slm.continuation import TIMED_CHUNKS, Continuation, warm_up
-from slm.generate import Sampling
-from slm.model import LanguageModel
+from slm.cli import main
+from slm.generation.audio_sinks import WavSink
+from slm.generation.continuation import TIMED_CHUNKS, Continuation, warm_up
+from slm.generation.generate import Sampling
+from slm.model.transformer import LanguageModel
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 from tokenizer.audio import read_audio, write_wav
@@ -77,14 +77,14 @@ def test_the_same_seed_says_the_same(tiny_codec, lm):
 
 
 def test_when_the_model_ends_inside_a_chunk_the_audio_ends_with_it(tiny_codec, lm, monkeypatch):
-    monkeypatch.setattr("slm.continuation.generate", lambda *_: (torch.tensor([i]) for i in range(10)))
+    monkeypatch.setattr("slm.generation.continuation.generate", lambda *_: (torch.tensor([i]) for i in range(10)))
     chunks = list(Continuation(tiny_codec, *lm, speech(1), Sampling()).chunks())
     assert [chunk.codes.tolist() for chunk in chunks] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [len(chunk.audio) for chunk in chunks] == [1280, 1280, 640]
 
 
 def test_a_model_that_says_nothing_is_no_error(tiny_codec, lm, monkeypatch):
-    monkeypatch.setattr("slm.continuation.generate", lambda *_: iter(()))
+    monkeypatch.setattr("slm.generation.continuation.generate", lambda *_: iter(()))
     continuation = Continuation(tiny_codec, *lm, speech(1), Sampling())
     assert list(continuation.chunks()) == []
     timing = continuation.timing()
@@ -92,7 +92,9 @@ def test_a_model_that_says_nothing_is_no_error(tiny_codec, lm, monkeypatch):
 
 
 def test_an_endless_session_does_not_grow(tiny_codec, lm, monkeypatch):
-    monkeypatch.setattr("slm.continuation.generate", lambda *_: (torch.tensor([i % 256]) for i in itertools.count()))
+    monkeypatch.setattr(
+        "slm.generation.continuation.generate", lambda *_: (torch.tensor([i % 256]) for i in itertools.count())
+    )
     continuation = Continuation(tiny_codec, *lm, speech(1), Sampling())
     shapes = torch.utils._pytree.tree_map(lambda leaf: leaf.shape, continuation._state)
     monkeypatch.setattr(tiny_codec, "decode_step", lambda codes, state: (torch.zeros(1, 1280), state))

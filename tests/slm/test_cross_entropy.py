@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from slm import cross_entropy
-from slm.cross_entropy import IGNORED, summed_cross_entropy
+from slm.model import cross_entropy
+from slm.model.cross_entropy import IGNORED, summed_cross_entropy
 
 
 def example(count: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

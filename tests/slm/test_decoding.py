@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from slm.decoding import DecodingWeights, decode_one_token, make_cache, prefill
-from slm.model import LanguageModel, ModelConfig
+from slm.model.decoding import DecodingWeights, decode_one_token, make_cache, prefill
+from slm.model.transformer import LanguageModel, ModelConfig
 
 VOCABULARY_SIZE = 300
 # Wide enough for blocked matrix products.

@@ -10,13 +10,13 @@ import pytest
 import soundfile
 import torch
 
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
-from slm import demo_stages
+from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import save_lm
-from slm.demo import BUNDLED, claim
-from slm.demo_split import split_data, write_manifest
-from slm.model import LanguageModel, ModelConfig
+from slm.cli import main
+from slm.demo import stages as demo_stages
+from slm.demo.run import BUNDLED, claim
+from slm.demo.split import split_data, write_manifest
+from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import Vocabulary
 from tokenizer.errors import InputError
 

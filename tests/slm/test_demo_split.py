@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.manifests import SourceCut, find_inputs, read_cuts
-from slm import demo_split
+from pipelines.sources.manifests import SourceCut, find_inputs, read_cuts
+from slm.demo import split as demo_split
 from tokenizer.errors import InputError
 
-BUNDLED = Path(demo_split.__file__).parent / "demo_speech" / "cuts.jsonl.gz"
+BUNDLED = Path(demo_split.__file__).parent / "speech" / "cuts.jsonl.gz"
 
 
 @pytest.fixture

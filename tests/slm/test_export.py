@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipelines.cli import main
 from slm.checkpoint import load_lm, save_lm
+from slm.cli import main
 from slm.export import export_lm
-from slm.generate import Sampling, generate
+from slm.generation.generate import Sampling, generate
 from slm.llama import llama_config, model_config
-from slm.model import LanguageModel, ModelConfig
-from slm.train import train
+from slm.model.transformer import LanguageModel, ModelConfig
+from slm.training.train import train
+from slm.training.warm_start import new_rows, warm_start
 from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
-from slm.warm_start import new_rows, warm_start
 from tokenizer.errors import InputError
 
 VOCABULARY = Vocabulary(codebook_size=64, token_rate=50.0, codec_name="some/codec", codec_fingerprint="ab" * 32)

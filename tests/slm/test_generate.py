@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from slm.decoding import make_cache
-from slm.generate import Sampling, draw, filtered, framed, generate
-from slm.model import LanguageModel, ModelConfig
+from slm.generation.generate import Sampling, draw, filtered, framed, generate
+from slm.model.decoding import make_cache
+from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import BOS, EOS, FIRST_CODE, PAD, Vocabulary
 from tokenizer.errors import InputError
 
@@ -140,7 +140,9 @@ def test_an_ended_stream_does_not_disturb_the_others(model):
 
 def test_an_endless_stream_can_be_cancelled_and_keeps_its_memory(model, monkeypatch):
     caches = []
-    monkeypatch.setattr("slm.generate.make_cache", lambda *args: caches.append(make_cache(*args)) or caches[-1])
+    monkeypatch.setattr(
+        "slm.generation.generate.make_cache", lambda *args: caches.append(make_cache(*args)) or caches[-1]
+    )
     stream = generate(model, VOCABULARY, [codes_of(5, 1)], Sampling(), [0], min_codes=10**9)
     codes = [int(code) for code in itertools.islice(stream, 400)]
     stream.close()

@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 from lhotse import MonoCut
 
-from pipelines.batches import Batch, shuffled
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
-from pipelines.plan import Sharding
-from pipelines.tokenize import Job, tokenize
-from slm.cross_entropy import IGNORED
-from slm.interleaved import SPAN_WORDS, InterleavedBatches, InterleavedFraming
-from slm.objective import targets_of
+from pipelines.bulk.plan import Sharding
+from pipelines.bulk.run import Job, tokenize
+from pipelines.dataset.batches import Batch, shuffled
+from pipelines.dataset.token_dataset import TokenDataset
+from slm.cli import main
+from slm.documents.interleaved import SPAN_WORDS, InterleavedBatches, InterleavedFraming
+from slm.documents.objective import targets_of
+from slm.documents.word_times import TimedWord, Words, codes_of, timed_words
+from slm.model.cross_entropy import IGNORED
 from slm.text_model import TextModel
-from slm.train import train
-from slm.training_data import loaders
+from slm.training.loaders import loaders
+from slm.training.train import train
 from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, SPEECH, TEXT, Vocabulary
-from slm.word_times import TimedWord, Words, codes_of, timed_words
 from tests.slm.conftest import PANGRAM, sentences
 from tests.slm.test_train import log_of, weights_of
 from tokenizer.errors import InputError
-from tokenizer.training.ranks import Ranks
+from tokenizer.runs.ranks import Ranks
 
 CODES, RATE = 64, 50.0
 

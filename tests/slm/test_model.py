@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from slm.decoding import DecodingWeights, decode_one_token, make_cache, prefill
-from slm.model import LanguageModel, ModelConfig
+from slm.model.decoding import DecodingWeights, decode_one_token, make_cache, prefill
+from slm.model.transformer import LanguageModel, ModelConfig
 from tokenizer.errors import InputError
 
 VOCABULARY_SIZE = 50

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from slm import page
+from slm.demo import page
 
 VOID = {"meta", "img", "line", "path", "br", "link", "input"}
 RATE = 16_000

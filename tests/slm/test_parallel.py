@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-import slm.train
+import slm.training.train
 from slm.checkpoint import load_lm
-from slm.run_folder import RunFolder
-from slm.train import train
+from slm.training.run_folder import RunFolder
+from slm.training.train import train
 from tests.slm.conftest import MODEL, SETTINGS
 from tests.slm.test_train import log_of
-from tokenizer.training.ranks import Ranks, join_ranks
+from tokenizer.runs.ranks import Ranks, join_ranks
 
 CONFIG = dataclasses.replace(MODEL, dropout=0.0)  # processes draw dropout for themselves
 RUN = dataclasses.replace(SETTINGS, steps=9, validate_every=4, validation_rows=3, save_every=3)
@@ -40,7 +40,7 @@ def child(token_dataset: Path, out: Path) -> None:
 
 
 def stop_after(step: int, here: bool = True) -> None:
-    real_step = slm.train.train_step
+    real_step = slm.training.train.train_step
 
     def step_and_signal(*args):
         result = real_step(*args)
@@ -48,7 +48,7 @@ def stop_after(step: int, here: bool = True) -> None:
             signal.raise_signal(signal.SIGTERM)
         return result
 
-    slm.train.train_step = step_and_signal
+    slm.training.train.train_step = step_and_signal
 
 
 def two_processes(token_dataset: Path, out: Path) -> None:
@@ -67,7 +67,9 @@ def two_processes(token_dataset: Path, out: Path) -> None:
 def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_dataset, tmp_path, monkeypatch):
     train(CONFIG, RUN, [token_dataset], tmp_path / "one", show_progress=False)
     two_processes(token_dataset, tmp_path)
-    monkeypatch.setattr(slm.train, "train_step", slm.train.train_step)  # so that what follows is undone
+    monkeypatch.setattr(
+        slm.training.train, "train_step", slm.training.train.train_step
+    )  # so that what follows is undone
     stop_after(7)
     report = train(CONFIG, RUN, [token_dataset], tmp_path / "sharded", resume=True, show_progress=False)
     assert report.step == 7

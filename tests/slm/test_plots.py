@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from slm import plots
+from slm.demo import plots
 
 
 def pixels(png: bytes) -> np.ndarray:

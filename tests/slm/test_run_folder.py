@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-import slm.train
-from pipelines.cli import main
+import slm.training.train
 from slm.checkpoint import load_lm, read_best
-from slm.run_folder import RunFolder
-from slm.train import train
+from slm.cli import main
+from slm.training.run_folder import RunFolder
+from slm.training.train import train
 from tokenizer.errors import InputError
 
 
@@ -46,7 +46,7 @@ def test_a_run_that_goes_on_is_not_joined(run, lm_settings, tmp_path, monkeypatc
                 run(resume=True)
         return 2.0
 
-    monkeypatch.setattr(slm.train, "validate", validate_beside_another)
+    monkeypatch.setattr(slm.training.train, "validate", validate_beside_another)
     assert run().step == 8 and tries
     lines = (tmp_path / "run/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 9))
@@ -61,7 +61,7 @@ def test_a_run_without_a_checkpoint_begins_anew(run, tmp_path, monkeypatch, resu
         raise InputError("no power")
 
     with monkeypatch.context() as patch:
-        patch.setattr(slm.train, "train_step", die)
+        patch.setattr(slm.training.train, "train_step", die)
         with pytest.raises(InputError, match="no power"):
             run()
     assert (tmp_path / "run/run.json").exists()
@@ -78,7 +78,7 @@ def test_a_run_stopped_before_its_first_validation_can_be_used(run, tmp_path):
 
 def test_a_best_checkpoint_that_was_deleted_is_forgotten(run, tmp_path, monkeypatch):
     bits = iter([1.0, 2.0, 3.0])
-    monkeypatch.setattr(slm.train, "validate", lambda *_: next(bits))
+    monkeypatch.setattr(slm.training.train, "validate", lambda *_: next(bits))
     assert run().best_step == 4
     shutil.rmtree(tmp_path / "run/step-000004")
     assert run(settings={"steps": 12}, resume=True).best_step == 12

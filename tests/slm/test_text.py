@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.batches import Batch, PackedBatches
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
+from pipelines.dataset.batches import Batch, PackedBatches
+from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import load_lm, save_lm
-from slm.cross_entropy import IGNORED
+from slm.cli import main
+from slm.documents.objective import NO_DOCUMENT, targets_of
+from slm.documents.tasks import TextBatches, TextFraming, Texts, fitting
 from slm.export import export_lm
-from slm.generate import Sampling, extend, generate
-from slm.model import LanguageModel, ModelConfig
-from slm.objective import NO_DOCUMENT, targets_of
-from slm.spoken_text import speak, transcribe
-from slm.tasks import TextBatches, TextFraming, Texts, fitting
+from slm.generation.generate import Sampling, extend, generate
+from slm.generation.spoken_text import speak, transcribe
+from slm.model.cross_entropy import IGNORED
+from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel, texts_of
-from slm.train import train
+from slm.training.train import train
+from slm.training.warm_start import warm_start
 from slm.vocabulary import BOS, EOS, FIRST_CODE, SPEECH, TEXT, Vocabulary
-from slm.warm_start import warm_start
 from tests.slm.conftest import sentences
 from tokenizer.errors import InputError
 

@@ -21,23 +21,23 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-import slm.train
-from pipelines.batches import Batch
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
+import slm.training.train
+from pipelines.dataset.batches import Batch
+from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import load_lm, read_best
-from slm.cross_entropy import IGNORED
-from slm.model import LanguageModel, ModelConfig
-from slm.objective import summed_loss, targets_of
-from slm.run_folder import RunFolder
-from slm.settings import read_settings
-from slm.train import train, validate
-from slm.training_data import loaders
-from slm.utilisation import flops_per_token, peak_flops
+from slm.cli import main
+from slm.documents.objective import summed_loss, targets_of
+from slm.model.cross_entropy import IGNORED
+from slm.model.transformer import LanguageModel, ModelConfig
+from slm.training.loaders import loaders
+from slm.training.run_folder import RunFolder
+from slm.training.settings import read_settings
+from slm.training.train import train, validate
+from slm.training.utilisation import flops_per_token, peak_flops
 from slm.vocabulary import Vocabulary
 from tokenizer.audio import read_audio
 from tokenizer.errors import InputError
-from tokenizer.training.optimizers import Optimizers
+from tokenizer.runs.optimizers import Optimizers
 
 TIMES = {"tokens_per_second", "utilisation"}  # the only thing in the log that two equal runs may differ in
 
@@ -62,7 +62,7 @@ def test_a_stopped_and_resumed_run_has_the_losses_of_an_undisturbed_one(
     lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path, monkeypatch
 ):
     """SIGTERM between two checkpoints, then again, then to the end: equal to the last bit, weights included."""
-    real_step = slm.train.train_step
+    real_step = slm.training.train.train_step
     for stop_at in (9, 17, None):
 
         def step_and_signal(*args, stop_at=stop_at):
@@ -71,7 +71,7 @@ def test_a_stopped_and_resumed_run_has_the_losses_of_an_undisturbed_one(
                 signal.raise_signal(signal.SIGTERM)
             return result
 
-        monkeypatch.setattr(slm.train, "train_step", step_and_signal)
+        monkeypatch.setattr(slm.training.train, "train_step", step_and_signal)
         before = signal.getsignal(signal.SIGTERM)
         report = train(
             lm_config, lm_settings, [token_dataset], tmp_path / "run", resume=stop_at != 9, show_progress=False
@@ -86,20 +86,20 @@ def test_a_stopped_and_resumed_run_has_the_losses_of_an_undisturbed_one(
 def test_a_run_that_died_without_saving_repeats_the_lost_steps(
     lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path, monkeypatch
 ):
-    real_step = slm.train.train_step
+    real_step = slm.training.train.train_step
 
     def step_and_die(*args):
         if args[4] + 1 == 15:
             raise RuntimeError("power cut")
         return real_step(*args)
 
-    monkeypatch.setattr(slm.train, "train_step", step_and_die)
+    monkeypatch.setattr(slm.training.train, "train_step", step_and_die)
     with pytest.raises(RuntimeError, match="power cut"):
         train(lm_config, lm_settings, [token_dataset], tmp_path / "run", show_progress=False)
     (tmp_path / "run" / ".step-000014.123").mkdir()  # what a kill while saving leaves
     with open(tmp_path / "run" / "log.jsonl", "a") as log:
         log.write('{"step": 15, "bits_per')  # and a kill while logging
-    monkeypatch.setattr(slm.train, "train_step", real_step)
+    monkeypatch.setattr(slm.training.train, "train_step", real_step)
     train(lm_config, lm_settings, [token_dataset], tmp_path / "run", resume=True, show_progress=False)
     assert log_of(tmp_path / "run") == log_of(tiny_lm_dir)
     assert not list((tmp_path / "run").glob(".step-*"))
@@ -109,7 +109,7 @@ def test_the_latest_checkpoints_and_the_best_are_kept(
     lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path, monkeypatch
 ):
     bits = iter([3.0, 2.0, 2.5])
-    monkeypatch.setattr(slm.train, "validate", lambda *_: next(bits))
+    monkeypatch.setattr(slm.training.train, "validate", lambda *_: next(bits))
     settings = dataclasses.replace(lm_settings, save_every=2)
     report = train(lm_config, settings, [token_dataset], tmp_path / "run", show_progress=False)
     folder = RunFolder(tmp_path / "run", keep=2)
@@ -123,7 +123,7 @@ def test_the_latest_checkpoints_and_the_best_are_kept(
 
 def test_patience_ends_a_run(lm_config, lm_settings, token_dataset, tmp_path, monkeypatch):
     bits = iter([3.0, 2.0, 2.5, 2.1, 1.0])
-    monkeypatch.setattr(slm.train, "validate", lambda *_: next(bits))
+    monkeypatch.setattr(slm.training.train, "validate", lambda *_: next(bits))
     settings = dataclasses.replace(lm_settings, validate_every=4, patience=2)
     report = train(lm_config, settings, [token_dataset], tmp_path / "run", show_progress=False)
     assert (report.stopped_by, report.step, report.best_step) == ("patience", 16, 8)
@@ -140,7 +140,7 @@ def test_smaller_forward_passes_give_the_same_gradient(lm_config, lm_settings, t
         model = LanguageModel(dataclasses.replace(lm_config, dropout=0.0), vocabulary.size).double()
         settings = dataclasses.replace(lm_settings, rows_at_once=rows_at_once)
         optimizer = Optimizers(model.named_parameters(), settings, 1e-3)
-        norms.append(slm.train.train_step(model, optimizer, training.batch(5), settings, 5))
+        norms.append(slm.training.train.train_step(model, optimizer, training.batch(5), settings, 5))
     # The loss is summed in float32, hence seven digits.
     np.testing.assert_allclose(norms[1:], [norms[0]] * 2, rtol=1e-6)
 
@@ -338,7 +338,7 @@ def test_samples_are_codes_and_sound_of_held_out_speech(lm_config, lm_settings, 
     ],
 )
 def test_bad_configs_are_refused_by_key_and_file(change, message, tmp_path):
-    raw = yaml.safe_load((Path(slm.train.__file__).parents[1] / "configs" / "lm" / "tiny.yaml").read_text())
+    raw = yaml.safe_load((Path(slm.training.train.__file__).parents[2] / "configs" / "lm" / "tiny.yaml").read_text())
     for section, values in change.items():
         raw.setdefault(section, {}).update(values)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
@@ -389,7 +389,7 @@ def test_kill_9_anywhere_then_resume_equals_an_undisturbed_run(token_dataset, tm
     short = "--steps 60 --warmup-steps 5 --save-every 4 --validate-every 7 --rows 2 --rows-at-once 1"
 
     def start(out: Path, *more: str) -> subprocess.Popen:
-        command = f"-m pipelines.cli train-lm --config tiny --data {token_dataset} --out {out} {short}".split()
+        command = f"-m slm.cli train-lm --config tiny --data {token_dataset} --out {out} {short}".split()
         return subprocess.Popen([sys.executable, *command, *more], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     assert start(tmp_path / "steady").wait() == 0
@@ -417,16 +417,16 @@ def test_a_mixture_of_a_folder_and_a_url_resumes_exactly(lm_config, lm_settings,
     settings = dataclasses.replace(lm_settings, steps=8, save_every=4, validate_every=8)
     options: dict[str, Any] = {"show_progress": False, "cache": tmp_path / "cache"}
     train(lm_config, settings, data, tmp_path / "whole", **options)
-    real_step = slm.train.train_step
+    real_step = slm.training.train.train_step
 
     def step_and_signal(*args):
         if args[4] == 4:
             signal.raise_signal(signal.SIGTERM)
         return real_step(*args)
 
-    monkeypatch.setattr(slm.train, "train_step", step_and_signal)
+    monkeypatch.setattr(slm.training.train, "train_step", step_and_signal)
     assert train(lm_config, settings, data, tmp_path / "run", **options).step == 5
-    monkeypatch.setattr(slm.train, "train_step", real_step)
+    monkeypatch.setattr(slm.training.train, "train_step", real_step)
     with pytest.raises(InputError, match=r"began with another data\.weights"):
         train(lm_config, settings, [f"{token_dataset}:1", data[1]], tmp_path / "run", resume=True, **options)
     train(lm_config, settings, data, tmp_path / "run", resume=True, **options)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tokenizer.attention import RelativeBias, chunk_mask
+from tokenizer.network.attention import RelativeBias, chunk_mask
 
 
 @pytest.mark.parametrize("position", [0, 4, 8, 100])

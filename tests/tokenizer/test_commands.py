@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from pipelines.cli import main
+from slm.cli import main
 from tokenizer import Codec
 from tokenizer.audio import read_audio, write_wav
 
@@ -209,7 +209,7 @@ def test_no_command_writes_over_what_it_reads(tiny_codec_dir: Path, wav: Path, t
 def test_a_full_disk_is_one_line(tiny_codec_dir: Path, wav: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
-    command = [sys.executable, "-m", "pipelines.cli", "encode", str(wav), "-", "--codec", str(tiny_codec_dir)]
+    command = [sys.executable, "-m", "slm.cli", "encode", str(wav), "-", "--codec", str(tiny_codec_dir)]
     with open("/dev/full", "wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2

@@ -159,7 +159,7 @@ def test_longer_than_one_offline_segment(tiny_codec: Codec, monkeypatch: pytest.
     wave = speech_like(100_000, 5)
     whole = codec.encode(wave)
     decoded = codec.decode(whole)
-    monkeypatch.setattr("tokenizer.codec.OFFLINE_FRAMES", 16)
+    monkeypatch.setattr("tokenizer.model.OFFLINE_FRAMES", 16)
     assert torch.equal(codec.encode(wave), whole)
     torch.testing.assert_close(codec.decode(whole), decoded, rtol=0, atol=1e-12)
 

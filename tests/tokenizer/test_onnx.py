@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipelines.cli import main
+from slm.cli import main
 from tokenizer import Codec, InputError, checkpoint
 from tokenizer.onnx_engine.manifest import sampled_digest
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenizer.schedule import warmup_cosine
+from tokenizer.runs.decay import warmup_cosine
 
 
 def test_corners() -> None:

@@ -15,10 +15,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from pipelines.cli import main
+from slm.cli import main
 from tokenizer import Codec, InputError
 from tokenizer.audio import read_audio, write_wav
-from tokenizer.voice import Voice, convert, convert_live, find_sounds
+from tokenizer.conversion import Voice, convert, convert_live, find_sounds
 
 
 def speech_like(seconds: float, seed: int) -> Tensor:
@@ -43,7 +43,7 @@ def voice(codec: Codec) -> Voice:
 
 @pytest.mark.parametrize("block", [3, 10, 10_000])
 def test_nearest_is_the_mean_of_the_four_of_smallest_cosine_distance(block: int, monkeypatch) -> None:
-    monkeypatch.setattr("tokenizer.voice.BLOCK_FRAMES", block)
+    monkeypatch.setattr("tokenizer.conversion.BLOCK_FRAMES", block)
     generator = torch.Generator().manual_seed(3)
     reference = torch.randn(101, 6, generator=generator).double() * torch.rand(101, 1, generator=generator)
     frames = torch.randn(2, 7, 6, generator=generator).double()
@@ -87,8 +87,8 @@ def test_the_reference_is_in_the_space_that_the_decoder_knows(codec: Codec, monk
 
 
 def test_a_long_reference_is_used_in_part_and_in_pieces(codec: Codec, monkeypatch) -> None:
-    monkeypatch.setattr("tokenizer.voice.REFERENCE_SECONDS", 2.0)
-    monkeypatch.setattr("tokenizer.voice.PIECE_SECONDS", 0.64)
+    monkeypatch.setattr("tokenizer.conversion.REFERENCE_SECONDS", 2.0)
+    monkeypatch.setattr("tokenizer.conversion.PIECE_SECONDS", 0.64)
 
     def waves() -> Iterator[Tensor]:
         yield speech_like(1.2, seed=8)
@@ -102,7 +102,7 @@ def test_a_long_reference_is_used_in_part_and_in_pieces(codec: Codec, monkeypatc
 
 
 def test_no_more_of_a_long_file_is_read_than_is_used(codec: Codec, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("tokenizer.voice.REFERENCE_SECONDS", 1.0)
+    monkeypatch.setattr("tokenizer.conversion.REFERENCE_SECONDS", 1.0)
     soundfile.write(tmp_path / "long.wav", speech_like(3.0, seed=17).numpy(), 22050)
     assert len(read_audio(tmp_path / "long.wav", 16000, 0.5)) == 8000
     assert Voice.from_path(codec, tmp_path).seconds == 1.0

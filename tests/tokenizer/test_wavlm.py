@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from tokenizer.config import EncoderConfig
-from tokenizer.encoder import Encoder
 from tokenizer.errors import InputError
-from tokenizer.wavlm import load_wavlm
+from tokenizer.network.encoder import Encoder
+from tokenizer.training.wavlm import load_wavlm
 
 transformers = pytest.importorskip("transformers")
 

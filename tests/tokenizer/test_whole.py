@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenizer import Codec, InputError
-from tokenizer.attention import FullAttention, RelativeBias
-from tokenizer.padding import FrameDownscale, SameConv1d
+from tokenizer.network.attention import FullAttention, RelativeBias
+from tokenizer.network.padding import FrameDownscale, SameConv1d
 
 
 def noise(samples: int, seed: int) -> Tensor:
@@ -98,8 +98,8 @@ def test_pieces_and_blocks_change_nothing(codec: Codec, monkeypatch: pytest.Monk
     wave = torch.stack([noise(40_000, 30), noise(40_000, 31)])
     lengths = torch.tensor([40_000, 17_321])
     whole = codec.encode(wave, lengths)
-    monkeypatch.setattr("tokenizer.encoder.PIECE_FRAMES", 7)
-    monkeypatch.setattr("tokenizer.attention.SCORES", 2000)
+    monkeypatch.setattr("tokenizer.network.encoder.PIECE_FRAMES", 7)
+    monkeypatch.setattr("tokenizer.network.attention.SCORES", 2000)
     assert torch.equal(codec.encode(wave, lengths), whole)
 
 

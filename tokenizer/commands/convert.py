@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
 
     from tokenizer import Codec
     from tokenizer.audio import audio_format, check_output, read_audio, write_audio
+    from tokenizer.conversion import Voice, convert, convert_live
     from tokenizer.errors import InputError
-    from tokenizer.pipes import read_pcm, to_pcm
-    from tokenizer.voice import Voice, convert, convert_live
+    from tokenizer.live import read_pcm, to_pcm
 
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")

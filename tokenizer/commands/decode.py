@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from tokenizer.audio import audio_format, check_output, write_audio
-    from tokenizer.pipes import decode_pipe, to_pcm
+    from tokenizer.live import decode_pipe, to_pcm
 
     check_output(args.output, args.input)
     audio_format(args.output)  # before any work

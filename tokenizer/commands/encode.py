@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     import torch
 
-    from tokenizer.atomic import write_atomically
     from tokenizer.audio import check_output, read_audio
-    from tokenizer.pipes import encode_pipe
+    from tokenizer.files import write_atomically
+    from tokenizer.live import encode_pipe
     from tokenizer.words import counted
 
     check_output(args.output, args.input)

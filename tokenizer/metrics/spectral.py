@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenizer.mel import mel_filterbank
 from tokenizer.metrics.intrusive import METRICS_RATE
+from tokenizer.network.mel import mel_filterbank
 
 MEL_WINDOW, MEL_BANDS = 1024, 80  # samples, bands from 0 to 8 kHz
 STFT_WINDOWS = (2048, 1024, 512)  # samples, each with a hop of a quarter

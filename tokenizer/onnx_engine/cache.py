@@ -12,10 +12,10 @@ import shutil
 from pathlib import Path
 
 from tokenizer import checkpoint
-from tokenizer.atomic import write_atomically
 from tokenizer.cache_folder import cache_folder
-from tokenizer.codec import Codec
 from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
+from tokenizer.model import Codec
 from tokenizer.onnx_engine.export import export, require_onnx
 from tokenizer.onnx_engine.manifest import VERSION, Manifest, check_precision
 

@@ -1,4 +1,4 @@
-"""FEATURES -> WAVE as nodes of a graph: `tokenizer.decoder` for a step.
+"""FEATURES -> WAVE as nodes of a graph: `tokenizer.network.decoder` for a step.
 
 Legend: B batch, T frames, D channels.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenizer.decoder import ConvNeXtBlock, Decoder, FourierHead
+from tokenizer.network.decoder import ConvNeXtBlock, Decoder, FourierHead
 from tokenizer.onnx_engine.layers import FROM_CONV, TO_CONV, dense_conv, depthwise_conv, layer_norm, linear
 from tokenizer.onnx_engine.state import StepGraph
 

@@ -1,4 +1,4 @@
-"""WAVE -> FEATURES as nodes of a graph: `tokenizer.encoder` for a step.
+"""WAVE -> FEATURES as nodes of a graph: `tokenizer.network.encoder` for a step.
 
 Legend: B batch, T new frames, P keys, of which T are new, D channels, H heads.
 """
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tokenizer.attention import RelativeBias
-from tokenizer.encoder import ConvStem, Encoder, LogMelStem, TransformerEncoder, TransformerLayer
+from tokenizer.network.attention import RelativeBias
+from tokenizer.network.encoder import ConvStem, Encoder, LogMelStem, TransformerEncoder, TransformerLayer
 from tokenizer.onnx_engine.layers import dense_conv, feed_forward, grouped_conv, layer_norm, linear
 from tokenizer.onnx_engine.manifest import StateSpec
 from tokenizer.onnx_engine.state import StepGraph

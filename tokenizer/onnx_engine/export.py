@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizer.atomic import sync_folder
-from tokenizer.codec import Codec
 from tokenizer.errors import InputError
+from tokenizer.files import sync_folder
+from tokenizer.model import Codec
 from tokenizer.onnx_engine.manifest import MANIFEST, Manifest, check_precision, sampled_digest
 from tokenizer.onnx_engine.runtime import missing
 

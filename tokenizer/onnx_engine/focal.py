@@ -1,4 +1,4 @@
-"""FEATURES <-> LATENTS as nodes of a graph: `tokenizer.focal` for a step.
+"""FEATURES <-> LATENTS as nodes of a graph: `tokenizer.network.focal` for a step.
 
 Legend: B batch, T frames, T' tokens, D channels.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tokenizer.focal import Compressor, Decompressor, FocalBlock, FocalModulation, Snake
+from tokenizer.network.focal import Compressor, Decompressor, FocalBlock, FocalModulation, Snake
+from tokenizer.network.streaming import FrameUpscale
 from tokenizer.onnx_engine.layers import FROM_CONV, TO_CONV, dense_conv, depthwise_conv, feed_forward, linear
 from tokenizer.onnx_engine.state import StepGraph
-from tokenizer.streaming import FrameUpscale
 
 
 def dynamic_tanh(g: StepGraph, x: str, name: str, layer: nn.Module) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from onnx import ModelProto, TensorProto
 
-from tokenizer.codec import Codec
-from tokenizer.decoder import Decoder
+from tokenizer.model import Codec
+from tokenizer.network.decoder import Decoder
 from tokenizer.onnx_engine.decoder import decoder
 from tokenizer.onnx_engine.encoder import encoder
 from tokenizer.onnx_engine.focal import compressor, decompressor

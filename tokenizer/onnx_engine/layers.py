@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tokenizer.network.streaming import CausalConv1d, FeedForward
 from tokenizer.onnx_engine.builder import SMALLEST
 from tokenizer.onnx_engine.state import END, StepGraph
-from tokenizer.streaming import CausalConv1d, FeedForward
 
 TO_CONV, FROM_CONV = [0, 3, 1, 2], [0, 2, 3, 1]  # [B, 1, T, D] -> [B, D, 1, T] and back
 

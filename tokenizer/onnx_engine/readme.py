@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenizer.codec import Codec
+from tokenizer.model import Codec
 from tokenizer.onnx_engine.manifest import Manifest, StateSpec
 
 TEXT = """# A streaming speech codec as ONNX graphs ({precision})

@@ -94,7 +94,7 @@ class TeacherConfig:
     """Where the full-context teacher comes from: a WavLM folder or Hub id, or the run's own stage `teacher`.
 
     Attributes:
-        source: folder or id in a layout of `tokenizer.wavlm.load_wavlm`; null: the stage `teacher` trains one.
+        source: folder or id in a layout of `tokenizer.training.wavlm.load_wavlm`; null: the stage `teacher` trains one.
         layers: first layers of the source that are kept.
     """
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tokenizer.atomic import write_atomically
 from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -25,19 +25,19 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from tokenizer.atomic import write_atomically
 from tokenizer.audio import write_wav
 from tokenizer.checkpoint import fingerprint
-from tokenizer.codec import Codec
-from tokenizer.encoder import Encoder
 from tokenizer.errors import InputError
-from tokenizer.stop_signals import stop_signals
+from tokenizer.files import write_atomically
+from tokenizer.model import Codec
+from tokenizer.network.encoder import Encoder
+from tokenizer.runs.monitor import Monitor, forget_from
+from tokenizer.runs.optimizers import Optimizers
+from tokenizer.runs.ranks import Ranks
+from tokenizer.runs.stop_signals import stop_signals
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.batches import Batch, Batches
 from tokenizer.training.config import StageConfig
-from tokenizer.training.monitor import Monitor, forget_from
-from tokenizer.training.optimizers import Optimizers
-from tokenizer.training.ranks import Ranks
 from tokenizer.training.schedule import Schedule
 from tokenizer.training.stages import STAGES, Outcome, Stage
 from tokenizer.training.teachers import save_teacher

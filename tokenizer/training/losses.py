@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.mel import mel_filterbank, slaney_filterbank
+from tokenizer.network.mel import mel_filterbank, slaney_filterbank
 from tokenizer.training.intelligibility import Intelligibility
 from tokenizer.training.loudness import Loudness
 

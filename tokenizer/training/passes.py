@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenizer.codec import Codec
-from tokenizer.decoder import Decoder
+from tokenizer.model import Codec
+from tokenizer.network.decoder import Decoder
 
 
 def feature_layers(codec: Codec, wave: Tensor) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenizer.schedule import warmup_cosine
+from tokenizer.runs.decay import warmup_cosine
 from tokenizer.training.config import StageConfig
 
 ENOUGH = 0.0025  # share by which a validation loss must fall below the one before (arXiv 2509.16195's recipe)

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.codec import Codec
-from tokenizer.encoder import Encoder
-from tokenizer.padding import present
+from tokenizer.model import Codec
+from tokenizer.network.encoder import Encoder
+from tokenizer.network.padding import present
 from tokenizer.training import passes
 from tokenizer.training.batches import Batch
 from tokenizer.training.config import ADVERSARIAL, StageConfig

@@ -6,14 +6,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-from tokenizer.atomic import write_atomically
 from tokenizer.checkpoint import assign, read_weights
 from tokenizer.config import EncoderConfig
-from tokenizer.encoder import Encoder
 from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
+from tokenizer.network.encoder import Encoder
 from tokenizer.parsed import dataclass_from_dict
 from tokenizer.training.config import TeacherConfig
-from tokenizer.wavlm import load_wavlm
+from tokenizer.training.wavlm import load_wavlm
 
 
 def new_teacher(student: EncoderConfig) -> Encoder:

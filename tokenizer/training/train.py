@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tokenizer.codec import Codec
 from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
-from tokenizer.encoder import Encoder
 from tokenizer.errors import InputError
-from tokenizer.focal import Refiner
+from tokenizer.model import Codec
+from tokenizer.network.encoder import Encoder
+from tokenizer.network.focal import Refiner
+from tokenizer.runs.ranks import Ranks
 from tokenizer.training.batches import Batches, Crops, Rates, Utterances
 from tokenizer.training.config import StageConfig, TrainingConfig
 from tokenizer.training.corpus import Corpus
 from tokenizer.training.loop import run_stage
-from tokenizer.training.ranks import Ranks
 from tokenizer.training.stages import STAGES, is_frozen
 from tokenizer.training.teachers import load_teacher, new_teacher
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.cli import main
 from pipelines.evaluation.evaluate import Options, evaluate
 from pipelines.evaluation.measures import ClipJob, means, measure_clip
+from slm.cli import main
 from tokenizer.metrics.words import WordErrors
 
 SYSTEMS = ["codec", "latents not binarised", "encoder features"]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.dataset import TokenDataset
-from pipelines.plan import Sharding
-from pipelines.tokenize import Job, tokenize
+from pipelines.bulk.plan import Sharding
+from pipelines.bulk.run import Job, tokenize
+from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import save_lm
-from slm.model import LanguageModel, ModelConfig
+from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import Vocabulary
 from tokenizer.audio import write_wav
 

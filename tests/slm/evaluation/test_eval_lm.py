@@ -13,14 +13,14 @@ import pytest
 import soundfile
 import torch
 
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
-from pipelines.plan import Sharding
-from pipelines.split import split
-from pipelines.tokenize import Job, tokenize
+from pipelines.bulk.plan import Sharding
+from pipelines.bulk.run import Job, tokenize
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.tools.split import split
 from slm.checkpoint import load_lm, save_lm
+from slm.cli import main
 from slm.evaluation.samples import NGRAM, SampleOptions, code_figures, draw_samples, silence
-from slm.model import LanguageModel, ModelConfig
+from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import FIRST_CODE
 from tokenizer.audio import write_wav
 

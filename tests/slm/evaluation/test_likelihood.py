@@ -14,7 +14,7 @@ from slm.evaluation import likelihood
 from slm.evaluation.baselines import PSEUDO_COUNTS, Counts
 from slm.evaluation.likelihood import Reading, lm_reader, scorer
 from slm.evaluation.token_errors import token_errors
-from slm.model import LanguageModel, ModelConfig
+from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
 from tokenizer.errors import InputError
 

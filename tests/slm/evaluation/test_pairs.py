@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.dataset import TokenDataset
+from pipelines.dataset.token_dataset import TokenDataset
 from slm.evaluation.benchmarks import read_benchmark
 from slm.evaluation.pairs import Pair, accuracy, wilson
 from slm.evaluation.swaps import SwapOptions, cut_fields, join_codes, join_waves, make_swaps

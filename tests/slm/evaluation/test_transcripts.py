@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.cli import main
-from pipelines.dataset import TokenDataset
+from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import save_lm
+from slm.cli import main
 from slm.evaluation.transcripts import GREEDY, Transcript, error_rates, write_transcripts
-from slm.model import LanguageModel, ModelConfig
-from slm.spoken_text import transcribe
+from slm.generation.spoken_text import transcribe
+from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel, texts_of
 from slm.vocabulary import Vocabulary
 from tests.slm.conftest import sentences

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from slm.checkpoint import save_lm
-from slm.model import LanguageModel, ModelConfig
+from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 
@@ -82,7 +82,7 @@ def run_server(tmp_path: Path, tiny_codec_dir: Path, random_lm_dir: Path) -> Cal
     """`focalstream serve` as a process, `work(url, pid)`, and then its exit status and standard error."""
 
     def run(work: Work) -> tuple[int, str]:
-        command = [sys.executable, "-m", "pipelines.cli", "serve", "--codec", str(tiny_codec_dir)]
+        command = [sys.executable, "-m", "slm.cli", "serve", "--codec", str(tiny_codec_dir)]
         command += ["--lm", str(random_lm_dir), "--port", "0", "--engine", "torch"]
         with (tmp_path / "log").open("w+") as log:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)

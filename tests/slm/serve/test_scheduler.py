@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from slm.generate import Sampling, generate
-from slm.model import LanguageModel, ModelConfig
+from slm.generation.generate import Sampling, generate
+from slm.model.transformer import LanguageModel, ModelConfig
 from slm.serve.messages import Cancel, Decode, Done, Encode, EndPrompt, Event, Feed, Open, Queued, Ready, Request, Sound
 from slm.serve.scheduler import Scheduler
 from slm.serve.slots import SlotBatch, piece_chunks
 from slm.text_model import TextModel
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
-from tokenizer.pipes import to_pcm
+from tokenizer.live import to_pcm
 
 CHUNK = 1280
 

@@ -17,7 +17,7 @@ import torch
 
 from tokenizer import Codec
 from tokenizer.errors import InputError
-from tokenizer.pipes import to_pcm
+from tokenizer.live import to_pcm
 
 websockets = pytest.importorskip("websockets", reason='needs pip install "focalstream[serve]"')
 pytest.importorskip("starlette", reason='needs pip install "focalstream[serve]"')
@@ -360,7 +360,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_loaded() -> None:
     ],
 )
 def test_bad_options_exit_with_2_and_one_line(options: list[str], message: str, capsys: Any) -> None:
-    from pipelines.cli import main
+    from slm.cli import main
 
     assert main(["serve", "--port", "0", *options]) == 2
     error = capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from tokenizer.audio import read_audio
 from tokenizer.metrics.words import character_errors, edit_distance, recognise, word_errors
 
-DEMO_SPEECH = Path(__file__).resolve().parents[3] / "slm/demo_speech"
+DEMO_SPEECH = Path(__file__).resolve().parents[3] / "slm/demo/speech"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenizer.mel import slaney_filterbank
+from tokenizer.network.mel import slaney_filterbank
 from tokenizer.training.intelligibility import Intelligibility
 from tokenizer.training.losses import SpectralLoss, WaveLosses, entropy_term
 from tokenizer.training.loudness import Loudness

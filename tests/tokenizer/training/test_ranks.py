@@ -15,9 +15,9 @@ import torch.distributed as dist
 
 from tests.tokenizer.training.conftest import make_corpus, quick, records
 from tokenizer import Codec
+from tokenizer.runs.ranks import Ranks
 from tokenizer.training.batches import Batch, Crops, Rates
 from tokenizer.training.loop import run_stage
-from tokenizer.training.ranks import Ranks
 
 RATES = Rates(16000, 16000, 1280)
 SETTINGS = {"batch_size": 2, "bfloat16": False, "losses": {"mel": 1.0}, "steps": 4}
@@ -31,7 +31,7 @@ from tests.tokenizer.training.test_ranks import RATES, SETTINGS
 from tokenizer import Codec
 from tokenizer.training.batches import Crops
 from tokenizer.training.loop import run_stage
-from tokenizer.training.ranks import join_ranks
+from tokenizer.runs.ranks import join_ranks
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

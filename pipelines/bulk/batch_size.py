@@ -1,0 +1,59 @@
+"""How much audio goes into one batch where nobody says: a fixed amount on a CPU, what memory allows on a GPU."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pipelines.bulk.encoding import Encoding
+from pipelines.bulk.plan import stored_identity
+from pipelines.format.layout import Layout
+
+if TYPE_CHECKING:
+    from tokenizer.model import Codec
+
+MEMORY_SHARE = 0.5  # of what is free; the rest is for fragments, and for whoever else comes to this GPU
+PROBE_ROWS, PROBE_SECONDS = 4, 20.0  # of silence; longer rows are encoded piece by piece
+MOST_SECONDS = 3840.0  # larger batches make a GPU no faster, but its last ones emptier
+
+
+def default_batch_seconds(layout: Layout, codec: str, device: str) -> float:
+    """Seconds of audio for a batch.
+
+    Args:
+        layout: of the dataset to be made. The batches are part of what it is made from, so a run on a GPU that was
+            interrupted, or is finished, keeps to its own, however much memory there is now.
+        codec: what `Codec.from_pretrained` takes.
+        device: where it will run. Where there is no such GPU here, it is as for a CPU.
+    """
+    import torch
+
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return Encoding.batch_seconds
+    identity = stored_identity(layout)
+    if identity is not None and identity.get("encoding", {}).get("device_type") == "cuda":
+        return identity["encoding"]["batch_seconds"]
+    from tokenizer import Codec
+
+    per_second = bytes_per_second(Codec.from_pretrained(codec, device=device), device)
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return fitting_seconds(free, per_second)
+
+
+def fitting_seconds(free_bytes: float, bytes_per_second: float) -> float:
+    """The largest batch that fits: 30 s times a power of two, so that a little more or less memory changes nothing;
+    30 s at least, MOST_SECONDS at most."""
+    times = MEMORY_SHARE * free_bytes / bytes_per_second / Encoding.batch_seconds
+    return min(Encoding.batch_seconds * 2 ** math.floor(math.log2(max(times, 1.0))), MOST_SECONDS)
+
+
+def bytes_per_second(codec: Codec, device: str) -> float:
+    """GPU memory that encoding takes for each second of audio in a batch, its weights left out: measured."""
+    import torch
+
+    rate = codec.sample_rate_in
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    codec.encode(torch.zeros(PROBE_ROWS, round(PROBE_SECONDS * rate), device=device))
+    return max(torch.cuda.max_memory_allocated(device) - before, 1) / (PROBE_ROWS * PROBE_SECONDS)

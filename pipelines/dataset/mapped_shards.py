@@ -1,0 +1,120 @@
+"""The file with the codes of one shard, in either form: where each cut lies in it, and the memory map of it.
+
+Where a cut lies follows from the index and from sizes in `dataset.json`, so a shard's file is not touched before a cut
+of it is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.format.layout import INDEX_DTYPE, Layout
+from pipelines.format.packed import PackedShard
+from pipelines.storage.folders import Folder
+from tokenizer.errors import InputError
+
+
+class TarShard:
+    """A shard read from its tar, which has the codes of each cut as little-endian uint16.
+
+    Attributes:
+        layout, entry: the dataset, and the shard in its `dataset.json`.
+        file: what `map` maps.
+    """
+
+    packed = False
+
+    def __init__(self, layout: Layout, entry: dict[str, Any]) -> None:
+        self.layout, self.entry = layout, entry
+        self.file = mappable(layout.codes_tar(entry["shard"]))
+
+    def index(self) -> tuple[np.ndarray, np.ndarray]:
+        """The byte where the codes of each cut begin, and how many they are, both int64 [N]. Raises InputError."""
+        rows = read_index(self.layout, self.entry)
+        begins, lengths = rows["offset"].astype(np.int64), rows["tokens"].astype(np.int64)
+        size = _recorded_bytes(self.file, self.layout, self.entry)
+        if len(rows) and int((begins + 2 * lengths).max()) > size:
+            raise InputError(
+                f"{self.layout.codes_index(self.entry['shard'])} points beyond its shard: it is damaged; "
+                f"`focalstream verify {self.layout.out}` lists what is wrong"
+            )
+        return begins, lengths
+
+    def map(self) -> memoryview:
+        """The bytes of the file, mapped. Raises InputError where the file has not the size that `dataset.json` says."""
+        check_size(self.file, self.layout, self.entry)
+        return np.memmap(self.file, np.uint8, "r").data
+
+
+class PackedCodes:
+    """A shard read from its packed file; attributes and methods as of `TarShard`."""
+
+    packed = True
+
+    def __init__(self, layout: Layout, entry: dict[str, Any], bits: int) -> None:
+        self.layout, self.entry = layout, entry
+        self.file = mappable(layout.packed_codes(entry["shard"]))
+        self._bits = bits
+
+    def index(self) -> tuple[np.ndarray, np.ndarray]:
+        size = _recorded_bytes(self.file, self.layout, self.entry)
+        if self.layout.codes_index(self.entry["shard"]).exists():
+            lengths = read_index(self.layout, self.entry)["tokens"].astype(np.int64)
+        else:
+            check_size(self.file, self.layout, self.entry)
+            lengths = PackedShard(self.file).lengths
+        sizes = -(-lengths * self._bits // 8)
+        return size - np.cumsum(sizes[::-1])[::-1], lengths
+
+    def map(self) -> memoryview:
+        check_size(self.file, self.layout, self.entry)
+        shard = PackedShard(self.file)
+        begins, lengths = self.index()
+        if shard.bits != self._bits or not np.array_equal(shard.lengths, lengths):
+            raise InputError(
+                f"{self.file}: {len(shard)} cuts in codes of {shard.bits} bits, not those of the index "
+                f"({len(begins)} cuts, {self._bits} bits): it is damaged; `focalstream verify {self.layout.out}` lists "
+                "what is wrong"
+            )
+        return shard.data.data
+
+
+def mappable(path: Folder) -> Path:
+    """A file of a dataset on disk; what lies behind a URL is in the cache before it comes here."""
+    assert isinstance(path, Path)
+    return path
+
+
+def read_index(layout: Layout, entry: dict[str, Any]) -> np.ndarray:
+    """`INDEX_DTYPE` [N] of one shard. Raises InputError."""
+    path = layout.codes_index(entry["shard"])
+    try:
+        rows = np.load(mappable(path), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); `focalstream verify {layout.out}` lists what is wrong"
+        ) from error
+    if rows.dtype != INDEX_DTYPE or rows.shape != (entry["cuts"],):
+        raise InputError(
+            f"{path} holds {rows.shape} rows of {rows.dtype}, expected ({entry['cuts']},) of {INDEX_DTYPE}; "
+            f"`focalstream verify {layout.out}` lists what is wrong"
+        )
+    return rows
+
+
+def check_size(path: Path, layout: Layout, entry: dict[str, Any]) -> None:
+    """Raise InputError where a file of a shard has not the size that `dataset.json` says."""
+    expected = _recorded_bytes(path, layout, entry)
+    found = path.stat().st_size if path.exists() else 0
+    if found != expected:
+        raise InputError(
+            f"{path}: {found} bytes, but dataset.json says {expected}: it is damaged or half-copied; "
+            f"`focalstream verify {layout.out}` lists what is wrong"
+        )
+
+
+def _recorded_bytes(path: Path, layout: Layout, entry: dict[str, Any]) -> int:
+    return int(entry["files"][layout.name(path)]["bytes"])

@@ -1,0 +1,215 @@
+"""One shard to disk: the tar of codes, its cuts, its two indexes, and the receipt that says it is whole.
+
+The bytes are a pure function of the cuts, their codes and the token rate: no clock, user or machine gets in. Every
+file appears by rename after a sync, the receipt last, so a crash leaves a whole shard or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.bulk.encoding import Outcome
+from pipelines.bulk.plan import PlannedCut
+from pipelines.format.layout import INDEX_DTYPE, Layout
+from pipelines.format.ledger import Quarantined
+from pipelines.format.packed import pack
+from pipelines.storage.folders import Folder, sizes_in
+from pipelines.storage.stable_bytes import gzip_bytes, json_bytes, json_lines
+
+RECEIPTS_AT_A_TIME = 16
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of one planned shard. Its presence means that all files in `files` are whole.
+
+    A shard whose cuts were all quarantined has a receipt but no files: an empty tar breaks readers.
+
+    Attributes:
+        files: by path relative to OUT, {"bytes": size, "sha256": hex}.
+        seconds: audio tokenized.
+    """
+
+    shard: int
+    files: dict[str, dict[str, Any]]
+    cuts: int
+    tokens: int
+    seconds: float
+    quarantined: tuple[Quarantined, ...]
+
+
+def write_shard(
+    layout: Layout,
+    shard: int,
+    cuts: Sequence[PlannedCut],
+    outcomes: Sequence[Outcome],
+    token_rate: float,
+    pack_bits: int | None = None,
+) -> Receipt:
+    """Write every file of one shard, then its receipt. With `pack_bits`, the bits of a code, a packed file too."""
+    good = [(planned, codes) for planned, codes in zip(cuts, outcomes, strict=True) if isinstance(codes, np.ndarray)]
+    files = _shard_files(layout, shard, good, token_rate) if good else {}
+    if good and pack_bits is not None:
+        files[layout.packed_codes(shard)] = pack([(planned.member, codes) for planned, codes in good], pack_bits)
+    for stale in set(layout.shard_files(shard)) - set(files):  # of an earlier attempt that could read a cut
+        stale.unlink(missing_ok=True)
+    for path, data in files.items():
+        layout.write(path, data)
+    receipt = Receipt(
+        shard=shard,
+        files={layout.name(path): _checksum(data) for path, data in files.items()},
+        cuts=len(good),
+        tokens=sum(len(codes) for _, codes in good),
+        seconds=round(sum(planned.seconds for planned, _ in good), 6),
+        quarantined=tuple(outcome for outcome in outcomes if isinstance(outcome, Quarantined)),
+    )
+    write_receipt(layout, receipt)
+    return receipt
+
+
+def write_receipt(layout: Layout, receipt: Receipt) -> None:
+    """Say that a shard is done."""
+    layout.write(_receipt_path(layout, receipt.shard), json_bytes(asdict(receipt)))
+
+
+def read_receipts(layout: Layout, shards: Sequence[int]) -> list[Receipt | None]:
+    """The receipt of each of these shards; None where a shard is still to be done (again, if a file of it is gone)."""
+    there = sizes_in(layout.receipts)
+    sizes = {
+        f"{folder.name}/{name}": size
+        for folder in (layout.shards, layout.index, layout.packed)
+        for name, size in sizes_in(folder).items()
+    }
+
+    def read(shard: int) -> Receipt | None:
+        path = _receipt_path(layout, shard)
+        if path.name not in there:
+            return None
+        content = json.loads(path.read_text(encoding="ascii"))
+        content["quarantined"] = tuple(Quarantined(**entry) for entry in content["quarantined"])
+        receipt = Receipt(**content)
+        whole = all(sizes.get(name) == file["bytes"] for name, file in receipt.files.items())
+        return receipt if whole else None
+
+    with ThreadPoolExecutor(RECEIPTS_AT_A_TIME) as pool:  # behind a URL each takes a while
+        return list(pool.map(read, shards))
+
+
+def shar_cut(planned: PlannedCut, tokens: int, token_rate: float) -> dict[str, Any]:
+    """The cut as it stands in `cuts.*.jsonl.gz`: everything it carried, the member name as its id, the id it had in
+    `custom.cut_id`, and a placeholder for its codes. A mix becomes a cut without recording, its tracks in `custom`."""
+    cut = dict(planned.cut)
+    custom = dict(cut.get("custom") or {})
+    if cut["type"] == "MixedCut":
+        custom["tracks"] = cut["tracks"]
+        cut = {
+            "id": cut["id"],
+            "start": 0.0,
+            "duration": planned.seconds,
+            "channel": 0,
+            "supervisions": _mixed_supervisions(cut),
+            "type": "MonoCut",
+        }
+    cut["id"] = planned.member
+    cut["custom"] = {**custom, "cut_id": planned.id, "codes": codes_manifest(planned, tokens, token_rate)}
+    return cut
+
+
+def codes_manifest(planned: PlannedCut, tokens: int, token_rate: float) -> dict[str, Any]:
+    """Lhotse's TemporalArray placeholder for the codes of a cut; the JSON member of the tar.
+
+    `start` is the cut's, because `load_codes` slices from there. `frame_shift` is 1 / token_rate, or where the audio
+    fills less than half of the last token the nearest smaller step with which Lhotse, which rounds duration /
+    frame_shift, does not leave that token out. Both are always floats: `datasets` takes the schema from the first
+    samples.
+    """
+    lhotse_tokens = math.floor(round(planned.seconds * token_rate, 8) + 0.5)
+    start = 0.0 if planned.cut["type"] == "MixedCut" else float(planned.cut.get("start") or 0.0)
+    return {
+        "array": {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": [tokens]},
+        "temporal_dim": 0,
+        "frame_shift": 1 / token_rate if lhotse_tokens >= tokens else planned.seconds / (tokens - 0.5),
+        "start": start,
+    }
+
+
+def _shard_files(
+    layout: Layout, shard: int, good: list[tuple[PlannedCut, np.ndarray]], token_rate: float
+) -> dict[Folder, bytes]:
+    tar, rows, pairs = _tar(good, token_rate)
+    lines = json_lines(shar_cut(planned, len(codes), token_rate) for planned, codes in good)
+    return {
+        layout.cuts_file(shard): gzip_bytes(lines),
+        layout.codes_tar(shard): tar,
+        layout.codes_index(shard): _npy(rows),
+        layout.lhotse_index(shard): np.array([*pairs, len(tar)], "<u8").tobytes(),
+    }
+
+
+def _tar(good: list[tuple[PlannedCut, np.ndarray]], token_rate: float) -> tuple[bytes, np.ndarray, list[int]]:
+    """The tar, its `INDEX_DTYPE` rows, and the offset of each pair."""
+    buffer, rows, pairs = io.BytesIO(), np.zeros(len(good), INDEX_DTYPE), []
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for row, (planned, codes) in enumerate(good):
+            data = _npy(codes.astype("<u2"))
+            manifest = json.dumps(codes_manifest(planned, len(codes), token_rate)).encode("ascii")
+            pairs.append(buffer.tell())
+            tar.addfile(_member(f"{planned.member}.npy", data), io.BytesIO(data))
+            rows[row] = (pairs[-1] + tarfile.BLOCKSIZE + len(data) - codes.nbytes, len(codes))
+            tar.addfile(_member(f"{planned.member}.json", manifest), io.BytesIO(manifest))
+            tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
+    return buffer.getvalue(), rows, pairs
+
+
+def _member(name: str, data: bytes) -> tarfile.TarInfo:
+    """A header with fixed owner, mode and time: TarInfo's defaults are 0, 0644 and 0."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    return info
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _mixed_supervisions(mix: dict[str, Any]) -> list[dict[str, Any]]:
+    """Supervisions of all tracks of a mix, moved to where their track begins, and their alignments with them: in Lhotse
+    those count from the start of the track's recording, which the cut in the shard no longer has."""
+    moved = []
+    for track in mix["tracks"]:
+        offset = track.get("offset", 0.0)
+        into_recording = offset - track["cut"].get("start", 0.0)
+        for supervision in track["cut"].get("supervisions") or []:
+            supervision = {**supervision, "start": supervision.get("start", 0.0) + offset}
+            if alignment := supervision.get("alignment"):
+                supervision["alignment"] = {
+                    kind: [_item_moved(item, into_recording) for item in items] for kind, items in alignment.items()
+                }
+            moved.append(supervision)
+    return moved
+
+
+def _item_moved(item: Any, seconds: float) -> list[Any]:
+    """A Lhotse alignment item [symbol, start, duration, score] at another time; before Lhotse 1.8 they were objects."""
+    symbol, start, *rest = item.values() if isinstance(item, dict) else item
+    return [symbol, round(start + seconds, 8), *rest]
+
+
+def _checksum(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _receipt_path(layout: Layout, shard: int) -> Folder:
+    return layout.receipts / f"{shard:06d}.json"

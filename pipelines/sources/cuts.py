@@ -1,0 +1,131 @@
+"""A cut as its manifest has it, and the JSON lines that manifests are made of.
+
+Cuts stay the JSON dictionaries they are: everything they carry reaches the shards untouched, and planning millions of
+them costs no more than parsing JSON.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.storage.places import exists, is_absolute, join, open_place
+from tokenizer.errors import InputError
+
+CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "Cut")  # the last is MonoCut's name in manifests before Lhotse 0.8
+FILE_SOURCES = ("file", "url")  # Lhotse's audio sources that are a path or a URL
+
+
+@dataclass(frozen=True)
+class TarSlice:
+    """Encoded audio of one cut inside a Shar tar: `size` bytes from byte `offset` of the file `path`."""
+
+    path: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class SourceCut:
+    """A cut as the manifest has it, with recording paths resolved. `audio` is set for cuts of a Shar folder."""
+
+    cut: dict[str, Any]
+    audio: TarSlice | None = None
+
+
+@dataclass
+class PathRule:
+    """Makes relative recording paths of one manifest absolute.
+
+    They are relative to the working directory or to the manifest's folder: the first recording that exists in either
+    decides for the whole manifest, so that a manifest of millions of lines does not cost millions of file look-ups.
+    """
+
+    manifest_folder: str
+    base: str | None = None
+
+    def resolve(self, path: str) -> str:
+        if is_absolute(path):
+            return path
+        if self.base is None:
+            bases = (os.getcwd(), self.manifest_folder)
+            self.base = next((base for base in bases if exists(join(base, path))), None)
+        return join(self.base or self.manifest_folder, path)
+
+
+def recordings(cut: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recordings a cut refers to: none or one, or those of all tracks of a mix."""
+    if cut.get("type") == "MixedCut":
+        return [found for track in cut["tracks"] for found in recordings(track["cut"])]
+    return [cut["recording"]] if cut.get("recording") else []
+
+
+def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("file, line N", object) of every line of a .jsonl or .jsonl.gz file.
+
+    Raises:
+        InputError: a line is not a JSON object, or the compression is damaged; file and line are named.
+    """
+    number = 0
+    try:
+        with open_place(path) as file, gzip.open(file) if path.endswith(".gz") else file as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                value = json.loads(line)
+                if not isinstance(value, dict):
+                    raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+                yield f"{path}, line {number}", value
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: damaged gzip after line {number} ({error}); copy or make it again") from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}, line {number}: {error}; mend or remove this line") from error
+
+
+def as_cut(item: dict[str, Any], where: str, rule: PathRule) -> dict[str, Any]:
+    """A manifest line as a cut with resolved paths; a recording becomes the cut of all of it."""
+    if "sources" in item and "type" not in item:
+        item = whole_recording(item)
+    if item.get("type") not in CUT_TYPES:
+        raise InputError(
+            f"{where}: expected a Lhotse cut or recording, found type {item.get('type')!r} with the keys "
+            f"{sorted(item)}; join recordings and supervisions with `lhotse cut simple`"
+        )
+    if not isinstance(item.get("id"), str) or not item["id"]:
+        raise InputError(f"{where}: its id is {item.get('id')!r}, expected text that is not empty")
+    if not isinstance(item.get("custom") or {}, dict):
+        raise InputError(f"{where}: its custom field is {item['custom']!r}, expected a JSON object; mend this line")
+    try:
+        for recording in recordings(item):
+            for source in recording["sources"]:
+                if source["type"] in FILE_SOURCES:
+                    source["source"] = rule.resolve(source["source"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{where}: cut {item['id']} is not as Lhotse writes it (at {error}); mend this line"
+        ) from error
+    return item
+
+
+def whole_recording(recording: dict[str, Any]) -> dict[str, Any]:
+    """The cut of all of a recording, with all its channels."""
+    channels = recording.get("channel_ids") or sorted(
+        channel for source in recording["sources"] for channel in source.get("channels", [0])
+    )
+    mono = len(channels) == 1
+    return {
+        "id": recording.get("id"),
+        "start": 0.0,
+        "duration": recording.get("duration"),
+        "channel": channels[0] if mono else channels,
+        "supervisions": [],
+        "recording": recording,
+        "type": "MonoCut" if mono else "MultiCut",
+    }

@@ -1,0 +1,90 @@
+"""Cuts of a Lhotse Shar folder, each with the place of its audio in the shard's tar.
+
+    cuts.000000.jsonl.gz       the cuts
+    recording.000000.tar       pairs of audio and recording manifest, in the order of the cuts
+    speaker_age.000000.jsonl   any other JSON field: one line a cut, which becomes a custom field of it
+
+Tars of other fields (features, arrays) are not read.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+from pipelines.sources.cuts import PathRule, SourceCut, TarSlice, as_cut, read_json_lines
+from pipelines.storage.places import is_folder, join, names_in, open_place
+from tokenizer.errors import InputError
+
+
+def is_shar(place: str) -> bool:
+    """Whether a place is a folder in Lhotse Shar format (it has `cuts.*.jsonl` files)."""
+    return is_folder(place) and bool(_shards_of("cuts", ".jsonl", names_in(place)))
+
+
+def read_shar(folder: str) -> Iterator[SourceCut]:
+    """Every cut of a Shar folder, in order, lazily.
+
+    Raises:
+        InputError: a field has not as many shards as the cuts, or not the same cuts in the same order.
+    """
+    names = names_in(folder)
+    manifests, tars = _shards_of("cuts", ".jsonl", names), _shards_of("recording", ".tar", names)
+    others = sorted({name.split(".")[0] for name in names if ".jsonl" in name} - {"cuts"})
+    fields = {field: _shards_of(field, ".jsonl", names) for field in others}
+    for field, found in {"recording": tars, **fields}.items():
+        if found and len(found) != len(manifests):
+            raise InputError(
+                f"{folder}: {len(manifests)} files of cuts but {len(found)} of {field}; a shard is incomplete"
+            )
+    rule = PathRule(folder)
+    for number, manifest in enumerate(manifests):
+        audio = _recordings_in_tar(join(folder, tars[number])) if tars else None
+        extras = {field: read_json_lines(join(folder, found[number])) for field, found in fields.items()}
+        for where, line in read_json_lines(join(folder, manifest)):
+            cut, piece = as_cut(line, where, rule), None
+            if audio is not None:
+                member, recording, piece = next(audio, (None, None, None))
+                if member != cut["id"]:
+                    raise InputError(f"{where}: cut {cut['id']}, but its turn in {tars[number]} has {member}")
+                if recording is not None:
+                    cut["recording"] = recording
+            for field, lines in extras.items():
+                _attach(cut, field, lines)
+            yield SourceCut(cut, piece)
+
+
+def _shards_of(field: str, kind: str, names: list[str]) -> list[str]:
+    """Shards of a field among sorted file names; `kind` is ".jsonl" or ".tar"."""
+    return [name for name in names if name.split(".")[0] == field and kind in name and not name.endswith(".idx")]
+
+
+def _attach(cut: dict[str, Any], field: str, lines: Iterator[tuple[str, dict[str, Any]]]) -> None:
+    """Give the cut its value of a JSON field as a custom one; a cut may have none."""
+    where, line = next(lines, (f"the shard of {field}", {}))
+    if line.get("cut_id") != cut["id"]:
+        raise InputError(f"{where}: expected the {field} of cut {cut['id']}, found that of {line.get('cut_id')}")
+    if field in line:
+        cut["custom"] = {**(cut.get("custom") or {}), field: line[field]}
+
+
+def _recordings_in_tar(path: str) -> Iterator[tuple[str, dict[str, Any] | None, TarSlice | None]]:
+    """(cut id, recording, place of its audio) of every pair in a Shar tar; the last two None for a placeholder."""
+    try:
+        with open_place(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for data in tar:
+                meta = tar.next()
+                stem = data.name.rpartition(".")[0]
+                if data.name.endswith(".nodata") or meta is None:
+                    yield stem, None, None
+                    continue
+                content = tar.extractfile(meta)
+                assert content is not None
+                yield stem, json.load(content), TarSlice(path, data.offset_data, data.size)
+                tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
+    except (tarfile.TarError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a Shar tar ({error}); expected an uncompressed tar of audio and JSON") from error

@@ -1,0 +1,102 @@
+"""Every figure of a demo run: what `demo.json` holds and what the page and the terminal say. All of it is measured."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from slm.generation.continuation import Timing
+from slm.generation.generate import Sampling
+
+
+@dataclass(frozen=True)
+class CodecFigures:
+    """Times real time are seconds of audio per second of work, over the clips shown, on `cpu_threads` threads."""
+
+    name: str
+    fingerprint: str
+    parameters: int
+    token_rate: float  # tokens per second
+    bits_per_token: int
+    bitrate: float  # bits per second
+    latency_ms: float
+    encode_times_real_time: float
+    decode_times_real_time: float
+    cpu_threads: int
+    pesq_wb: float | None  # means over the clips shown; None where the `metrics` extra is not installed
+    stoi: float | None
+
+
+@dataclass(frozen=True)
+class DatasetFigures:
+    """The tokenized set. Bytes are those of shards and index; `packed_bytes_per_hour` is tokens at their bits alone."""
+
+    source: str
+    bundled: bool  # the project's own synthetic speech
+    cuts: int
+    heldout_cuts: int
+    quarantined: int
+    hours: float
+    tokens: int
+    codes_used: int  # of codebook_size
+    codebook_size: int
+    shards: int
+    seconds: float  # that tokenizing took, from loading the codec to the finished dataset
+    times_real_time: float
+    verify_seconds: float
+    bytes_per_hour: float
+    packed_bytes_per_hour: float
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """A language model, and its loss on the demo's held-out cuts, packed into the rows of the training."""
+
+    name: str
+    parameters: int
+    heldout_bits_per_token: float
+    heldout_bits_per_second: float  # of speech
+
+
+@dataclass(frozen=True)
+class TrainingFigures:
+    """The brief training. Curves are (step, bits per token)."""
+
+    steps: int
+    seconds: float
+    tokens_per_second: float
+    epochs: float
+    train_curve: list[tuple[int, float]]
+    heldout_curve: list[tuple[int, float]]
+    best_step: int  # lowest on held-out speech: the model that is used
+    unigram_bits_per_token: float  # held-out, of the training tokens' own frequencies with one added to each code
+    uniform_bits_per_token: float
+
+
+@dataclass(frozen=True)
+class ContinuationFigures:
+    """One continuation: by which model, in which file of the demo's folder, how fast, and how the tokens were drawn."""
+
+    model: str
+    file: str
+    timing: Timing
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class DemoFigures:
+    """The whole run. `seconds` is its wall time."""
+
+    codec: CodecFigures
+    dataset: DatasetFigures
+    training: TrainingFigures
+    fresh: ModelFigures
+    shipped: ModelFigures
+    prompt: str  # the id of the cut the prompt is from
+    continuations: list[ContinuationFigures]
+    seconds: float
+    cpu_cores: int
+    version: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

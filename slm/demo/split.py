@@ -1,0 +1,133 @@
+"""Which of the demo's cuts train the language model, which are held out, and which of those are shown."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.bulk.plan import PlannedCut, duration
+from pipelines.sources.audio import read_wave
+from pipelines.sources.manifests import SourceCut, find_inputs, read_cuts
+from tokenizer.errors import InputError
+
+HELD_OUT_EVERY = 10  # where the cuts do not say, every tenth is held out
+PROBE_RATE = 16_000  # Hz at which a cut is read to see whether it can be
+CLIP_SECONDS = (1.5, 12.0)  # cuts shorter or longer than this make poor examples
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cuts in the order of the manifest. `rule` says, in words, how they were divided."""
+
+    train: Sequence[SourceCut]
+    heldout: Sequence[SourceCut]
+    rule: str
+
+
+def split_data(data: str) -> Split:
+    """Divide a manifest or a folder of audio.
+
+    Where every cut has `custom.subset`, that decides ("heldout" is held out); otherwise every tenth cut is held out
+    that can be read, or, where there is none, the last that can. Other unreadable cuts are left in, for the tokenizer
+    to report.
+
+    Raises:
+        InputError: nothing is there, nothing in one of the two parts could be read, or the audio lies inside a Shar
+            folder.
+    """
+    cuts = list(read_cuts(find_inputs(data)))
+    if any(source.audio is not None for source in cuts):
+        raise InputError(
+            f"{data}: its audio lies inside Shar tars, and the demo divides manifests; give the manifest or the folder "
+            "of audio files it was made from"
+        )
+    subsets = [(source.cut.get("custom") or {}).get("subset") for source in cuts]
+    if all(subset is not None for subset in subsets):
+        chosen = [subset == "heldout" for subset in subsets]
+        rule = "the manifest says which cuts are held out"
+    else:
+        chosen, rule = choose_heldout(cuts)
+    split = Split(
+        train=[source for source, held in zip(cuts, chosen, strict=True) if not held],
+        heldout=[source for source, held in zip(cuts, chosen, strict=True) if held],
+        rule=rule,
+    )
+    for part, name in ((split.train, "to train on"), (split.heldout, "held out")):
+        if not any(readable(source) for source in part):
+            raise InputError(
+                f"{data}: of {len(cuts)} cuts, {len(part)} are {name}, and none of these can be read; expected one of "
+                "each part that can: give at least two cuts of sound audio"
+            )
+    return split
+
+
+def choose_heldout(cuts: Sequence[SourceCut]) -> tuple[list[bool], str]:
+    """Which cuts to hold out where the manifest does not say, and the rule in words."""
+    tenths = range(HELD_OUT_EVERY - 1, len(cuts), HELD_OUT_EVERY)
+    heldout = [index for index in tenths if readable(cuts[index])]
+    if heldout:
+        rule = f"every {HELD_OUT_EVERY}th cut is held out"
+        rule += " where it can be read" if len(heldout) < len(tenths) else ""
+    else:
+        heldout = [next((index for index in reversed(range(len(cuts))) if readable(cuts[index])), len(cuts) - 1)]
+        rule = "the last cut is held out" if heldout == [len(cuts) - 1] else "the last cut that can be read is held out"
+    chosen = set(heldout)
+    return [index in chosen for index in range(len(cuts))], rule
+
+
+def readable(source: SourceCut) -> bool:
+    """Whether the tokenizer could read all of a cut's audio."""
+    try:
+        load_wave(source, PROBE_RATE)
+    except InputError:
+        return False
+    return True
+
+
+def write_manifest(path: Path, cuts: Sequence[SourceCut]) -> None:
+    """Write cuts as a Lhotse manifest (.jsonl.gz); the same cuts give the same bytes."""
+    lines = "".join(json.dumps(source.cut) + "\n" for source in cuts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(lines.encode("ascii"), mtime=0))
+
+
+def pick_clips(cuts: Sequence[SourceCut], count: int) -> list[SourceCut]:
+    """Up to `count` cuts to show: those of a pleasant length first, and as many speakers as there are."""
+    shortest, longest = CLIP_SECONDS
+    ranks: dict[int, tuple[bool, int]] = {}
+    seen: dict[str, int] = {}
+    for index, source in enumerate(cuts):
+        turn = seen[speaker(source.cut)] = seen.get(speaker(source.cut), -1) + 1
+        ranks[index] = (not shortest <= duration(source.cut) <= longest, turn)
+    return [cuts[index] for index in sorted(ranks, key=ranks.__getitem__)[:count]]
+
+
+def pick_prompt(cuts: Sequence[SourceCut], seconds: float) -> SourceCut:
+    """The first cut of at least `seconds`, or else the longest."""
+    long_enough = (source for source in cuts if duration(source.cut) >= seconds)
+    return next(long_enough, None) or max(cuts, key=lambda source: duration(source.cut))
+
+
+def load_wave(source: SourceCut, sample_rate: int) -> np.ndarray:
+    """The cut's audio as the tokenizer hears it: mono float32 [S] at `sample_rate` Hz. Raises InputError."""
+    return read_wave(PlannedCut(source.cut, source.cut["id"]), sample_rate)
+
+
+def speaker(cut: dict[str, Any]) -> str:
+    """The speaker of the cut's first supervision; empty where there is none."""
+    return _first_supervision(cut).get("speaker") or ""
+
+
+def text(cut: dict[str, Any]) -> str:
+    """What is said in the cut; empty where that is not known."""
+    return _first_supervision(cut).get("text") or ""
+
+
+def _first_supervision(cut: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(cut.get("supervisions") or []), {})

@@ -1,0 +1,194 @@
+"""Speech continuation: a prompt's wave to codes, codes to more codes, and those to audio, a chunk at a time.
+
+    prompt wave --encode--> prompt codes --prefill--> LM --a code a step--> codes of a chunk --decode_step--> audio
+                                 |                                                                  ^
+                                 +--decode_step--> the prompt resynthesised, and a primed state ----+
+
+The decoder has been through the prompt when the first new codes arrive, so there is no seam between the two. The prompt
+is cut to whole chunks: part of one would be filled up with zeros, which the model would hear as an abrupt silence.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slm.generation.generate import Sampling, generate
+from slm.model.transformer import LanguageModel
+from slm.vocabulary import NO_CODE, Vocabulary
+from tokenizer import Codec
+from tokenizer.errors import InputError
+
+TIMED_CHUNKS = 4096  # the latest chunks whose times are kept: an endless session must not grow
+PROMPT_CHUNKS = 128  # decoded at once, which bounds the memory a long prompt takes
+
+
+class Chunk(NamedTuple):
+    """A piece of new speech: `codec.tokens_per_chunk` codes, or fewer in the last one, and their audio."""
+
+    codes: np.ndarray  # int64 [n]
+    audio: np.ndarray  # float32 [n * codec.samples_per_token] at codec.sample_rate_out
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How fast a continuation was made, by models already loaded and warm. Chunk times are of the latest 4,096.
+
+    First audio is counted from the prompt's end, and all of the prompt's encoding happens after that end here; a live
+    session encodes while the prompt is still being spoken.
+    """
+
+    prompt_seconds: float  # of audio
+    new_seconds: float  # of audio
+    encode_ms: float  # the prompt to codes
+    prime_ms: float  # the prompt's codes through the decoder
+    prefill_ms: float  # the prompt's codes into the language model, and the first draw
+    first_audio_ms: float | None  # all of these, and the first chunk; this and the following: None without new audio
+    chunk_ms_p50: float | None
+    chunk_ms_p95: float | None
+    chunk_ms_p99: float | None
+    real_time_factor: float | None  # computing time per time of new audio, without the prompt; below 1 keeps up
+
+
+class Continuation:
+    """One continuation of one prompt.
+
+        continuation = Continuation(codec, model, vocabulary, prompt, Sampling(temperature=0.8), max_seconds=6)
+        play(continuation.prompt_audio)
+        for chunk in continuation.chunks():
+            play(chunk.audio)
+
+    Args:
+        codec: the codec whose codes the model was trained on.
+        model: in evaluation mode.
+        vocabulary: the model's.
+        prompt: float32 [S] at `codec.sample_rate_in`, mono; its end is cut to whole chunks.
+        sampling: how codes are drawn.
+        seed: the same seed gives the same continuation.
+        min_seconds: of new speech, before which the model may not end it.
+        max_seconds: of new speech at most; both are rounded up to whole chunks. None: until the model ends it.
+
+    Attributes:
+        prompt_codes: int64 [T].
+        prompt_audio: float32 [T * codec.samples_per_token] at `codec.sample_rate_out`: the prompt resynthesised.
+
+    Raises:
+        InputError: another codec than the model's, or a prompt shorter than a chunk.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        model: LanguageModel,
+        vocabulary: Vocabulary,
+        prompt: np.ndarray,
+        sampling: Sampling,
+        seed: int = 0,
+        min_seconds: float = 0.0,
+        max_seconds: float | None = None,
+    ) -> None:
+        vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
+        whole = len(prompt) // codec.chunk_samples * codec.chunk_samples
+        if whole == 0:
+            raise InputError(
+                f"the prompt has {len(prompt)} samples at {codec.sample_rate_in} Hz; expected at least one chunk of "
+                f"{codec.chunk_samples} ({codec.latency_ms:g} ms), better a few seconds"
+            )
+        self._codec, self._model, self._vocabulary = codec, model, vocabulary
+        self._sampling, self._seed = sampling, seed
+        self._min_codes = self._codes_in(min_seconds)
+        self._max_codes = None if max_seconds is None else self._codes_in(max_seconds)
+        began = time.perf_counter()
+        codes = codec.encode(torch.from_numpy(np.ascontiguousarray(prompt[:whole]))[None])
+        encoded = time.perf_counter()
+        self._state, pieces = codec.init_state(1), []
+        for piece in codes.split(PROMPT_CHUNKS * codec.tokens_per_chunk, dim=1):
+            audio, self._state = codec.decode_step(piece, self._state)
+            pieces.append(audio[0])
+        self.prompt_codes = codes[0].cpu()
+        self.prompt_audio = torch.cat(pieces).float().cpu().numpy()
+        self._encode_time, self._prime_time = encoded - began, time.perf_counter() - encoded
+        self._prefill_time = 0.0
+        self._chunk_times: deque[float] = deque(maxlen=TIMED_CHUNKS)
+        self._first_chunk_time = 0.0
+        self._new_time, self._new_codes = 0.0, 0
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The new speech; close the iterator to cancel. Can be gone through once."""
+        assert not self._new_codes, "the decoder's state has moved on: make another Continuation"
+        stream = generate(
+            self._model,
+            self._vocabulary,
+            [self.prompt_codes],
+            self._sampling,
+            [self._seed],
+            self._min_codes,
+            self._max_codes,
+        )
+        began = time.perf_counter()
+        codes = list(itertools.islice(stream, 1))
+        self._prefill_time = self._new_time = time.perf_counter() - began
+        while True:
+            began = time.perf_counter()
+            codes += itertools.islice(stream, self._codec.tokens_per_chunk - len(codes))
+            if not codes:
+                return
+            chunk = self._decoded(torch.cat(codes))
+            self._clock(time.perf_counter() - began, len(codes))
+            yield chunk
+            codes = []
+
+    def timing(self) -> Timing:
+        """The times so far."""
+        rate = self._codec.token_rate
+        p50, p95, p99 = (
+            float(np.percentile(self._chunk_times, p)) * 1000 if self._chunk_times else None for p in (50, 95, 99)
+        )
+        new_seconds = self._new_codes / rate
+        before = self._encode_time + self._prime_time + self._prefill_time
+        return Timing(
+            prompt_seconds=len(self.prompt_codes) / rate,
+            new_seconds=new_seconds,
+            encode_ms=1000 * self._encode_time,
+            prime_ms=1000 * self._prime_time,
+            prefill_ms=1000 * self._prefill_time,
+            first_audio_ms=1000 * (before + self._first_chunk_time) if new_seconds else None,
+            chunk_ms_p50=p50,
+            chunk_ms_p95=p95,
+            chunk_ms_p99=p99,
+            real_time_factor=self._new_time / new_seconds if new_seconds else None,
+        )
+
+    def _codes_in(self, seconds: float) -> int:
+        chunk_seconds = self._codec.tokens_per_chunk / self._codec.token_rate
+        # A hair less, so that 0.8 s is ten chunks of 80 ms whatever the last bit of the division says.
+        return math.ceil(seconds / chunk_seconds - 1e-9) * self._codec.tokens_per_chunk
+
+    def _decoded(self, codes: Tensor) -> Chunk:
+        filled = torch.full((1, self._codec.tokens_per_chunk), NO_CODE)
+        filled[0, : len(codes)] = codes
+        audio, self._state = self._codec.decode_step(filled, self._state)
+        kept = len(codes) * self._codec.samples_per_token
+        return Chunk(codes.numpy(), audio[0, :kept].float().cpu().numpy())
+
+    def _clock(self, seconds: float, codes: int) -> None:
+        if not self._new_codes:
+            self._first_chunk_time = seconds
+        self._chunk_times.append(seconds)
+        self._new_time += seconds
+        self._new_codes += codes
+
+
+def warm_up(codec: Codec, model: LanguageModel, vocabulary: Vocabulary) -> None:
+    """Do a short continuation of noise, so that what the first call pays once is not counted as latency."""
+    noise = np.random.default_rng(0).normal(0, 0.01, 2 * codec.chunk_samples).astype(np.float32)
+    list(Continuation(codec, model, vocabulary, noise, Sampling(), min_seconds=0.1, max_seconds=0.1).chunks())

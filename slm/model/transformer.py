@@ -1,0 +1,246 @@
+"""The language model: a Llama-style causal Transformer over whole rows. `slm.model.decoding` goes on from a cache.
+
+Dimension letters:  B batch    T tokens    D width    V vocabulary    H query heads    K head width
+
+Parameter names are those of `transformers.LlamaModel` (half-split rotary convention, no biases), so exporting is a
+change of prefix. The one thing Llama lacks is the sliding window: a token sees the `context` latest tokens, itself
+included, in training as in generation, so that an endless session stays inside what the model was trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from slm.model.code_bits import CODE_EMBEDDINGS, BitEmbedding, BitGroupHead, begin_as_bits
+from slm.model.cross_entropy import matrix_dtype, summed_cross_entropy
+from slm.model.rotary import rotary_angles, rotate
+from tokenizer.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the model, and its options for codes that are bits (`slm.model.code_bits`).
+
+    `code_embedding`: "table", a free vector for each code; "table_from_bits", which starts as a projection of the
+    codes' bits; "bits", which stays one. `head_groups`: 1, logits of all ids; more, bits in so many groups, each given
+    those before. Neither "bits" nor groups leaves a table to tie the head to.
+
+    Raises:
+        InputError: a size that is not positive, or two sizes that do not fit each other.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    ffn_width: int
+    context: int  # tokens a token can see, itself included
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    tied_embeddings: bool = True
+    dropout: float = 0.0  # on embeddings and on each residual branch, while training
+    code_embedding: str = "table"
+    head_groups: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "kv_heads", "ffn_width", "context", "head_groups"):
+            if getattr(self, name) < 1:
+                raise InputError(f"model.{name} is {getattr(self, name)}; expected at least 1")
+        if self.width % self.heads:
+            raise InputError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
+        if self.heads % self.kv_heads:
+            raise InputError(f"model.heads {self.heads} is not a multiple of model.kv_heads {self.kv_heads}")
+        if self.head_width % 2:
+            raise InputError(
+                f"model.width {self.width} / model.heads {self.heads} = {self.head_width} is odd; rotary positions "
+                "need an even head width"
+            )
+        if self.code_embedding not in CODE_EMBEDDINGS:
+            raise InputError(
+                f"model.code_embedding is {self.code_embedding!r}; expected one of {', '.join(CODE_EMBEDDINGS)}"
+            )
+        if self.tied_embeddings and (self.code_embedding == "bits" or self.head_groups > 1):
+            raise InputError(
+                f"model.tied_embeddings is true, but with model.code_embedding {self.code_embedding!r} and "
+                f"model.head_groups {self.head_groups} embedding and head are not both tables; expected false"
+            )
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.dropout is {self.dropout}; expected 0 <= dropout < 1")
+        if self.rope_theta <= 1 or self.norm_eps <= 0:
+            raise InputError(
+                f"model.rope_theta is {self.rope_theta}, expected more than 1; model.norm_eps is {self.norm_eps}, "
+                "expected more than 0"
+            )
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.head_width
+        self.q_proj = nn.Linear(config.width, config.heads * config.head_width, bias=False)
+        self.k_proj = nn.Linear(config.width, config.kv_heads * config.head_width, bias=False)
+        self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_width, bias=False)
+        self.o_proj = nn.Linear(config.heads * config.head_width, config.width, bias=False)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; `visible` [B, 1, T, T] is added to the scores (None: causal)."""
+        batch, tokens, _ = x.shape
+        query = self.q_proj(x).view(batch, tokens, self.heads, self.head_width).transpose(1, 2)
+        key = self.k_proj(x).view(batch, tokens, self.kv_heads, self.head_width).transpose(1, 2)
+        value = self.v_proj(x).view(batch, tokens, self.kv_heads, self.head_width).transpose(1, 2)
+        query, key = rotate(query, *rotation), rotate(key, *rotation)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=visible, is_causal=visible is None, enable_gqa=self.heads != self.kv_heads
+        )
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+class LayerNorm(nn.RMSNorm):
+    """RMSNorm, whose output under autocast is cast once for all the matrices that take it in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(matrix_dtype(x))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.ffn_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.ffn_width, bias=False)
+        self.down_proj = nn.Linear(config.ffn_width, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_layernorm = LayerNorm(config.width, eps=config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = LayerNorm(config.width, eps=config.norm_eps)
+        self.mlp = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotation, visible))
+        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+
+
+class LanguageModel(nn.Module):
+    """Token ids to the logits of the next token.
+
+    Args:
+        config: the shape.
+        vocabulary_size: V.
+        pieces: how many of the ids, the last ones, are pieces of text.
+
+    Attributes:
+        recompute: while training, keep only the input of each layer and compute the rest again in the backward pass:
+            less memory for about a third more work, the same gradients.
+
+    Raises:
+        InputError: an option of the configuration does not fit the number of codes.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int, pieces: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.recompute = False
+        self.embed_tokens: nn.Embedding | BitEmbedding
+        self.lm_head: nn.Linear | BitGroupHead
+        if config.code_embedding == "bits":
+            self.embed_tokens = BitEmbedding(vocabulary_size, config.width, pieces)
+        else:
+            self.embed_tokens = nn.Embedding(vocabulary_size, config.width)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        if config.head_groups > 1:
+            self.lm_head = BitGroupHead(config.width, vocabulary_size, config.head_groups, pieces)
+        else:
+            self.lm_head = nn.Linear(config.width, vocabulary_size, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        if config.tied_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+        self._initialise(pieces)
+
+    def _initialise(self, pieces: int) -> None:
+        # The branches that add to the residual stream start smaller, so that its variance does not grow with depth.
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                scale = 1 / math.sqrt(2 * self.config.layers) if into_residual else 1.0
+                nn.init.normal_(parameter, std=0.02 * scale)
+        if self.config.code_embedding == "table_from_bits":
+            assert isinstance(self.embed_tokens, nn.Embedding)
+            begin_as_bits(self.embed_tokens, pieces)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of every next token, or the loss.
+
+        Args:
+            tokens: [B, T] int64 ids.
+            documents: [B, T] int64: tokens see only tokens of the same number. None: each row is one document.
+            positions: [B, T] int64: where each token stands in its document. None: counted from the row's start.
+            targets: [B, T] int64 ids, or `slm.model.cross_entropy.IGNORED`. With them, no logits of the whole
+                batch exist.
+
+        Returns:
+            [B, T, V] logits; with targets, their cross-entropy in nats, summed.
+        """
+        steps = torch.arange(tokens.shape[1], device=tokens.device)
+        if positions is None:
+            positions = steps.expand_as(tokens)
+        visible = None
+        if documents is not None or tokens.shape[1] > self.config.context:
+            behind = steps[:, None] - steps[None, :]
+            visible = ((behind >= 0) & (behind < self.config.context))[None]
+            if documents is not None:
+                visible = visible & (documents[:, :, None] == documents[:, None, :])
+            dtype = matrix_dtype(self.norm.weight)
+            visible = torch.zeros(visible.shape, dtype=dtype, device=tokens.device).masked_fill_(~visible, -torch.inf)
+            visible = visible[:, None]
+        hidden = self._hidden(tokens, positions, visible)
+        if targets is None:
+            return self.lm_head(hidden)
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        if isinstance(self.lm_head, BitGroupHead):
+            return self.lm_head.summed_loss(hidden, targets)
+        return summed_cross_entropy(hidden, self.lm_head.weight, targets)
+
+    def _hidden(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
+        """[B, T] ids -> [B, T, D] after the last norm."""
+        x = self.dropout(self.embed_tokens(tokens))
+        rotation = rotary_angles(positions, self.config.head_width, self.config.rope_theta, x.dtype)
+        for layer in self.layers:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rotation, visible, use_reentrant=False)
+            else:
+                x = layer(x, rotation, visible)
+        return self.norm(x)

@@ -1,0 +1,233 @@
+"""What a training run sees: the batches of its tasks for training, and those of each task for validation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipelines.dataset.batches import Framing, PackedBatches, split_held_out
+from pipelines.dataset.mixture import MixedBatches, WeightedData
+from pipelines.dataset.token_dataset import TokenDataset
+from slm.documents.interleaved import InterleavedBatches, InterleavedFraming
+from slm.documents.tasks import (
+    INTERLEAVED_TASK,
+    SPEECH_TASK,
+    TEXT_TASKS,
+    TWO_PART_TASKS,
+    TextBatches,
+    TextFraming,
+    Texts,
+    fitting,
+)
+from slm.documents.word_times import Words
+from slm.text_model import texts_of
+from slm.training.settings import TrainSettings
+from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
+from tokenizer.errors import InputError
+from tokenizer.runs.ranks import Ranks
+
+FRAMING = Framing(begin=BOS, end=EOS, first_code=FIRST_CODE)
+TASK_SEED = 31  # bits of the run's seed: above them is the task's number, as tasks share cuts
+
+
+class Loaders(NamedTuple):
+    training: PackedBatches | MixedBatches  # this process's
+    validation: dict[str, PackedBatches]  # of each task, all rows
+    targets_per_character: float  # of held-out texts, their ends among the targets; NaN without text
+    texts: str | None  # sha256 of all texts' pieces, and of the word times where a task has them
+    note: str  # which cuts take part in the tasks with text; "" without text
+
+
+class Transcripts(NamedTuple):
+    """What the tasks with text need of a dataset beside its codes; None: no task does."""
+
+    texts: Texts | None
+    words: Words | None
+
+
+def loaders(
+    settings: TrainSettings,
+    dataset: TokenDataset,
+    vocabulary: Vocabulary,
+    held_out: TokenDataset | None,
+    weights: Sequence[float] | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> Loaders:
+    """Batches mixed by the weights of the tasks, and within a task by those of the folders of `dataset`, if there are.
+
+    Folders without texts take part in the task of speech alone.
+
+    Raises:
+        InputError: datasets that are empty or smaller than a row; weights that are none; tasks with text without a
+            text model, without texts or without word times, and a text model without such tasks.
+    """
+    tasks = {task: weight for task, weight in settings.task_weights.items() if weight}
+    check_text(vocabulary, list(tasks))
+    training, held_out_cuts = split(dataset, held_out, settings)
+    said = transcripts(dataset, vocabulary, list(tasks))
+    held_out_said = said if held_out is None else transcripts(held_out, vocabulary, list(tasks))
+    folders = [training]
+    if weights is not None:
+        folders = np.split(training, np.searchsorted(training, dataset.folder_begins[1:-1]))
+    parts, shares, validation = [], [], {}
+    for task, task_weight in tasks.items():
+        found = [
+            (made, weight)
+            for folder, weight in zip(folders, weights or [1.0], strict=True)
+            if (made := _batches(task, settings, dataset, vocabulary, said, folder, ranks)) is not None
+        ]
+        source = dataset if held_out is None else held_out
+        checked = _batches(task, settings, source, vocabulary, held_out_said, held_out_cuts)
+        if not found or checked is None:
+            whose = "held-out cut" if found else "cut for training"
+            raise InputError(f"train.{task}_weight is {task_weight}, but no {whose} {lacking(task, settings)}")
+        validation[task] = checked
+        parts += [made for made, _ in found]
+        scale = task_weight / sum(weight for _, weight in found) if len(tasks) > 1 else 1.0
+        shares += [weight * scale for _, weight in found]
+    mixed: PackedBatches | MixedBatches = parts[0]
+    if len(tasks) > 1 or weights is not None:
+        mixed = MixedBatches(parts, shares, settings.rows, settings.seed, ranks.rank, ranks.world)
+    if mixed.tokens_per_epoch < settings.row_tokens:
+        raise InputError(
+            f"train.row_tokens is {settings.row_tokens}, but all cuts for training together have "
+            f"{mixed.tokens_per_epoch} tokens: give shorter rows or more audio"
+        )
+    targets_per_character = float("nan")
+    if held_out_said.texts is not None:
+        targets, characters = said_by(held_out_said.texts, held_out_cuts)
+        targets_per_character = targets / characters
+    return Loaders(mixed, validation, targets_per_character, identity(said), note(said, dataset, training, settings))
+
+
+def transcripts(dataset: TokenDataset, vocabulary: Vocabulary, tasks: Sequence[str]) -> Transcripts:
+    """Read the texts and the word times that tasks need; each goes through all files of cuts."""
+    texts, words, model = None, None, vocabulary.text
+    if model is not None and any(task in TWO_PART_TASKS for task in tasks):
+        texts = Texts.encode(model, texts_of(dataset.cuts()))
+    if model is not None and INTERLEAVED_TASK in tasks:
+        words = Words.read(model, dataset.cuts(), dataset.lengths, dataset.token_rate)
+    return Transcripts(texts, words)
+
+
+def identity(said: Transcripts) -> str | None:
+    """Sha256 of what was read; None where nothing was."""
+    if said.texts is None and said.words is None:
+        return None
+    sha = hashlib.sha256()
+    if said.texts is not None:
+        sha.update(said.texts.pieces.tobytes() + said.texts.begins.tobytes())
+    if said.words is not None:
+        words = said.words
+        for part in (words.begins, words.codes, words.written, words.piece_begins, words.pieces):
+            sha.update(part.tobytes())
+    return sha.hexdigest()
+
+
+def lacking(task: str, settings: TrainSettings) -> str:
+    """What the cuts of a task do not have, and what to do."""
+    if task == INTERLEAVED_TASK:
+        return (
+            "has word times that lie in its supervisions; give datasets whose supervisions have Lhotse's "
+            'alignment["word"], with times in seconds from the start of the recording'
+        )
+    return (
+        f"has a text and fits a row of {settings.row_tokens} tokens with it; give datasets with texts, or longer rows"
+    )
+
+
+def check_text(vocabulary: Vocabulary, tasks: Sequence[str]) -> None:
+    """Raise InputError unless there is a text model exactly where there are tasks with text."""
+    with_text = [task for task in tasks if task in TEXT_TASKS]
+    if with_text and vocabulary.text is None:
+        raise InputError(
+            f"train.{with_text[0]}_weight is above 0, but there is no text model; make one with `focalstream "
+            "train-text DATASET text.model` and pass --text-model text.model"
+        )
+    if vocabulary.text is not None and not with_text:
+        raise InputError(
+            "a text model is given, but no task uses it; set one or more of --text-to-speech-weight, "
+            "--speech-to-text-weight and --interleaved-weight"
+        )
+
+
+def split(
+    dataset: TokenDataset, held_out: TokenDataset | None, settings: TrainSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts of `dataset` for training, and cuts for validation: of `held_out`, or without it of `dataset` too."""
+    if held_out is not None:
+        return np.arange(len(dataset)), np.arange(len(held_out))
+    return split_held_out(len(dataset), settings.held_out_fraction, settings.seed)
+
+
+def _batches(
+    task: str,
+    settings: TrainSettings,
+    dataset: TokenDataset,
+    vocabulary: Vocabulary,
+    said: Transcripts,
+    cuts: np.ndarray,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> PackedBatches | None:
+    """The batches of one task over some cuts; None where none of them has the text or the times that the task needs."""
+    rows, row_tokens, place = settings.rows, settings.row_tokens, (ranks.rank, ranks.world)
+    if task == SPEECH_TASK:
+        return PackedBatches(dataset, FRAMING, rows, row_tokens, settings.seed, cuts, *place)
+    seed = settings.seed + (1 + TEXT_TASKS.index(task) << TASK_SEED)
+    if task == INTERLEAVED_TASK:
+        assert said.words is not None
+        cuts = cuts[said.words.counts[cuts] > 0]
+        turns = InterleavedFraming(vocabulary.first_piece, said.words, seed)
+        return InterleavedBatches(dataset, turns, rows, row_tokens, seed, cuts, *place) if len(cuts) else None
+    assert said.texts is not None
+    framing = TextFraming(task, vocabulary.first_piece, said.texts)
+    cuts = fitting(framing, dataset, cuts, row_tokens)
+    return TextBatches(dataset, framing, rows, row_tokens, seed, cuts, *place) if len(cuts) else None
+
+
+def said_by(texts: Texts, cuts: np.ndarray) -> tuple[int, int]:
+    """Targets and characters of the texts of some cuts: their pieces and their ends."""
+    spoken = cuts[texts.lengths[cuts] > 0]
+    return int(texts.lengths[spoken].sum()) + len(spoken), int(texts.characters[spoken].sum())
+
+
+def note(said: Transcripts, dataset: TokenDataset, cuts: np.ndarray, settings: TrainSettings) -> str:
+    """Which cuts for training take part in the tasks with text, a line for each kind of them."""
+    lines = []
+    if said.texts is not None:
+        with_text = int((said.texts.lengths[cuts] > 0).sum())
+        taken = len(fitting(TextFraming(TWO_PART_TASKS[0], 0, said.texts), dataset, cuts, settings.row_tokens))
+        lines.append(
+            f"tasks with text: {taken:,} of {len(cuts):,} cuts for training; {len(cuts) - with_text:,} have no text, "
+            f"{with_text - taken:,} are longer than a row with it"
+        )
+    if said.words is not None:
+        taken = int((said.words.counts[cuts] > 0).sum())
+        lines.append(
+            f"interleaved: {taken:,} of {len(cuts):,} cuts for training; {len(cuts) - taken:,} have no word times that "
+            "lie in their supervisions"
+        )
+    return "\n".join(lines)
+
+
+def data_identity(
+    dataset: TokenDataset,
+    held_out: TokenDataset | None,
+    sources: WeightedData,
+    init_from: str | None,
+    vocabulary: Vocabulary,
+    texts: str | None,
+) -> dict[str, Any]:
+    """What decides a run beside the settings: with other held-out data, the cuts for training are others too."""
+    validation = held_out.lengths if held_out is not None else np.zeros(0, np.int64)
+    return {
+        "codec_fingerprint": dataset.fingerprint,
+        "cut_lengths": hashlib.sha256(dataset.lengths.tobytes()).hexdigest(),
+        "held_out_cut_lengths": hashlib.sha256(validation.tobytes()).hexdigest(),
+        "weights": list(sources.weights) if sources.weights else None,
+        **({"init_from": init_from} if init_from is not None else {}),
+        **({"text_model": vocabulary.text.fingerprint, "texts": texts} if vocabulary.text is not None else {}),
+    }

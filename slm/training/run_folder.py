@@ -1,0 +1,274 @@
+"""The folder of a training run: its settings, its log, and checkpoints that appear whole or not at all.
+
+OUT/run.json          the settings, and the fingerprint of the codec
+OUT/log.jsonl         one line a step
+OUT/tensorboard/      the same, where TensorBoard is installed
+OUT/step-000500/      config.json, vocabulary.json, model.safetensors: the whole model, as `slm.checkpoint` reads it
+    optimizer/          its optimizer's state by parameter name, by torch.distributed.checkpoint: a share a process
+    progress.json       `Progress`
+OUT/best.json         which of them was best on held-out speech
+OUT/samples/          what the model says, of runs with train.sample_every: see `slm.training.samples`
+OUT/.lock             held by the process that trains
+
+Nothing of it depends on how many processes wrote it, and nothing is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from pipelines.bulk.ownership import flocked
+from slm.checkpoint import BEST, check_fit, checkpoints_of, copy_weights, whole_weights, write_lm
+from slm.model.transformer import LanguageModel
+from slm.training.settings import TrainSettings
+from slm.vocabulary import Vocabulary
+from tokenizer.checkpoint import read_weights
+from tokenizer.errors import InputError
+from tokenizer.files import sync_folder, write_atomically
+from tokenizer.parsed import dataclass_from_dict
+from tokenizer.runs.monitor import forget_from
+from tokenizer.runs.optimizers import Optimizers
+from tokenizer.runs.ranks import Ranks
+
+# Settings that a resumed run may have otherwise: none of them changes a batch, or more than rounding in a step.
+MAY_CHANGE = {
+    f"train.{name}"
+    for name in (
+        *("steps", "validate_every", "validation_rows", "patience", "save_every", "keep_checkpoints", "sample_every"),
+        *("rows_at_once", "parallel", "compile", "recompute"),
+    )
+}
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; with the weights and the optimizer, all that going on exactly takes."""
+
+    step: int = 0  # steps done
+    best_step: int = -1
+    best_bits_per_token: float = float("inf")
+    validations_since_best: int = 0
+
+
+class RunFolder:
+    """Reads and writes OUT. Every process calls every method; the first one writes, but for shares of the optimizer.
+
+    Args:
+        path: made when missing.
+        keep: how many of the latest checkpoints stay.
+        ranks: this process among the others.
+
+    Raises:
+        InputError: the path is a file.
+    """
+
+    def __init__(self, path: Path, keep: int, ranks: Ranks = Ranks()) -> None:  # noqa: B008
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file; name a folder for the run")
+        self.path = path
+        self._keep = keep
+        self._ranks = ranks
+        path.mkdir(parents=True, exist_ok=True)
+
+    def checkpoints(self) -> list[Path]:
+        """The whole checkpoints, oldest first."""
+        return checkpoints_of(self.path)
+
+    @contextmanager
+    def begin(
+        self,
+        model: LanguageModel,
+        optimizer: Optimizers,
+        settings: TrainSettings,
+        identity: dict[str, Any],
+        resume: bool,
+    ) -> Iterator[Progress]:
+        """Start a run in an empty folder, or load the latest checkpoint of the same run; hold the folder meanwhile.
+
+        A run that ended before its first checkpoint left nothing to go on from, so it begins anew either way.
+
+        Args:
+            model, optimizer: filled from the checkpoint when resuming.
+            settings: the run's settings; only those in `MAY_CHANGE` may differ from the beginning of the run.
+            identity: of the data, which must be as it was.
+            resume: which of the two.
+
+        Raises:
+            InputError: the folder is not empty and holds no run, or another run, or one that is going on; or there is
+                none to resume.
+        """
+        if not (self.path / "run.json").exists() and (strange := self._strange()):
+            raise InputError(
+                f"{self.path}: is not empty ({strange} is in it) and holds no training run; name a new or an empty one"
+            )
+        self._ranks.meet()  # all have looked before anything changes
+        with ExitStack() as held:
+            if not self._ranks.rank:
+                try:
+                    held.enter_context(flocked(self.path / LOCK, wait=False))
+                except BlockingIOError:
+                    raise InputError(
+                        f"{self.path}: another process is training in it; wait for its end, or use another --out"
+                    ) from None
+            self._ranks.meet()
+            record = {"model": model.config.to_dict(), "train": asdict(settings), "data": identity}
+            progress = self._resumed(model, optimizer, record) if resume else self._fresh()
+            self._ranks.meet()
+            if not self._ranks.rank:
+                self._tidy(progress, record)
+            self._ranks.meet()
+            yield progress
+
+    def _fresh(self) -> Progress:
+        if self.checkpoints():
+            raise InputError(f"{self.path}: holds a training run; pass --resume to go on with it, or use another --out")
+        return Progress()
+
+    def _resumed(self, model: LanguageModel, optimizer: Optimizers, record: dict[str, Any]) -> Progress:
+        recorded = self._recorded()
+        if not self.checkpoints():
+            return Progress()
+        if changed := sorted(set(differences(recorded, record)) - MAY_CHANGE):
+            raise InputError(f"{self.path}: this run began with another {', '.join(changed)}; use another --out")
+        return self._load(model, optimizer)
+
+    def _strange(self) -> str | None:
+        return next((entry.name for entry in self.path.iterdir() if entry.name != LOCK), None)
+
+    def _tidy(self, progress: Progress, record: dict[str, Any]) -> None:
+        """Leave in the folder what belongs to a run that stands at `progress`."""
+        for leftover in self.path.glob(".step-*"):  # of a run that was killed while saving
+            shutil.rmtree(leftover)
+        self._point_to_best(progress)
+        forget_from(self.path / "log.jsonl", progress.step)
+        write_atomically(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+
+    def save(self, model: LanguageModel, vocabulary: Vocabulary, optimizer: Optimizers, progress: Progress) -> None:
+        """Write the checkpoint of a step, name the best, and drop the ones that are neither late nor best."""
+        final = self.path / f"step-{progress.step:06d}"
+        temporary = self.path / f".{final.name}"
+        weights = whole_weights(model)
+        if not self._ranks.rank:
+            write_lm(model.config, weights, vocabulary, temporary, torch.float32)
+            write_atomically(temporary / "progress.json", json.dumps(asdict(progress)).encode())
+        self._ranks.meet()
+        writer = dcp.HuggingFaceStorageWriter(str(temporary / "optimizer"), save_distributed=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is")  # says that there is one process: so it is
+            dcp.save(optimizer_state(model, optimizer), storage_writer=writer, no_dist=self._ranks.world == 1)
+        if not self._ranks.rank:
+            os.replace(temporary, final)
+            sync_folder(self.path)
+            self._point_to_best(progress)
+            for folder in self.checkpoints()[: -self._keep]:
+                if folder.name != f"step-{progress.best_step:06d}":
+                    shutil.rmtree(folder)
+        self._ranks.meet()
+
+    def _recorded(self) -> dict[str, Any]:
+        try:
+            record = dict(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+            # A run that began before there was a setting has its default.
+            defaults = {setting.name: setting.default for setting in fields(TrainSettings)}
+            return {**record, "train": {**defaults, **record["train"]}}
+        except FileNotFoundError:
+            raise InputError(f"{self.path}: holds no training run; start without --resume") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{self.path / 'run.json'}: is damaged ({error}); use another --out") from None
+
+    def _load(self, model: LanguageModel, optimizer: Optimizers) -> Progress:
+        """Put the latest checkpoint into the model and the optimizer."""
+        latest = self.checkpoints()[-1]
+        try:
+            weights = read_weights(latest / "model.safetensors")
+            check_fit(model, weights, latest / "model.safetensors")
+            copy_weights(model, weights)
+            progress = dataclass_from_dict(Progress, json.loads((latest / "progress.json").read_text()), "progress")
+            read_optimizer_state(latest / "optimizer", model, optimizer, self._ranks)
+        except (
+            *(InputError, OSError, RuntimeError, ValueError, KeyError, SafetensorError),
+            dcp.CheckpointException,
+        ) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{latest}: cannot be resumed from ({reason}); delete this folder to resume from the checkpoint before"
+            ) from None
+        if progress.best_step >= 0 and not (self.path / f"step-{progress.best_step:06d}").is_dir():
+            return replace(progress, best_step=-1, best_bits_per_token=float("inf"))  # somebody deleted it
+        return progress
+
+    def _point_to_best(self, progress: Progress) -> None:
+        if progress.best_step < 0:
+            (self.path / BEST).unlink(missing_ok=True)
+            return
+        best = {
+            "checkpoint": f"step-{progress.best_step:06d}",
+            "step": progress.best_step,
+            "bits_per_token": progress.best_bits_per_token,
+        }
+        write_atomically(self.path / BEST, (json.dumps(best, indent=2) + "\n").encode())
+
+
+def optimizer_state(model: LanguageModel, optimizer: Optimizers) -> dict[str, Tensor]:
+    """The optimizer's tensors as "layers.0.mlp.up_proj.weight/exp_avg"."""
+    states = {parameter: state for member in optimizer.members for parameter, state in member.state.items()}
+    return {
+        f"{name}/{kind}": tensor
+        for name, parameter in model.named_parameters()
+        for kind, tensor in states[parameter].items()
+    }
+
+
+def read_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimizers, ranks: Ranks) -> None:
+    """Fill an optimizer that has not stepped yet; each process reads what it holds of the parameters.
+
+    Raises:
+        OSError, SafetensorError, ValueError, CheckpointException: the files are damaged, or not of this model.
+    """
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    parameters = dict(model.named_parameters())
+    state: dict[str, Tensor] = {}
+    for key, stored in reader.read_metadata().state_dict_metadata.items():
+        name = key.rpartition("/")[0]
+        assert isinstance(stored, TensorStorageMetadata)
+        if name not in parameters:
+            raise ValueError(f"the optimizer's state has an unknown parameter {name}")
+        like = parameters[name].detach()
+        is_moment = stored.size == like.shape  # else it is a count of steps
+        state[key] = torch.zeros_like(like) if is_moment else torch.zeros(stored.size, device=like.device)
+    if missing := parameters.keys() - {key.rpartition("/")[0] for key in state}:
+        raise ValueError(f"the optimizer's state lacks {sorted(missing)[0]}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is")
+        dcp.load(state, storage_reader=reader, no_dist=ranks.world == 1)
+    for member in optimizer.members:
+        for name, parameter in parameters.items():
+            if any(parameter is mine for group in member.param_groups for mine in group["params"]):
+                kinds = {k.rpartition("/")[2]: tensor for k, tensor in state.items() if k.rpartition("/")[0] == name}
+                member.state[parameter].update(kinds)
+
+
+def differences(old: dict[str, Any], new: dict[str, dict[str, Any]]) -> list[str]:
+    """Dotted names of the values of `new` that `old` does not have."""
+    return [
+        f"{section}.{key}"
+        for section, values in new.items()
+        for key, value in values.items()
+        if old.get(section, {}).get(key) != value
+    ]

@@ -1,0 +1,189 @@
+"""What a training run is told: the model's shape and the run's settings, from a YAML file with two sections."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizer.errors import InputError
+from tokenizer.parsed import dataclass_from_dict
+from tokenizer.runs.decay import warmup_cosine, warmup_stable_decay
+
+if TYPE_CHECKING:
+    from slm.model.transformer import ModelConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lm"
+
+
+def setting(help: str, default: Any = MISSING, choices: tuple[str, ...] = ()) -> Any:
+    """A field whose meaning and unit also serve `train-lm --help`. Those without default stand in every YAML file."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a run trains. The command line can override each setting of the YAML file.
+
+    Raises:
+        InputError: values out of range, or that do not fit each other.
+    """
+
+    steps: int = setting("optimizer steps of the whole run; the learning rate falls until then")
+    rows: int = setting("rows of a step")
+    rows_at_once: int = setting("rows of one forward pass: more need more memory and change only rounding")
+    row_tokens: int = setting("tokens of a row")
+    learning_rate: float = setting("highest learning rate, reached after the warm-up")
+    final_learning_rate: float = setting("learning rate at the last step, which the schedule comes down to")
+    warmup_steps: int = setting("steps over which the learning rate rises linearly")
+    beta1: float = setting("AdamW: decay of the gradient's mean")
+    beta2: float = setting("AdamW: decay of the gradient's square")
+    weight_decay: float = setting("AdamW: decay of matrices (norm gains are spared)")
+    clip_norm: float = setting("gradients are scaled down to this norm")
+    bfloat16: bool = setting("compute in bfloat16 where it is safe; weights stay in float32")
+    validate_every: int = setting("steps between validations on held-out speech")
+    validation_rows: int = setting("rows of a validation, at most: always the same ones")
+    patience: int = setting("validations in a row without a new best that end the run; 0: never")
+    held_out_fraction: float = setting("share of the cuts kept for validation when no held-out dataset is given")
+    save_every: int = setting("steps between checkpoints")
+    keep_checkpoints: int = setting("latest checkpoints kept, beside the best")
+    seed: int = setting("of the weights, the order of the cuts, and dropout")
+    schedule: str = setting(
+        "after the warm-up, the learning rate falls by a half cosine, or is level until a decay at the end",
+        "cosine",
+        ("cosine", "wsd"),
+    )
+    decay_fraction: float = setting("share of the steps that the decay of schedule wsd takes", 0.2)
+    optimizer: str = setting(
+        "AdamW for all parameters, or Muon for the matrices of the layers", "adamw", ("adamw", "muon")
+    )
+    parallel: str = setting(
+        "what processes started by torchrun do: ddp, all hold the whole model; fsdp, each a share of it",
+        "ddp",
+        ("ddp", "fsdp"),
+    )
+    compile: bool = setting("compile the layers (torch.compile): a slow first step, faster ones after it", False)
+    recompute: bool = setting("keep only the layers' inputs for the backward pass: less memory, more work", False)
+    sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
+    speech_weight: float = setting("share of the rows that are speech alone, relative to the next three", 1.0)
+    text_to_speech_weight: float = setting("share of the rows that are speech after its text (see --text-model)", 0.0)
+    speech_to_text_weight: float = setting("share of the rows that are text after its speech (see --text-model)", 0.0)
+    interleaved_weight: float = setting(
+        "share of the rows in which speech and text take turns between words, of cuts with word times (see "
+        "--text-model)",
+        0.0,
+    )
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            unbounded = option.name == "clip_norm" and value == math.inf  # does not clip
+            if isinstance(value, float) and not (math.isfinite(value) or unbounded):
+                raise InputError(f"train.{option.name} is {value}; expected a finite number")
+        positive = (
+            "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
+            "keep_checkpoints"
+        )
+        for name in positive.split():
+            if not getattr(self, name) > 0:
+                raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0")
+        not_negative = (
+            "warmup_steps final_learning_rate weight_decay patience seed sample_every speech_weight "
+            "text_to_speech_weight speech_to_text_weight interleaved_weight"
+        )
+        for name in not_negative.split():
+            if getattr(self, name) < 0:
+                raise InputError(f"train.{name} is {getattr(self, name)}; expected at least 0")
+        if not any(self.task_weights.values()):
+            raise InputError(
+                "train.speech_weight, train.text_to_speech_weight, train.speech_to_text_weight and "
+                "train.interleaved_weight are all 0; expected at least one above"
+            )
+        if self.sample_every and not self.speech_weight:
+            raise InputError(
+                f"train.sample_every is {self.sample_every}, but with train.speech_weight 0 the model never continues "
+                "speech; set one of them otherwise"
+            )
+        if self.seed >= 2**31:
+            raise InputError(f"train.seed is {self.seed}; expected less than 2^31")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"train.{name} is {getattr(self, name)}; expected 0 <= {name} < 1")
+        for name in ("held_out_fraction", "decay_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0, less than 1")
+        for option in fields(self):
+            choices = option.metadata["choices"]
+            if choices and getattr(self, option.name) not in choices:
+                raise InputError(
+                    f"train.{option.name} is {getattr(self, option.name)!r}; expected one of {', '.join(choices)}"
+                )
+        if self.optimizer == "muon" and self.parallel == "fsdp":
+            raise InputError("train.optimizer muon needs whole matrices; use train.parallel ddp, or adamw")
+        if self.warmup_steps >= self.steps:
+            raise InputError(
+                f"train.warmup_steps {self.warmup_steps} must be less than train.steps {self.steps}; give a lower "
+                "--warmup-steps or a higher --steps"
+            )
+        if self.final_learning_rate > self.learning_rate:
+            raise InputError(
+                f"train.final_learning_rate {self.final_learning_rate} is above train.learning_rate "
+                f"{self.learning_rate}; it must not be"
+            )
+        if self.rows % self.rows_at_once:
+            raise InputError(f"train.rows {self.rows} must be a multiple of train.rows_at_once {self.rows_at_once}")
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        """Weight of each kind of document; see `slm.documents.tasks`."""
+        tasks = ("speech", "text_to_speech", "speech_to_text", "interleaved")
+        return {task: getattr(self, f"{task}_weight") for task in tasks}
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step (counted from 0)."""
+        steps, warmup, peak, final = self.steps, self.warmup_steps, self.learning_rate, self.final_learning_rate
+        if self.schedule == "cosine":
+            return warmup_cosine(step, steps, warmup, peak, final)
+        return warmup_stable_decay(step, steps, warmup, max(1, round(steps * self.decay_fraction)), peak, final)
+
+
+def read_settings(
+    name_or_path: str, overrides: dict[str, Any], model_overrides: dict[str, Any] | None = None
+) -> tuple[ModelConfig, TrainSettings]:
+    """Read a training config.
+
+    Args:
+        name_or_path: a YAML file, or the name of one that comes with the package ("tiny", "small", "25m" ...).
+        overrides: values of `TrainSettings` that replace those of the file.
+        model_overrides: likewise, of `ModelConfig`.
+
+    Raises:
+        InputError: no such file, no YAML, unknown or missing keys, or values that do not fit.
+    """
+    import yaml
+
+    from slm.model.transformer import (
+        ModelConfig,  # here, because it loads PyTorch, which `train-lm --help` need not wait for
+    )
+
+    path = Path(name_or_path)
+    if not path.exists() and (CONFIGS / f"{name_or_path}.yaml").is_file():
+        path = CONFIGS / f"{name_or_path}.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise InputError(f"config '{name_or_path}': no such file; expected a YAML file, or one of: {known}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    if not isinstance(raw, dict) or set(raw) != {"model", "train"}:
+        raise InputError(f"{path}: expected exactly the sections 'model' and 'train'")
+    for section, found in raw.items():
+        if not isinstance(found, dict):
+            raise InputError(f"{path}: {section}: expected settings, found {type(found).__name__}")
+    try:
+        model = dataclass_from_dict(ModelConfig, {**raw["model"], **(model_overrides or {})}, "model")
+        return model, dataclass_from_dict(TrainSettings, {**raw["train"], **overrides}, "train")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -1,0 +1,334 @@
+"""Training the language model: a flat loop over packed batches, with validation and exact resume.
+
+A step depends on the weights, the optimizer's state and the step's number alone: the batch is arithmetic
+(`pipelines.dataset.batches`) and dropout is seeded by the step. So a stopped run that goes on has, on CPU with the same
+number of threads, the losses of an undisturbed one to the last bit.
+
+Processes started by `torchrun` share the rows of each step. The batch is the same for any number of them, so the losses
+are too, but for the order of sums, and for dropout, which each process draws for itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipelines.dataset.batches import Batch, PackedBatches
+from pipelines.dataset.mixture import read_data
+from pipelines.dataset.token_dataset import TokenDataset
+from slm.checkpoint import model_of, whole_weights
+from slm.documents.objective import NO_DOCUMENT, summed_loss, targets_of
+from slm.documents.tasks import SPEECH_TASK, TEXT_TASKS
+from slm.model.cross_entropy import IGNORED
+from slm.model.transformer import LanguageModel, ModelConfig
+from slm.text_model import TextModel
+from slm.training.loaders import data_identity, loaders
+from slm.training.parallel import distribute, gradients_stay, settle, whole
+from slm.training.run_folder import Progress, RunFolder
+from slm.training.samples import write_samples
+from slm.training.settings import TrainSettings
+from slm.training.utilisation import flops_per_token, peak_flops
+from slm.training.warm_start import warm_start
+from slm.vocabulary import Vocabulary
+from tokenizer.devices import check_device
+from tokenizer.errors import InputError
+from tokenizer.model import Codec
+from tokenizer.runs.monitor import Monitor
+from tokenizer.runs.optimizers import Optimizers
+from tokenizer.runs.ranks import Ranks
+from tokenizer.runs.stop_signals import stop_signals
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How a run ended. Bits are averages over the targets of held-out rows: codes and ends, or with text
+    (`slm.documents.tasks`) the mean of the tasks by weight, which says nothing of a second. None before a validation."""
+
+    step: int
+    best_step: int | None
+    best_bits_per_token: float | None
+    best_bits_per_second: float | None  # of speech
+    parameters: int
+    training_tokens: int  # tokens of one epoch
+    epochs: float
+    stopped_by: str  # "end", "patience", or the signal's name
+    codec_streams: bool  # whether the codec of the tokens does, as speaking a continuation needs
+
+
+def train(
+    model_config: ModelConfig,
+    settings: TrainSettings,
+    data: Sequence[str | Path],
+    out: Path,
+    held_out: Sequence[str | Path] = (),
+    resume: bool = False,
+    device: str = "cpu",
+    show_progress: bool = True,
+    cache: Path | None = None,
+    init_from: str | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008
+    codec: Codec | None = None,
+    text_model: Path | None = None,
+) -> TrainReport:
+    """Train a model on tokenized datasets.
+
+    Args:
+        model_config: the model's shape.
+        settings: the run's settings.
+        data: folders or URLs written by `focalstream tokenize`, all with the same codec; see `read_data`.
+        out: the run's folder; see `slm.training.run_folder`.
+        held_out: datasets for validation; none: a share of the cuts of `data`.
+        resume: go on from the latest checkpoint in `out`.
+        device: a torch device.
+        show_progress: draw a bar when stderr is a terminal, and print a line for each validation.
+        cache: local folder that shards behind URLs come into.
+        init_from: a model whose weights the new one begins with; see `slm.training.warm_start`.
+        ranks: this process among those that train together (`tokenizer.runs.ranks.join_ranks`).
+        codec: the datasets' codec, to hear samples by; None: samples are codes.
+        text_model: made by `focalstream train-text`, for tasks with text; see `slm.documents.tasks`.
+
+    Raises:
+        InputError: no such device, datasets or a codec that do not belong together, rows that cannot be divided among
+            the processes, tasks with text without texts, `out` taken or not resumable, a model to begin with that does
+            not fit, or a gradient that is no longer finite.
+    """
+    check_device(device)
+    sources = read_data(data)
+    dataset = TokenDataset(sources.places, cache)
+    validation_data = TokenDataset(list(held_out), cache) if held_out else None
+    text = None if text_model is None else TextModel.load(text_model)
+    codec_name = dataset.codec["name"]
+    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, codec_name, dataset.fingerprint, text)
+    if validation_data is not None:
+        vocabulary.check(str(held_out[0]), validation_data.fingerprint, validation_data.codebook_size)
+    if codec is not None:
+        vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
+    data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
+    training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
+    torch.manual_seed(settings.seed)
+    model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
+    if init_from is not None and not resume:
+        warm_start(model, vocabulary, init_from, settings.seed)
+    model.to(device).train()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    flops = flops_per_token(model, settings.row_tokens)
+    peak, source = peak_flops(device, settings.bfloat16)
+    model.recompute = settings.recompute
+    if settings.compile:
+        for layer in model.layers:
+            layer.compile()
+    trainee = distribute(model, settings.parallel, ranks)
+    optimizer = Optimizers(model.named_parameters(), settings, settings.learning_rate, in_layers)
+    folder = RunFolder(out, settings.keep_checkpoints, ranks)
+    identity = data_identity(dataset, validation_data, sources, init_from, vocabulary, data_for.texts)
+    silent = ranks.rank > 0
+    if data_for.note and show_progress and not silent:
+        print(data_for.note, file=sys.stderr)
+    with (
+        folder.begin(model, optimizer, settings, identity, resume) as progress,
+        stop_signals() as signals,
+        Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
+    ):
+        stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
+        while not stopped_by:
+            began = time.perf_counter()
+            rate = settings.rate_at(progress.step)
+            share = rate / settings.learning_rate
+            loss, norm = train_step(
+                trainee, optimizer, training.batch(progress.step), settings, progress.step, share, ranks
+            )
+            speed = settings.rows * settings.row_tokens / (time.perf_counter() - began)
+            progress = dataclasses.replace(progress, step=progress.step + 1)
+            record = {
+                "step": progress.step,
+                "bits_per_token": loss / math.log(2),
+                **({"bits_per_second": loss / math.log(2) * vocabulary.token_rate} if speech_alone else {}),
+                "gradient_norm": norm,
+                "learning_rate": rate,
+                "tokens_per_second": round(speed, 1),
+                "utilisation": round(speed * flops / (peak * ranks.world), 4),
+            }
+            if progress.step % settings.validate_every == 0 or progress.step == settings.steps:
+                bits = {task: validate(trainee, part, settings, ranks) for task, part in data_for.validation.items()}
+                settle(model)
+                record |= held_out_record(bits, settings, vocabulary, data_for.targets_per_character)
+                progress = judged(progress, record["held_out_bits_per_token"])
+                if show_progress and not silent:
+                    monitor.bar.write(validation_line(record), file=sys.stderr)
+            monitor.step(record, bar_line(record, source))
+            if settings.sample_every and progress.step % settings.sample_every == 0:
+                weights = whole_weights(model)
+                if not silent:
+                    speaker = model_of(model_config, vocabulary, weights, device)
+                    place = out / "samples" / f"step-{progress.step:06d}"
+                    waves = write_samples(speaker, vocabulary, data_for.validation[SPEECH_TASK], codec, place)
+                    monitor.hear(progress.step, waves, codec.sample_rate_out if codec else 0)
+            stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
+            if stopped_by or progress.step % settings.save_every == 0 or progress.best_step == progress.step:
+                folder.save(model, vocabulary, optimizer, progress)
+    best_bits = progress.best_bits_per_token if progress.best_step >= 0 else None
+    return TrainReport(
+        step=progress.step,
+        best_step=progress.best_step if best_bits is not None else None,
+        best_bits_per_token=best_bits,
+        best_bits_per_second=best_bits * vocabulary.token_rate if best_bits is not None and speech_alone else None,
+        parameters=parameters,
+        training_tokens=training.tokens_per_epoch,
+        epochs=progress.step * settings.rows * settings.row_tokens / training.tokens_per_epoch,
+        stopped_by=stopped_by,
+        codec_streams=dataset.codec.get("first_samples", 1) == 1,  # not in datasets of version 0.1.0, whose codecs do
+    )
+
+
+def train_step(
+    trainee: nn.Module,
+    optimizer: Optimizers,
+    batch: Batch,
+    settings: TrainSettings,
+    step: int,
+    share: float = 1.0,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> tuple[float, float]:
+    """One optimizer step.
+
+    Args:
+        trainee: a model, or what distributes it.
+        optimizer: of its parameters.
+        batch: this process's rows.
+        settings: the run's.
+        step: its number, counted from 0.
+        share: of the learning rate.
+        ranks: this process among the others.
+
+    Returns:
+        The loss in nats per target and the gradient's norm before clipping, both of all processes together.
+    """
+    torch.manual_seed(settings.seed * 1_000_003 + step + (ranks.rank << 52))  # dropout; 2^52 is above all such seeds
+    device = next(trainee.parameters()).device
+    # The mean over processes, as gradients are averaged over them too.
+    counted = torch.tensor(float((targets_of(batch) != IGNORED).sum()), device=device)
+    targets = max(1.0, float(ranks.mean(counted)))  # none where all rows are amid documents with text
+    optimizer.zero_grad()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    rows = len(batch.tokens)
+    for first in range(0, rows, settings.rows_at_once):
+        part = Batch(*(field[first : first + settings.rows_at_once] for field in batch))
+        with gradients_stay(trainee) if first + settings.rows_at_once < rows else nullcontext():
+            loss = summed_loss(trainee, part, settings.bfloat16) / targets
+            loss.backward()
+        total += loss.detach()
+    nats = float(ranks.mean(total))
+    norm = float(whole(nn.utils.clip_grad_norm_(optimizer.parameters, settings.clip_norm)))
+    if not math.isfinite(norm):
+        raise InputError(
+            f"step {step + 1}: the gradient is no longer finite (loss {nats:.3f}); train with a train.learning_rate "
+            f"below {settings.learning_rate} or a longer train.warmup_steps"
+        )
+    optimizer.step(share)
+    return nats, norm
+
+
+@torch.no_grad()
+def validate(
+    trainee: nn.Module,
+    batches: PackedBatches,
+    settings: TrainSettings,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> float:
+    """Bits per target over the held-out rows, each document once; processes take turns at `rows_at_once` of them.
+
+    Raises:
+        InputError: nothing in these rows is a target.
+    """
+    trainee.eval()
+    rows = min(settings.validation_rows, batches.rows_per_epoch)
+    sums = torch.zeros(2, dtype=torch.float64, device=next(trainee.parameters()).device)  # of nats, and targets
+    for first in range(0, rows, settings.rows_at_once * ranks.world):
+        mine = first + settings.rows_at_once * ranks.rank
+        start = min(mine, rows - 1)  # a process that has none left computes along: FSDP needs all in every pass
+        batch = batches.rows(start, min(start + settings.rows_at_once, rows))
+        # The last row runs on into the next epoch: there the documents begin again.
+        batch.documents[batch.documents >= batches.documents_per_epoch] = NO_DOCUMENT
+        nats = summed_loss(trainee, batch, settings.bfloat16)
+        if mine < rows:
+            sums += torch.stack([nats.double(), sums.new_tensor(float((targets_of(batch) != IGNORED).sum()))])
+    trainee.train()
+    total, count = ranks.mean(sums).tolist()
+    if not count:
+        raise InputError(
+            f"the ends of the {rows} held-out rows cut every document with text; give a longer train.row_tokens than "
+            f"{batches.row_tokens}, or more train.validation_rows"
+        )
+    return total / count / math.log(2)
+
+
+def in_layers(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon may take a parameter: a matrix of a layer, not an embedding, a head or a gain."""
+    return name.startswith("layers.") and parameter.ndim == 2
+
+
+def held_out_record(
+    bits: dict[str, float], settings: TrainSettings, vocabulary: Vocabulary, targets_per_character: float
+) -> dict[str, float]:
+    """What the log says of a validation; `bits` per target of each task, whose mean by weight decides which is best."""
+    if list(bits) == [SPEECH_TASK]:
+        (speech,) = bits.values()
+        return {"held_out_bits_per_token": speech, "held_out_bits_per_second": speech * vocabulary.token_rate}
+    weights = {task: settings.task_weights[task] for task in bits}
+    mean = sum(bits[task] * weight for task, weight in weights.items()) / sum(weights.values())
+    record = {"held_out_bits_per_token": mean}
+    record |= {f"held_out_{task}_bits_per_token": found for task, found in bits.items()}
+    if "speech_to_text" in bits:
+        record["held_out_speech_to_text_bits_per_character"] = bits["speech_to_text"] * targets_per_character
+    return record
+
+
+def judged(progress: Progress, bits: float) -> Progress:
+    """Progress after a validation."""
+    if bits < progress.best_bits_per_token:
+        return dataclasses.replace(
+            progress, best_step=progress.step, best_bits_per_token=bits, validations_since_best=0
+        )
+    return dataclasses.replace(progress, validations_since_best=progress.validations_since_best + 1)
+
+
+def reason_to_stop(progress: Progress, settings: TrainSettings, signals: list[str], ranks: Ranks, device: str) -> str:
+    """ "end", "patience", a signal's name, or nothing: the same in all processes, which call it together."""
+    if progress.step >= settings.steps:
+        return "end"
+    if settings.patience and progress.validations_since_best >= settings.patience:
+        return "patience"
+    heard = ranks.any(bool(signals), device)
+    return [*signals, "SIGTERM"][0] if heard else ""  # perhaps it was another process that heard a signal
+
+
+def bar_line(record: dict[str, float], source: str) -> str:
+    """What the bar says of a step; `source` is that of the peak."""
+    return (
+        f"{record['bits_per_token']:.3f} bits/token, {record['tokens_per_second']:.0f} tokens/s, "
+        f"{100 * record['utilisation']:.1f} % of the {source} peak"
+    )
+
+
+def validation_line(record: dict[str, float]) -> str:
+    """A step's record for people."""
+    line = f"step {record['step']}: training {record['bits_per_token']:.3f}, held-out "
+    line += f"{record['held_out_bits_per_token']:.3f} bits/token"
+    if "held_out_bits_per_second" in record:
+        return f"{line} = {record['held_out_bits_per_second']:.1f} bits per second of speech"
+    said = []
+    for task in (SPEECH_TASK, *TEXT_TASKS):
+        if (bits := record.get(f"held_out_{task}_bits_per_token")) is not None:
+            characters = record.get(f"held_out_{task}_bits_per_character")
+            more = "" if characters is None else f" = {characters:.3f} bits/character"
+            said.append(f"{task.replace('_', ' ')} {bits:.3f}{more}")
+    return f"{line} ({', '.join(said)})"

@@ -1,0 +1,124 @@
+"""A model that begins with the weights of another: a Llama of text, or a speech model.
+
+As TWIST does it (arXiv 2305.13009): the layers are taken over, the embedding is made anew for our vocabulary. A new row
+is drawn from a normal distribution with the mean and the variances of the old rows, so that it lies among them; begin
+and end take the rows of the old begin and end, where these are known. A speech model of the same codec keeps its rows,
+but for those of pieces of text, where the text model is another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slm.checkpoint import check_fit, copy_weights, locate, parse_config, read_json
+from slm.llama import HEAD, is_llama, model_config, own_names
+from slm.model.transformer import LanguageModel, ModelConfig
+from slm.vocabulary import BOS, EOS, Vocabulary
+from tokenizer.checkpoint import read_weights
+from tokenizer.errors import InputError
+
+EMBEDDING = "embed_tokens.weight"
+GROUP_HEAD = "lm_head.first.weight"
+FREE = {"context", "dropout"}  # of a model's shape, what no weight depends on
+
+
+def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: int) -> None:
+    """Fill a new model.
+
+    Args:
+        model: its configuration must be the other's, but for `context` and `dropout`.
+        vocabulary: the new model's.
+        name: a folder in the layout of transformers (one or several safetensors files), or what `load_lm` takes.
+        seed: of the rows that are drawn.
+
+    Raises:
+        InputError: nothing is there, it is no Llama, or its shape is another.
+    """
+    folder = locate(name)
+    path = folder / "config.json"
+    raw = read_json(path)
+    theirs = model_config(raw, path) if is_llama(raw) else parse_config(raw, path)
+    check_shape(model.config, theirs, name)
+    weights = _weights(folder)
+    if is_llama(raw):
+        weights = own_names(weights, theirs.tied_embeddings)
+    kept = _shared_vocabulary(folder, vocabulary)
+    if kept is None or kept.text != vocabulary.text:
+        known: dict[int, Any] = {BOS: raw.get("bos_token_id", BOS), EOS: raw.get("eos_token_id", EOS)}
+        for number, table in enumerate((EMBEDDING, HEAD, GROUP_HEAD)):
+            if table in weights:
+                rows = vocabulary.size
+                if kept is not None:  # in these tables the pieces come last, whatever is before them
+                    same = len(weights[table]) - kept.pieces
+                    known, rows = dict(zip(range(same), range(same), strict=True)), same + vocabulary.pieces
+                weights[table] = new_rows(weights[table].float(), rows, known, seed + number)
+    check_fit(model, weights, folder)
+    copy_weights(model, weights)
+
+
+def check_shape(ours: ModelConfig, theirs: ModelConfig, name: str) -> None:
+    """Raise InputError where the configuration is not that of the weights; the message says what to write into it."""
+    if "bits" not in (ours.code_embedding, theirs.code_embedding):
+        ours = dataclasses.replace(ours, code_embedding=theirs.code_embedding)  # tables differ in how they begin alone
+    fields = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in FREE]
+    if odd := [field for field in fields if getattr(ours, field) != getattr(theirs, field)]:
+        wanted = ", ".join(f"{field}: {getattr(theirs, field)}" for field in odd)
+        raise InputError(
+            f"--init-from {name}: its shape is not that of the config's `model` section; write there: {wanted}"
+        )
+
+
+def new_rows(old: Tensor, rows: int, known: dict[int, Any], seed: int) -> Tensor:
+    """A table of `rows` rows that lie among the old ones.
+
+    Args:
+        old: float32 [V, D].
+        rows: how many to make.
+        known: new row -> the old row that it takes; what is no number of an old row is drawn like the others.
+        seed: of the draws.
+
+    Returns:
+        float32 [rows, D].
+    """
+    drawn = torch.randn(rows, old.shape[1], generator=torch.Generator().manual_seed(seed))
+    table = old.mean(0) + drawn * old.std(0, correction=0)
+    for row, source in known.items():
+        source = source[0] if isinstance(source, list) and source else source  # Llama 3 has several ends
+        if isinstance(source, int) and 0 <= source < len(old):
+            table[row] = old[source]
+    return table
+
+
+def _shared_vocabulary(folder: Path, vocabulary: Vocabulary) -> Vocabulary | None:
+    """The vocabulary of the folder's model, if it is one of the same codec, so that its rows of codes mean the same."""
+    if not (folder / "vocabulary.json").is_file():
+        return None
+    theirs = Vocabulary.load(folder / "vocabulary.json")
+    ours = (vocabulary.codec_fingerprint, vocabulary.codebook_size)
+    return theirs if (theirs.codec_fingerprint, theirs.codebook_size) == ours else None
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of model.safetensors, or of the files that a large model is divided into."""
+    if (folder / "model.safetensors").is_file():
+        return read_weights(folder / "model.safetensors")
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        raise InputError(
+            f"{folder}: has no model.safetensors; convert the model with `save_pretrained` of transformers"
+        )
+    try:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{index}: has no weight_map; copy the folder again") from None
+    weights: dict[str, Tensor] = {}
+    for file in names:
+        if not (folder / file).is_file() or (folder / file).resolve().parent != folder.resolve():
+            raise InputError(f"{index}: names {file}, which is not in its folder; copy the folder again")
+        weights |= read_weights(folder / file)
+    return weights

@@ -1,0 +1,350 @@
+"""The codec: wave <-> tokens, whole utterances or live streams, over one code path.
+
+Legend: B batch, S samples, T tokens, N samples or tokens of a step, D feature channels.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+
+from tokenizer import checkpoint, inputs
+from tokenizer.config import CodecConfig, VocosConfig
+from tokenizer.network.decoder import Decoder
+from tokenizer.network.encoder import Encoder
+from tokenizer.network.focal import Compressor, Decompressor
+from tokenizer.network.padding import present
+from tokenizer.network.quantizer import BinarySphericalQuantizer
+from tokenizer.network.vocos import Vocos
+from tokenizer.pieces import in_pieces, whole_chunks
+from tokenizer.precision import check_engine, to_bfloat16, widened
+from tokenizer.rates import Rates, token_count
+
+if TYPE_CHECKING:
+    from tokenizer.conversion import Voice
+    from tokenizer.onnx_engine.codec import OnnxCodec
+
+OFFLINE_FRAMES = 512  # frames of one `step` when a whole utterance is processed: bounds memory, 10 s at 50 Hz
+
+
+class CodecState(NamedTuple):
+    """The state of a batch of live streams, for `encode_step` and `decode_step`; every leaf is [B, ...]."""
+
+    encoder: Encoder.State
+    compressor: Compressor.State
+    decompressor: Decompressor.State
+    decoder: Decoder.State
+
+    @property
+    def batch_size(self) -> int:
+        """Streams it is the state of."""
+        return len(self.encoder.encoder.position)
+
+
+class Codec(Rates, nn.Module):
+    """A speech codec of the streaming FocalCodec-Stream family (arXiv 2509.16195) or the FocalCodec family for whole
+    utterances (arXiv 2502.04465).
+
+        codec = Codec.from_pretrained("small")
+        tokens = codec.encode(wave)      # [B, S] at codec.sample_rate_in -> int64 [B, codec.token_count(S)]
+        wave = codec.decode(tokens)      # [B, T] -> [B, T * codec.samples_per_token] at codec.sample_rate_out
+
+    The tokens of an utterance do not depend on what else is in the batch, on padding, or, where the codec streams, on
+    how its audio is cut into chunks.
+
+    The families differ at the end of an utterance. A streaming codec pads audio with zeros to a whole number of chunks
+    and trims the tokens to ceil(S / hop). One for whole utterances makes a feature frame of 320 samples' hop only where
+    400 samples are there, so up to 319 samples at the end (20 ms) are in no token, and 4 s give 199 tokens at 50 Hz; at
+    25 and 12.5 Hz zero frames fill the last token. Audio shorter than 400 samples still gives one token. Every frame
+    there depends on the whole utterance, so a piece of one does not have the tokens it has within the whole.
+    """
+
+    def __init__(self, config: CodecConfig, name: str = "unnamed") -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.encoder = Encoder(config.encoder)
+        self.compressor = Compressor(config.compressor)
+        self.quantizer = BinarySphericalQuantizer(config.quantizer)
+        self.decompressor = Decompressor(config.decompressor)
+        self.decoder = Vocos(config.decoder) if isinstance(config.decoder, VocosConfig) else Decoder(config.decoder)
+        self.eval()
+
+    # ---- identity -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(cls, config: CodecConfig | dict[str, Any]) -> Codec:
+        """A codec with random weights."""
+        return cls(config if isinstance(config, CodecConfig) else CodecConfig.from_dict(config))
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: str | torch.device = "cpu",
+        engine: Literal["torch"] = "torch",
+        precision: str = "fp32",
+    ) -> Codec: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, device: str | torch.device = "cpu", *, engine: str, precision: str = "fp32"
+    ) -> Codec | OnnxCodec: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: str | torch.device = "cpu",
+        engine: str = "torch",
+        precision: str = "fp32",
+    ) -> Codec | OnnxCodec:
+        """Load a trained codec, ready to encode and decode.
+
+        Args:
+            name_or_path: the name of shipped weights ("small"); a directory with config.json and model.safetensors;
+                a path `dir/name` or `dir/name.json` beside `dir/name.safetensors`; a Hugging Face Hub id; or, for the
+                engine "onnx", a folder that `focalstream export` made.
+            device: where the weights go.
+            engine: "torch", or "onnx" for ONNX Runtime, which streams several times as fast on a CPU. The first time
+                it exports the codec into the user's cache ($XDG_CACHE_HOME or ~/.cache, in focalstream/onnx).
+            precision: "fp32"; "bf16" (torch only), for a GPU; or "int8" (onnx only). Other than "fp32" gives somewhat
+                other tokens of the same token space.
+
+        Raises:
+            InputError: when nothing is found there, what is found is not a codec of this family, there is no such
+                device, or the engine is unknown, not installed, or does not run that precision there.
+        """
+        device = str(device)
+        check_engine(engine, precision, device)
+        if engine == "onnx":
+            from tokenizer.onnx_engine.codec import load
+
+            return load(str(name_or_path), precision)
+        config, weights = checkpoint.load(str(name_or_path))
+        codec = cls(config, name=str(name_or_path))
+        checkpoint.assign(codec, weights, source=f"codec {name_or_path}")
+        codec = codec.to(device).requires_grad_(False)
+        return to_bfloat16(codec) if precision == "bf16" else codec
+
+    def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write config.json and model.safetensors, each atomically.
+
+        Args:
+            directory: made when missing.
+            dtype: store weights in this type (float16 halves the file); None keeps the module's own.
+        """
+        checkpoint.save(self, Path(directory), dtype)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over configuration and weights as float32, in hex: the identity of the token space."""
+        return checkpoint.fingerprint(self.config, self.state_dict())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the decoder's head, and so of waves; with bfloat16 weights a spectral head stays float32."""
+        return self.decoder.head.proj.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.head.proj.weight.device
+
+    # ---- whole utterances -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Wave to tokens.
+
+        Args:
+            wave: [B, S] or [S], at `sample_rate_in`, in [-1, 1].
+            lengths: int64 [B], samples of each row that count; None: all.
+
+        Returns:
+            int64 [B, token_count(S)]; a row shorter than the longest ends in -1.
+
+        Raises:
+            InputError: for another shape, an empty or non-finite wave, lengths outside 1..S, or more than 30 minutes
+                for a codec that does not stream.
+        """
+        wave = inputs.check_wave(torch.as_tensor(wave, device=self.device), self.sample_rate_in)
+        counted = inputs.check_lengths(lengths, wave)
+        lengths = torch.tensor(counted, device=wave.device)
+        counts = torch.tensor([self.token_count(samples) for samples in counted], device=wave.device)
+        longest = int(counts.max())
+        features, frames = self._features(wave, lengths)
+        tokens = self.quantizer.tokens(self._latents(features, frames))[:, :longest]
+        return tokens.masked_fill(~present(counts, longest), inputs.NO_TOKEN)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, voice: Voice | None = None) -> Tensor:
+        """Tokens to wave.
+
+        Args:
+            tokens: int64 [B, T] or [T]; -1 at a row's end is filling and becomes silence.
+            voice: convert to this voice; None keeps the speaker's own.
+
+        Returns:
+            [B, T * samples_per_token] at `sample_rate_out`, in [-1, 1].
+
+        Raises:
+            InputError: for another shape or a token outside the codebook.
+        """
+        tokens = self._checked(tokens)
+        if not self.causal:
+            features, frames = self._dequantize_whole(tokens)
+            features = features if voice is None else voice.nearest(features)
+            heard = (tokens >= 0).repeat_interleave(self.samples_per_token, dim=1)
+            return widened(self.decoder(features, frames)) * heard
+        padded = whole_chunks(tokens, self.tokens_per_chunk, inputs.NO_TOKEN)
+        step = partial(self.decode_checked, voice=voice)
+        wave = in_pieces(step, padded, self.init_state(len(tokens)), self._offline_tokens)
+        return wave[:, : tokens.shape[1] * self.samples_per_token]
+
+    @torch.no_grad()
+    def features(self, wave: Tensor) -> Tensor:
+        """Wave [B, S] or [S] -> features [B, T, D] of the encoder, a frame for each 320 samples."""
+        wave = inputs.check_wave(torch.as_tensor(wave, device=self.device), self.sample_rate_in)
+        lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
+        hop = self.config.encoder.hop_samples
+        return self._features(wave, lengths)[0][:, : token_count(wave.shape[1], hop, self.first_samples)]
+
+    @torch.no_grad()
+    def latents(self, features: Tensor) -> Tensor:
+        """Features [B, T, D] -> latents [B, T, bits] on the unit sphere, whose signs are the codes."""
+        frames = torch.full((len(features),), features.shape[1], device=features.device)
+        return self.quantizer.normalize(self._latents(features, frames))
+
+    @torch.no_grad()
+    def codes(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, T] -> codes [B, T, bits] of +-1/sqrt(bits)."""
+        return self.quantizer.codes(self._checked(tokens), self.dtype)
+
+    @torch.no_grad()
+    def dequantize(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, T] -> the decoder's input features [B, T, D]."""
+        tokens = self._checked(tokens)
+        if not self.causal:
+            return self._dequantize_whole(tokens)[0]
+        padded = whole_chunks(tokens, self.tokens_per_chunk, inputs.NO_TOKEN)
+        state = self.decompressor.init_state(len(tokens))
+        x = in_pieces(self._dequantize_step, padded, state, self._offline_tokens)
+        return x[:, : tokens.shape[1] * self.decompressor.upscale]
+
+    # ---- live streams ---------------------------------------------------------------------------------------------
+
+    def init_state(self, batch_size: int) -> CodecState:
+        """The state of `batch_size` streams that have not begun, on the codec's device.
+
+        Raises:
+            InputError: the codec does not stream, or `batch_size` is no whole number from 1.
+        """
+        self.check_causal()
+        batch_size = inputs.check_count(batch_size, "init_state: batch_size", "stream")
+        return CodecState(
+            self.encoder.init_state(batch_size),
+            self.compressor.init_state(batch_size),
+            self.decompressor.init_state(batch_size),
+            self.decoder.init_state(batch_size),
+        )
+
+    @torch.no_grad()
+    def encode_step(self, chunk: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
+        """The next chunks of a stream to tokens.
+
+        Args:
+            chunk: [B, n * chunk_samples].
+            state: from `init_state` or the step before.
+
+        Returns:
+            int64 [B, n * tokens_per_chunk] and the next state.
+
+        Raises:
+            InputError: when the chunk is not whole or not finite floats, or the state not of this codec and batch.
+        """
+        self.check_causal()
+        inputs.check_state(state, CodecState, "encode_step")
+        chunk = torch.as_tensor(chunk)
+        inputs.check_chunk(chunk, self.chunk_samples, state.batch_size)
+        return self.encode_checked(chunk, state)
+
+    @torch.no_grad()
+    def decode_step(self, tokens: Tensor, state: CodecState, voice: Voice | None = None) -> tuple[Tensor, CodecState]:
+        """The next tokens of a stream to wave.
+
+        Args:
+            tokens: int64 [B, n * tokens_per_chunk]; the last step of a stream may end in -1 (silence).
+            state: from `init_state` or the step before.
+            voice: convert to this voice; None keeps the speaker's own.
+
+        Returns:
+            [B, n * tokens_per_chunk * samples_per_token] and the next state.
+
+        Raises:
+            InputError: when a chunk is not whole, a token unknown, or the state not of this codec and batch.
+        """
+        self.check_causal()
+        inputs.check_state(state, CodecState, "decode_step")
+        tokens = self._checked(tokens)
+        inputs.check_token_chunks(tokens, self.tokens_per_chunk, state.batch_size)
+        return self.decode_checked(tokens, state, voice)
+
+    def encode_checked(self, chunk: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
+        """`encode_step` without its checks and with gradients: tensor operations alone."""
+        features, encoder_state = self.encoder.step(chunk.to(self.device, self.dtype), state.encoder)
+        latents, compressor_state = self.compressor.step(features, state.compressor)
+        return self.quantizer.tokens(latents), state._replace(encoder=encoder_state, compressor=compressor_state)
+
+    def decode_checked(
+        self, tokens: Tensor, state: CodecState, voice: Voice | None = None
+    ) -> tuple[Tensor, CodecState]:
+        """`decode_step` likewise."""
+        present = tokens >= 0
+        x, decompressor_state = self._dequantize_step(tokens, state.decompressor)
+        if voice is not None:
+            x = voice.nearest(x)
+        wave, decoder_state = self.decoder.step(x, state.decoder)
+        wave = widened(wave) * present.repeat_interleave(self.samples_per_token, dim=1)
+        return wave, state._replace(decompressor=decompressor_state, decoder=decoder_state)
+
+    # ---- inside ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _offline_tokens(self) -> int:
+        return OFFLINE_FRAMES // self.config.encoder.chunk_frames * self.tokens_per_chunk
+
+    def _checked(self, tokens: Tensor) -> Tensor:
+        """Tokens of [B, T] or [T] as int64 [B, T] on the codec's device. Raises InputError."""
+        return inputs.check_tokens(torch.as_tensor(tokens, device=self.device), self.codebook_size).long()
+
+    def _features(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Checked wave [B, S] -> features, and the frames of each row that count (all, of a codec that streams)."""
+        if not self.causal:
+            self.check_length(wave.shape[1], "encode")
+            return self.encoder(wave.to(self.dtype), lengths)
+        wave = wave.to(self.dtype).masked_fill(~present(lengths, wave.shape[1]), 0)
+        wave = whole_chunks(wave, self.chunk_samples, 0)
+        piece = OFFLINE_FRAMES // self.config.encoder.chunk_frames * self.chunk_samples
+        features = in_pieces(self.encoder.step, wave, self.encoder.init_state(len(wave)), piece)
+        return features, torch.full_like(lengths, features.shape[1])
+
+    def _latents(self, features: Tensor, frames: Tensor) -> Tensor:
+        if not self.causal:
+            return self.compressor(features, frames)[0]
+        return self.compressor.step(features, self.compressor.init_state(len(features)))[0]
+
+    def _dequantize_whole(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Checked tokens of whole utterances -> features, and the frames of each row that count."""
+        ends = ((tokens >= 0) * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).amax(1)
+        return self.decompressor(self.quantizer.codes(tokens, self.dtype), ends.clamp(min=1))
+
+    def _dequantize_step(self, tokens: Tensor, state: Decompressor.State) -> tuple[Tensor, Decompressor.State]:
+        codes = self.quantizer.codes(tokens, self.decompressor.in_proj.weight.dtype)
+        return self.decompressor.step(codes, tokens >= 0, state)

@@ -1,0 +1,102 @@
+"""A pool's steps compiled, so that on a GPU a step is one CUDA graph: nothing is launched or decided by the CPU.
+
+A graph replays the same kernels on the same addresses. So all rows of the pool are stepped, always by one chunk; the
+state stays where it is and is written in place; and a mask, not an index, says which streams move on. That costs a
+full pool's arithmetic each step, where `StreamPool` otherwise gathers rows.
+
+It needs a state that is mutated. The states of `Codec.encode_step` are values, from which a stream may go on twice, and
+what a graph returns is overwritten by its next replay: each leaf would have to be copied out of the graph and in again.
+
+Legend: N pool size, S samples of a chunk, T tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenizer.inputs import NO_TOKEN
+from tokenizer.model import Codec, CodecState
+from tokenizer.network.state_tree import leaves_of
+
+Step = Callable[[Tensor, Tensor], Tensor]
+
+WARM_UP = 3  # runs until a CUDA graph is replayed: compile and run, record, replay
+
+
+class CompiledSteps:
+    """`encode` and `decode` of rows of a pool's state, which they change in place.
+
+    Making it compiles both, which takes a minute or more.
+
+    Args:
+        codec: whose weights and device do not change any more.
+        state: of N streams; its leaves stay where they are.
+        encoding, decoding: which leaves a step of either kind changes, by their order.
+    """
+
+    def __init__(self, codec: Codec, state: CodecState, encoding: frozenset[int], decoding: frozenset[int]) -> None:
+        self._codec, self._streams = codec, state.batch_size
+        for leaf in leaves_of(state):
+            # A graph may then write to it in place, instead of copying it in and out.
+            torch._dynamo.mark_static_address(leaf)
+        self._encode = _in_place(codec.encode_checked, state, encoding)
+        self._decode = _in_place(codec.decode_checked, state, decoding)
+        for _ in range(WARM_UP):  # no stream moves on
+            self._run(self._encode, self._silence("cpu"), {})
+            self._run(self._decode, self._no_tokens("cpu"), {})
+
+    def encode(self, chunks: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Checked samples [n * S] by row -> tokens int64 [n * T] by row; n may differ between rows."""
+        return self._chunk_by_chunk(self._encode, self._silence, chunks)
+
+    def decode(self, tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Checked tokens [n * T] by row -> samples by row."""
+        return self._chunk_by_chunk(self._decode, self._no_tokens, tokens)
+
+    def _silence(self, device: torch.device | str) -> Tensor:
+        return torch.zeros(self._streams, self._codec.chunk_samples, dtype=self._codec.dtype, device=device)
+
+    def _no_tokens(self, device: torch.device | str) -> Tensor:
+        return torch.full((self._streams, self._codec.tokens_per_chunk), NO_TOKEN, device=device)
+
+    def _chunk_by_chunk(
+        self, step: Step, empty: Callable[[torch.device], Tensor], inputs: Mapping[int, Tensor]
+    ) -> dict[int, Tensor]:
+        outputs: dict[int, list[Tensor]] = {row: [] for row in inputs}
+        at = 0
+        while going := [row for row, given in inputs.items() if at < len(given)]:
+            x = empty(inputs[going[0]].device)  # where the input is, so that it travels once and in one piece
+            pieces = {row: inputs[row][at : at + x.shape[1]] for row in going}
+            for row, output in self._run(step, x, pieces).items():
+                outputs[row].append(output)
+            at += x.shape[1]
+        return {row: torch.cat(pieces) for row, pieces in outputs.items()}
+
+    def _run(self, step: Step, x: Tensor, pieces: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """One step of the pool with `pieces` in rows of x [N, ...]; only those streams move on."""
+        moves = torch.zeros(self._streams, dtype=torch.bool)
+        for row, piece in pieces.items():
+            x[row], moves[row] = piece, True
+        output = step(x.to(self._codec.device), moves.to(self._codec.device))
+        output = output.clone()  # a graph's next replay overwrites what it returned
+        return {row: output[row] for row in pieces}
+
+
+def _in_place(step: Callable[[Tensor, Any], tuple[Tensor, Any]], state: CodecState, touched: frozenset[int]) -> Step:
+    """`step`, compiled, on all rows of `state`; only where `moves`, bool [N], does it change the state."""
+    leaves = list(leaves_of(state))
+
+    def advance(x: Tensor, moves: Tensor) -> Tensor:
+        output, following = step(x, state)
+        for index, leaf in enumerate(leaves_of(following)):
+            if index in touched:
+                row = moves.view(-1, *[1] * (leaf.ndim - 1))
+                leaves[index].copy_(torch.where(row, leaf, leaves[index]))
+        return output
+
+    compiled = torch.compile(advance, mode="reduce-overhead", fullgraph=True, dynamic=False)
+    return torch.no_grad()(compiled)
