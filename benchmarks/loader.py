@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.bulk.plan import PlannedCut, Sharding
+from pipelines.bulk.plan import Sharding
 from pipelines.dataset.batches import PackedBatches
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.layout import Layout
+from pipelines.sources.cuts import PlannedCut
 from pipelines.tools.rewrite import DatasetWriter, rewriting
 from slm.training.loaders import FRAMING
 
@@ -83,7 +84,7 @@ def write_dataset(out: Path, lengths: np.ndarray) -> None:
         for i, length in enumerate(lengths.tolist()):
             codes = rng.integers(0, CODEBOOK, length).astype(np.uint16)
             cut = {"id": f"speaker{i % 997}-{i:08d}", "start": 0.0, "duration": length / TOKEN_RATE, "type": "MonoCut"}
-            writer.add(PlannedCut({**cut, "channel": 0, "supervisions": []}, ""), codes)
+            writer.add(PlannedCut({**cut, "channel": 0, "supervisions": []}, member=""), codes)
             flat.write(np.concatenate([[FRAMING.begin], codes + FRAMING.first_code, [FRAMING.end]]).astype("<u2"))
         totals = writer.close()["totals"]
     seconds = time.perf_counter() - began

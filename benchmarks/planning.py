@@ -20,9 +20,8 @@ from typing import Any
 from pipelines.bulk import plan
 from pipelines.bulk.estimate import estimate
 from pipelines.format.layout import Layout
-from pipelines.sources.cuts import SourceCut
+from pipelines.sources.cuts import Selection, SourceCut
 from pipelines.sources.manifests import read_cuts
-from pipelines.sources.selection import Selection
 
 CODEC = SimpleNamespace(
     sample_rate_in=16000, token_rate=50.0, bits_per_token=12, token_count=lambda samples: -(-samples // 320)

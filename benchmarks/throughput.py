@@ -119,7 +119,7 @@ def batches(manifest: Path) -> Iterator[Batch]:
 
     rate, sharding = 16000, Sharding(hours=SHARD_HOURS)
     shard: list[PlannedCut] = []
-    cuts = [PlannedCut(item.cut, "") for item in read_cuts([str(manifest)])]
+    cuts = [PlannedCut(item.cut, member="") for item in read_cuts([str(manifest)])]
     for number, cut in enumerate(cuts, 1):
         shard.append(cut)
         if number < len(cuts) and not sharding.is_full(len(shard), sum(cut.seconds for cut in shard)):
@@ -145,7 +145,7 @@ def pipeline_processor_time(manifest: Path, name: str, out: Path) -> float:
     from tokenizer import Codec
 
     codec = Codec.from_pretrained(name)
-    cuts = [PlannedCut(item.cut, f"cut-{i}") for i, item in enumerate(read_cuts([str(manifest)]))]
+    cuts = [PlannedCut(item.cut, member=f"cut-{i}") for i, item in enumerate(read_cuts([str(manifest)]))]
     with fixed_cpu_threads():
         encode_cuts(cuts[:1], codec, Encoding())
         began = time.process_time()

@@ -17,7 +17,7 @@ from pipelines.bulk.encoding import fixed_cpu_threads
 from pipelines.bulk.plan import shard_cuts
 from pipelines.bulk.worker_process import Event, Progress, Ready, ShardWork, Task, Worker, WorkerProcess, do_task
 from pipelines.format.layout import Layout
-from pipelines.format.shards import Receipt
+from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.bulk.plan import PlannedCut
 from pipelines.format.ledger import Quarantined, quarantine
-from pipelines.sources.audio import CutError, expected_samples, read_resampled
+from pipelines.sources.audio import expected_samples, read_resampled
+from pipelines.sources.cuts import CutError, PlannedCut
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.bulk.encoding import Encoding, encode_cuts, fixed_cpu_threads
-from pipelines.bulk.plan import PlannedCut, SelectedCuts, Sharding
+from pipelines.bulk.plan import SelectedCuts, Sharding
 from pipelines.format.layout import INDEX_DTYPE
 from pipelines.format.ledger import Quarantined
 from pipelines.format.member_ids import member_id
 from pipelines.format.shards import shar_cut
 from pipelines.sources.audio import expected_samples
-from pipelines.sources.selection import Selection
+from pipelines.sources.cuts import PlannedCut, Selection
 from pipelines.storage.stable_bytes import gzip_bytes, json_lines
 from tokenizer.errors import InputError
 
@@ -70,7 +70,7 @@ def estimate(inputs: list[str], selection: Selection, sharding: Sharding, codec:
     in_shard, shard_tar, shard_seconds = 0, 0, 0.0
     sample: list[tuple[PlannedCut, int]] = []
     for item in source:
-        planned = PlannedCut(item.cut, member_id(item.cut["id"]), item.audio)
+        planned = PlannedCut(item.cut, item.audio, member=member_id(item.cut["id"]))
         samples = expected_samples(planned.cut, planned.seconds, codec.sample_rate_in)
         count = codec.token_count(samples) if samples else 0
         unusable += not samples
@@ -126,7 +126,7 @@ def measured_rate(inputs: list[str], selection: Selection, encoding: Encoding, c
 
 def _some(source: SelectedCuts, seconds: float) -> Iterator[PlannedCut]:
     for item in source:
-        planned = PlannedCut(item.cut, member_id(item.cut["id"]), item.audio)
+        planned = PlannedCut(item.cut, item.audio, member=member_id(item.cut["id"]))
         yield planned
         seconds -= planned.seconds
         if seconds <= 0:

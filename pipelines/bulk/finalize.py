@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.bulk.plan import Plan
 from pipelines.format.layout import FORMAT, FORMAT_VERSION, Layout
-from pipelines.format.shards import Receipt
+from pipelines.format.ledger import Receipt
 from pipelines.storage.stable_bytes import json_bytes, json_lines
 
 if TYPE_CHECKING:

@@ -25,9 +25,8 @@ from typing import Any
 from pipelines.format.layout import Layout
 from pipelines.format.member_ids import member_id
 from pipelines.format.seen_ids import SeenIds
-from pipelines.sources.cuts import SourceCut, TarSlice
+from pipelines.sources.cuts import PlannedCut, Selection, SourceCut, TarSlice
 from pipelines.sources.manifests import content_digest, read_cuts
-from pipelines.sources.selection import Selection
 from pipelines.storage.folders import Folder, remove_tree, sizes_in
 from pipelines.storage.stable_bytes import json_bytes
 from tokenizer.errors import InputError
@@ -75,24 +74,6 @@ class Sharding:
 
 
 @dataclass(frozen=True)
-class PlannedCut:
-    """One cut of a shard: its manifest entry, its name in the tar, and where a Shar input keeps its audio."""
-
-    cut: dict[str, Any]
-    member: str
-    audio: TarSlice | None = None
-
-    @property
-    def id(self) -> str:
-        return self.cut["id"]
-
-    @property
-    def seconds(self) -> float:
-        """Duration in seconds; 0 where the manifest has none that makes sense."""
-        return duration(self.cut)
-
-
-@dataclass(frozen=True)
 class PlannedShard:
     cuts: int
     seconds: float
@@ -118,16 +99,6 @@ class Plan:
     @property
     def seconds(self) -> float:
         return math.fsum(shard.seconds for shard in self.shards)
-
-
-def duration(cut: dict[str, Any]) -> float:
-    """Seconds a cut lasts; 0.0 where that is missing, negative or not finite."""
-    if cut.get("type") == "MixedCut":
-        return max((track.get("offset", 0.0) + duration(track["cut"]) for track in cut["tracks"]), default=0.0)
-    seconds = cut.get("duration")
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        return 0.0
-    return float(seconds) if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def identify(
@@ -210,7 +181,7 @@ class SelectedCuts:
 
     def __next__(self) -> SourceCut:
         for item in self._source:
-            if not self._selection.skips(duration(item.cut)):
+            if not self._selection.skips(item.seconds):
                 return SourceCut(self._selection.narrowed(item.cut), item.audio)
             self.skipped += 1
         raise StopIteration
@@ -248,8 +219,8 @@ def _divide(layout: Layout, identity: dict[str, Any]) -> Plan:
         cuts, seconds = 0, 0.0
         for item in itertools.chain([first], source):
             member = member_id(item.cut["id"], seen.occurrence(item.cut["id"]))
-            yield json.dumps(_stored(PlannedCut(item.cut, member, item.audio))) + "\n"
-            cuts, seconds = cuts + 1, seconds + duration(item.cut)
+            yield json.dumps(_stored(PlannedCut(item.cut, item.audio, member=member))) + "\n"
+            cuts, seconds = cuts + 1, seconds + item.seconds
             if sharding.is_full(cuts, seconds):
                 break
         shards.append(PlannedShard(cuts, round(seconds, 6)))
@@ -302,7 +273,7 @@ def _stored(planned: PlannedCut) -> dict[str, Any]:
 
 def _planned(entry: dict[str, Any]) -> PlannedCut:
     audio = TarSlice(**entry["audio"]) if "audio" in entry else None
-    return PlannedCut(entry["cut"], entry["member"], audio)
+    return PlannedCut(entry["cut"], audio, member=entry["member"])
 
 
 def _given(value: Any) -> str:

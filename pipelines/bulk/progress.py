@@ -9,7 +9,7 @@ from types import TracebackType
 
 from pipelines.bulk.run_log import RunLog
 from pipelines.bulk.worker_process import Event, Progress
-from pipelines.format.shards import Receipt
+from pipelines.format.ledger import Receipt
 
 SECONDS_BETWEEN_LINES = 60.0
 

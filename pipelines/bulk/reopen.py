@@ -11,8 +11,7 @@ from typing import Any
 
 from pipelines.bulk.plan import Plan
 from pipelines.format.layout import Layout
-from pipelines.format.ledger import Quarantined
-from pipelines.format.shards import Receipt, write_receipt
+from pipelines.format.ledger import Quarantined, Receipt, write_receipt
 from pipelines.storage.stable_bytes import sha256_file
 from tokenizer.errors import InputError
 

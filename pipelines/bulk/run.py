@@ -30,9 +30,9 @@ from pipelines.bulk.reopen import reopen, shards_with_failures
 from pipelines.bulk.worker_process import Event, ShardWork, Task
 from pipelines.dataset.token_dataset import read_description
 from pipelines.format.layout import Layout
-from pipelines.format.shards import Receipt, read_receipts
+from pipelines.format.ledger import Receipt, read_receipts
+from pipelines.sources.cuts import Selection
 from pipelines.sources.manifests import find_inputs
-from pipelines.sources.selection import Selection
 from pipelines.storage.folders import Folder, remove_tree
 from tokenizer.devices import check_device
 from tokenizer.errors import InputError

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.format.shards import Receipt
+from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
 
 

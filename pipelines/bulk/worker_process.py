@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Protocol
 from pipelines.bulk.encoding import ATTEMPTS, Encoding, Outcome, encode_cuts, fixed_cpu_threads
 from pipelines.bulk.plan import has_plan, shard_cuts
 from pipelines.format.layout import Layout
-from pipelines.format.ledger import quarantine
-from pipelines.format.shards import Receipt, write_shard
+from pipelines.format.ledger import Receipt, quarantine
+from pipelines.format.shards import write_shard
 from pipelines.format.stored_shard import stored_cuts
-from pipelines.sources.audio import CutError
+from pipelines.sources.cuts import CutError
 from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from pipelines.sources.selection import Selection
+from pipelines.sources.cuts import Selection
 
 SOURCE_HELP = (
     "Lhotse cuts or recordings (.jsonl, .jsonl.gz), a Shar folder, a folder of audio files (searched recursively; "

@@ -76,10 +76,9 @@ def corpus(source: str, directory: Path, sample_rate: int) -> Corpus:
 
 def spoken(inputs: list[str], sample_rate: int) -> Iterator[tuple[np.ndarray, str]]:
     """float32 [S] and the text of every cut. Raises InputError naming the first cut that cannot be read."""
-    from pipelines.bulk.plan import PlannedCut
     from pipelines.sources.audio import read_wave
     from pipelines.sources.manifests import read_cuts
 
     for source in read_cuts(inputs):
         texts = [supervision.get("text") or "" for supervision in source.cut.get("supervisions") or []]
-        yield read_wave(PlannedCut(source.cut, "", source.audio), sample_rate), " ".join(texts).strip()
+        yield read_wave(source, sample_rate), " ".join(texts).strip()

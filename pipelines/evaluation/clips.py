@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.bulk.plan import PlannedCut
 from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import find_inputs, read_cuts
 
@@ -37,8 +36,7 @@ def held_out_clips(manifest: str, sample_rate: int, min_seconds: float = 3.0, pe
         InputError: nothing is there, or a cut cannot be read.
     """
     seen: dict[str, int] = defaultdict(int)
-    for item in read_cuts(find_inputs(manifest)):
-        cut = PlannedCut(item.cut, "", item.audio)
+    for cut in read_cuts(find_inputs(manifest)):
         said = (cut.cut.get("supervisions") or [{}])[0]
         source = (said.get("custom") or {}).get("source", "all")
         if cut.seconds < min_seconds or (per_source and seen[source] >= per_source):

@@ -12,40 +12,17 @@ import json
 import math
 import tarfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from pipelines.bulk.encoding import Outcome
-from pipelines.bulk.plan import PlannedCut
 from pipelines.format.layout import INDEX_DTYPE, Layout
-from pipelines.format.ledger import Quarantined
+from pipelines.format.ledger import Quarantined, Receipt, write_receipt
 from pipelines.format.packed import pack
-from pipelines.storage.folders import Folder, sizes_in
-from pipelines.storage.stable_bytes import gzip_bytes, json_bytes, json_lines
-
-RECEIPTS_AT_A_TIME = 16
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What became of one planned shard. Its presence means that all files in `files` are whole.
-
-    A shard whose cuts were all quarantined has a receipt but no files: an empty tar breaks readers.
-
-    Attributes:
-        files: by path relative to OUT, {"bytes": size, "sha256": hex}.
-        seconds: audio tokenized.
-    """
-
-    shard: int
-    files: dict[str, dict[str, Any]]
-    cuts: int
-    tokens: int
-    seconds: float
-    quarantined: tuple[Quarantined, ...]
+from pipelines.sources.cuts import PlannedCut
+from pipelines.storage.folders import Folder
+from pipelines.storage.stable_bytes import gzip_bytes, json_lines
 
 
 def write_shard(
@@ -75,34 +52,6 @@ def write_shard(
     )
     write_receipt(layout, receipt)
     return receipt
-
-
-def write_receipt(layout: Layout, receipt: Receipt) -> None:
-    """Say that a shard is done."""
-    layout.write(_receipt_path(layout, receipt.shard), json_bytes(asdict(receipt)))
-
-
-def read_receipts(layout: Layout, shards: Sequence[int]) -> list[Receipt | None]:
-    """The receipt of each of these shards; None where a shard is still to be done (again, if a file of it is gone)."""
-    there = sizes_in(layout.receipts)
-    sizes = {
-        f"{folder.name}/{name}": size
-        for folder in (layout.shards, layout.index, layout.packed)
-        for name, size in sizes_in(folder).items()
-    }
-
-    def read(shard: int) -> Receipt | None:
-        path = _receipt_path(layout, shard)
-        if path.name not in there:
-            return None
-        content = json.loads(path.read_text(encoding="ascii"))
-        content["quarantined"] = tuple(Quarantined(**entry) for entry in content["quarantined"])
-        receipt = Receipt(**content)
-        whole = all(sizes.get(name) == file["bytes"] for name, file in receipt.files.items())
-        return receipt if whole else None
-
-    with ThreadPoolExecutor(RECEIPTS_AT_A_TIME) as pool:  # behind a URL each takes a while
-        return list(pool.map(read, shards))
 
 
 def shar_cut(planned: PlannedCut, tokens: int, token_rate: float) -> dict[str, Any]:
@@ -209,7 +158,3 @@ def _item_moved(item: Any, seconds: float) -> list[Any]:
 
 def _checksum(data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _receipt_path(layout: Layout, shard: int) -> Folder:
-    return layout.receipts / f"{shard:06d}.json"

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.bulk.plan import PlannedCut
 from pipelines.format.layout import Layout
+from pipelines.sources.cuts import PlannedCut
 from pipelines.storage.folders import Folder
 
 Pair = tuple[str, np.ndarray, dict[str, Any], int]
@@ -44,4 +44,4 @@ def stored_cuts(layout: Layout, shard: int) -> Iterator[tuple[PlannedCut, np.nda
         for line, (member, codes, _, _) in zip(lines, read_pairs(layout.codes_tar(shard)), strict=True):
             cut = json.loads(line)
             custom = {key: value for key, value in cut["custom"].items() if key not in ("cut_id", "codes")}
-            yield PlannedCut({**cut, "id": cut["custom"]["cut_id"], "custom": custom}, member), codes
+            yield PlannedCut({**cut, "id": cut["custom"]["cut_id"], "custom": custom}, member=member), codes

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.bulk.plan import duration
 from pipelines.dataset.token_dataset import read_description
 from pipelines.format.layout import Layout
+from pipelines.sources.cuts import duration
 from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 from tokenizer.metrics.codes import usage_of_counts

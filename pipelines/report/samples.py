@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.bulk.plan import duration
 from pipelines.dataset.token_dataset import read_description
 from pipelines.format.layout import Layout
 from pipelines.report.figures import read_shard, spread
+from pipelines.sources.cuts import duration
 from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 

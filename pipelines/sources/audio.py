@@ -17,22 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.bulk.plan import PlannedCut
 from pipelines.sources.audio_bytes import AudioBytes, open_audio
-from pipelines.sources.cuts import FILE_SOURCES, recordings
+from pipelines.sources.cuts import FILE_SOURCES, CutError, SourceCut, describe_source, recordings
 from pipelines.storage.places import open_place, size_of
 from tokenizer.audio import LOUDEST, SHORTAGE_SECONDS, why_cut_off
 from tokenizer.errors import InputError
 
 BLOCK_SECONDS = 10.0
-
-
-class CutError(Exception):
-    """A cut that cannot be tokenized. `reason` is one of a few fixed phrases, the message has the details."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 def expected_samples(cut: dict[str, Any], seconds: float, sample_rate: int) -> int:
@@ -59,7 +50,7 @@ def resampled_length(samples: int, rate: int, new_rate: int) -> int:
     return (2 * samples * new_rate + rate) // (2 * rate)
 
 
-def read_resampled(planned: PlannedCut, samples: int, sample_rate: int) -> Iterator[np.ndarray]:
+def read_resampled(item: SourceCut, samples: int, sample_rate: int) -> Iterator[np.ndarray]:
     """Blocks of float32 [n] at `sample_rate` Hz, `samples` in total.
 
     Raises:
@@ -67,10 +58,10 @@ def read_resampled(planned: PlannedCut, samples: int, sample_rate: int) -> Itera
             any audio.
     """
     if samples <= 0:
-        _open_sources(planned)  # a file that cannot be opened, or was cut off, says more than that nothing is there
-        raise CutError("zero length", _why_empty(planned))
+        _open_sources(item)  # a file that cannot be opened, or was cut off, says more than that nothing is there
+        raise CutError("zero length", _why_empty(item))
     remaining = samples
-    for block in _resample(_mono_blocks(planned), sample_rate):
+    for block in _resample(_mono_blocks(item), sample_rate):
         if not np.isfinite(block).all():
             raise CutError("not finite", "the audio holds NaN or infinite samples")
         if block.size and (peak := float(np.abs(block).max())) > LOUDEST:
@@ -88,52 +79,44 @@ def read_resampled(planned: PlannedCut, samples: int, sample_rate: int) -> Itera
     yield np.zeros(remaining, np.float32)
 
 
-def read_wave(planned: PlannedCut, sample_rate: int) -> np.ndarray:
+def read_wave(item: SourceCut, sample_rate: int) -> np.ndarray:
     """The whole audio of one cut: float32 [S] at `sample_rate` Hz.
 
     Raises:
         InputError: wherever a bulk run would quarantine the cut; it names the cut, its source and what to do.
     """
     try:
-        samples = expected_samples(planned.cut, planned.seconds, sample_rate)
-        return np.concatenate(list(read_resampled(planned, samples, sample_rate)))
+        samples = expected_samples(item.cut, item.seconds, sample_rate)
+        return np.concatenate(list(read_resampled(item, samples, sample_rate)))
     except MemoryError:
         raise
     except Exception as error:  # of libsndfile, Lhotse or the system: whatever is raised, the cut is at fault
         reason = f"{error.reason}, {error}" if isinstance(error, CutError) else f"{type(error).__name__}, {error}"
         raise InputError(
-            f"cut {planned.id} ({describe_source(planned)}): {reason}; mend its audio or remove it from the manifest"
+            f"cut {item.id} ({describe_source(item)}): {reason}; mend its audio or remove it from the manifest"
         ) from error
 
 
-def describe_source(planned: PlannedCut) -> str:
-    """Where the audio of a cut should be, for people."""
-    if planned.audio is not None:
-        return f"{planned.audio.path} @ {planned.audio.offset}"
-    found = [source.get("source") for recording in recordings(planned.cut) for source in recording.get("sources", [])]
-    return ", ".join(str(source) for source in found)
-
-
-def _open_sources(planned: PlannedCut) -> None:
+def _open_sources(item: SourceCut) -> None:
     """Raise what opening the audio of a cut raises."""
     import soundfile
 
-    for recording in recordings(planned.cut):
+    for recording in recordings(item.cut):
         for source in recording["sources"]:
-            if planned.audio is not None or source["type"] in FILE_SOURCES:
-                audio = open_audio(source, planned.audio)
-                if planned.audio is None and size_of(source["source"]) == 0:
+            if item.audio is not None or source["type"] in FILE_SOURCES:
+                audio = open_audio(source, item.audio)
+                if item.audio is None and size_of(source["source"]) == 0:
                     raise CutError("zero length", "the file is empty")
                 with soundfile.SoundFile(audio) as file:
                     _refuse_cut_off(file, file.frames)
 
 
-def _why_empty(planned: PlannedCut) -> str:
-    if not recordings(planned.cut):
+def _why_empty(item: SourceCut) -> str:
+    if not recordings(item.cut):
         return "the cut has no recording"
-    if planned.seconds <= 0:
-        return f"the cut's duration is {planned.cut.get('duration')} s"
-    return f"{planned.seconds} s is less than one sample of the codec"
+    if item.seconds <= 0:
+        return f"the cut's duration is {item.cut.get('duration')} s"
+    return f"{item.seconds} s is less than one sample of the codec"
 
 
 Blocks = Iterator[tuple[np.ndarray, int]]
@@ -154,19 +137,19 @@ def _resample(blocks: Blocks, sample_rate: int) -> Iterator[np.ndarray]:
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _mono_blocks(planned: PlannedCut) -> Blocks:
-    cut = planned.cut
+def _mono_blocks(item: SourceCut) -> Blocks:
+    cut = item.cut
     sources = [] if cut["type"] == "MixedCut" else cut["recording"]["sources"]
-    is_file = all(source["type"] in FILE_SOURCES for source in sources) or planned.audio is not None
+    is_file = all(source["type"] in FILE_SOURCES for source in sources) or item.audio is not None
     if cut["type"] == "MixedCut" or cut["recording"].get("transforms") or not is_file:
-        return _blocks_from_lhotse(planned)
-    return _blocks_from_files(planned)
+        return _blocks_from_lhotse(item)
+    return _blocks_from_files(item)
 
 
-def _blocks_from_files(planned: PlannedCut) -> Blocks:
+def _blocks_from_files(item: SourceCut) -> Blocks:
     import soundfile
 
-    cut = planned.cut
+    cut = item.cut
     channels = cut["channel"] if isinstance(cut["channel"], list) else [cut["channel"]]
     wanted = [source for source in cut["recording"]["sources"] if set(source["channels"]) & set(channels)]
     missing = set(channels) - {channel for source in wanted for channel in source["channels"]}
@@ -176,7 +159,7 @@ def _blocks_from_files(planned: PlannedCut) -> Blocks:
     if not isinstance(start, (int, float)) or not 0 <= start < math.inf:
         raise CutError("impossible start", f"the cut starts at {start} s, expected 0 or more")
     with contextlib.ExitStack() as stack:
-        opened = [open_audio(source, planned.audio) for source in wanted]
+        opened = [open_audio(source, item.audio) for source in wanted]
         files = [stack.enter_context(soundfile.SoundFile(audio)) for audio in opened]
         rate = files[0].samplerate
         columns = []
@@ -189,7 +172,7 @@ def _blocks_from_files(planned: PlannedCut) -> Blocks:
                 )
             columns.append([i for i, channel in enumerate(source["channels"]) if channel in channels])
             _skip(file, source_samples(start, rate))
-        remaining, block_size = source_samples(planned.seconds, rate), int(BLOCK_SECONDS * rate)
+        remaining, block_size = source_samples(item.seconds, rate), int(BLOCK_SECONDS * rate)
         for file in files:
             _refuse_cut_off(file, source_samples(start, rate) + remaining)
         while remaining > 0:
@@ -223,16 +206,16 @@ def _refuse_cut_off(file: Any, end: int) -> None:
         raise CutError("truncated", why)
 
 
-def _blocks_from_lhotse(planned: PlannedCut) -> Blocks:
+def _blocks_from_lhotse(item: SourceCut) -> Blocks:
     import copy
 
     from lhotse.serialization import deserialize_item
 
-    cut = deserialize_item(copy.deepcopy(planned.cut))  # it takes its argument apart
-    if planned.audio is not None:
-        with open_place(planned.audio.path) as tar:
-            tar.seek(planned.audio.offset)
-            cut.recording.sources[0].type, cut.recording.sources[0].source = "memory", tar.read(planned.audio.size)
+    cut = deserialize_item(copy.deepcopy(item.cut))  # it takes its argument apart
+    if item.audio is not None:
+        with open_place(item.audio.path) as tar:
+            tar.seek(item.audio.offset)
+            cut.recording.sources[0].type, cut.recording.sources[0].source = "memory", tar.read(item.audio.size)
     samples = np.atleast_2d(cut.load_audio())
     mono = samples[0] if len(samples) == 1 else samples.mean(axis=0)
     size = int(BLOCK_SECONDS * cut.sampling_rate)

@@ -1,4 +1,4 @@
-"""A cut as its manifest has it, and the JSON lines that manifests are made of.
+"""A cut as its manifest has it, the JSON lines that manifests are made of, and which cuts take part.
 
 Cuts stay the JSON dictionaries they are: everything they carry reaches the shards untouched, and planning millions of
 them costs no more than parsing JSON.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.storage.places import exists, is_absolute, join, open_place
@@ -36,6 +37,30 @@ class SourceCut:
 
     cut: dict[str, Any]
     audio: TarSlice | None = None
+
+    @property
+    def id(self) -> str:
+        return self.cut["id"]
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds; 0 where the manifest has none that makes sense."""
+        return duration(self.cut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCut(SourceCut):
+    """One cut of a shard; `member` is its name in the tar."""
+
+    member: str
+
+
+class CutError(Exception):
+    """A cut that cannot be tokenized. `reason` is one of a few fixed phrases, the message has the details."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 @dataclass
@@ -63,6 +88,24 @@ def recordings(cut: dict[str, Any]) -> list[dict[str, Any]]:
     if cut.get("type") == "MixedCut":
         return [found for track in cut["tracks"] for found in recordings(track["cut"])]
     return [cut["recording"]] if cut.get("recording") else []
+
+
+def duration(cut: dict[str, Any]) -> float:
+    """Seconds a cut lasts; 0.0 where that is missing, negative or not finite."""
+    if cut.get("type") == "MixedCut":
+        return max((track.get("offset", 0.0) + duration(track["cut"]) for track in cut["tracks"]), default=0.0)
+    seconds = cut.get("duration")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return 0.0
+    return float(seconds) if math.isfinite(seconds) and seconds > 0 else 0.0
+
+
+def describe_source(item: SourceCut) -> str:
+    """Where the audio of a cut should be, for people."""
+    if item.audio is not None:
+        return f"{item.audio.path} @ {item.audio.offset}"
+    found = [source.get("source") for recording in recordings(item.cut) for source in recording.get("sources", [])]
+    return ", ".join(str(source) for source in found)
 
 
 def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -129,3 +172,51 @@ def whole_recording(recording: dict[str, Any]) -> dict[str, Any]:
         "recording": recording,
         "type": "MonoCut" if mono else "MultiCut",
     }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to take of the input.
+
+    Attributes:
+        min_seconds, max_seconds: cuts shorter or longer than this are skipped, and counted. A cut whose duration is
+            not known is no short cut: it takes part, and ends in the quarantine.
+        channel: of cuts with several channels take this one, instead of the mean of all. A mix stays a mix.
+    """
+
+    min_seconds: float = 0.0
+    max_seconds: float = math.inf
+    channel: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_seconds <= self.max_seconds:
+            raise InputError(
+                f"min_seconds is {self.min_seconds} and max_seconds is {self.max_seconds}: expected 0 or more, and the "
+                "second not below the first"
+            )
+        if self.channel is not None and self.channel < 0:
+            raise InputError(f"channel is {self.channel}, expected a number from 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the default; JSON has no infinity."""
+        default = asdict(Selection())
+        return {name: value for name, value in asdict(self).items() if value != default[name]}
+
+    def skips(self, seconds: float) -> bool:
+        """Whether a cut of this duration takes no part; 0 means unknown."""
+        return seconds > 0 and not self.min_seconds <= seconds <= self.max_seconds
+
+    def narrowed(self, cut: dict[str, Any]) -> dict[str, Any]:
+        """The cut with the chosen channel only: a MultiCut becomes the MonoCut that Lhotse's `to_mono` makes of it."""
+        if self.channel is None or cut["type"] != "MultiCut":
+            return cut
+        supervisions = [
+            {**supervision, "channel": self.channel}
+            for supervision in cut.get("supervisions") or []
+            if self.channel in _as_list(supervision.get("channel", 0))
+        ]
+        return {**cut, "type": "MonoCut", "channel": self.channel, "supervisions": supervisions}
+
+
+def _as_list(channel: Any) -> list[int]:
+    return channel if isinstance(channel, list) else [channel]

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.bulk.plan import PlannedCut, Sharding
+from pipelines.bulk.plan import Sharding
 from pipelines.bulk.reopen import is_sound, quarantined_by_shard
 from pipelines.dataset.token_dataset import TokenDataset, read_description
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Quarantined
 from pipelines.format.stored_shard import stored_cuts
+from pipelines.sources.cuts import PlannedCut
 from pipelines.tools.rewrite import DatasetWriter, refuse_nesting, rewriting
 from tokenizer.errors import InputError
 

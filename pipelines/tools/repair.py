@@ -16,9 +16,9 @@ from pipelines.bulk.reopen import is_sound, reopen, shards_with_failures
 from pipelines.bulk.run import Job, do_shards, interrupted_by_sigterm, load_codec
 from pipelines.dataset.token_dataset import read_description
 from pipelines.format.layout import Layout
-from pipelines.format.shards import Receipt, read_receipts
+from pipelines.format.ledger import Receipt, read_receipts
+from pipelines.sources.cuts import Selection
 from pipelines.sources.manifests import find_inputs
-from pipelines.sources.selection import Selection
 from pipelines.storage.folders import Folder
 from pipelines.storage.stable_bytes import json_bytes
 from tokenizer.errors import InputError

@@ -15,12 +15,13 @@ import numpy as np
 
 from pipelines.bulk.finalize import finalize
 from pipelines.bulk.ownership import only_run
-from pipelines.bulk.plan import Plan, PlannedCut, PlannedShard, Sharding, has_plan
+from pipelines.bulk.plan import Plan, PlannedShard, Sharding, has_plan
 from pipelines.format.layout import Layout
-from pipelines.format.ledger import Quarantined
+from pipelines.format.ledger import Quarantined, Receipt, write_receipt
 from pipelines.format.member_ids import member_id
 from pipelines.format.seen_ids import SeenIds
-from pipelines.format.shards import Receipt, write_receipt, write_shard
+from pipelines.format.shards import write_shard
+from pipelines.sources.cuts import PlannedCut
 from pipelines.storage.folders import remove_tree
 from tokenizer.errors import InputError
 
@@ -47,7 +48,7 @@ class DatasetWriter:
     def add(self, cut: PlannedCut, codes: np.ndarray) -> None:
         """The next cut. Where its id has come by, it gets a name of its own in the tar."""
         member = member_id(cut.id, self._seen.occurrence(cut.id))
-        self._cuts.append((PlannedCut(cut.cut, member), codes))
+        self._cuts.append((PlannedCut(cut.cut, member=member), codes))
         self._seconds += cut.seconds
         if self._sharding.is_full(len(self._cuts), self._seconds):
             self._end_shard()

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.bulk.plan import PlannedCut, Sharding
+from pipelines.bulk.plan import Sharding
 from pipelines.dataset.token_dataset import read_description
 from pipelines.format.layout import Layout
+from pipelines.sources.cuts import PlannedCut
 from pipelines.tools.merge import copy_cuts
 from pipelines.tools.rewrite import DatasetWriter, refuse_nesting, rewriting
 from tokenizer.errors import InputError

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from pipelines.bulk.finalize import description_checksum
-from pipelines.bulk.plan import duration
 from pipelines.dataset.mapped_shards import mappable
 from pipelines.dataset.token_dataset import read_description
 from pipelines.format.layout import INDEX_DTYPE, Layout
@@ -27,6 +26,7 @@ from pipelines.format.member_ids import original_id
 from pipelines.format.packed import PackedShard
 from pipelines.format.stored_shard import Pair, read_pairs
 from pipelines.sources.audio import expected_samples
+from pipelines.sources.cuts import duration
 from pipelines.storage.folders import Folder, on_disk
 from pipelines.storage.stable_bytes import sha256_file
 from pipelines.tools.readers import Reader, installed_readers

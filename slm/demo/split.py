@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.bulk.plan import PlannedCut, duration
 from pipelines.sources.audio import read_wave
+from pipelines.sources.cuts import duration
 from pipelines.sources.manifests import SourceCut, find_inputs, read_cuts
 from tokenizer.errors import InputError
 
@@ -116,7 +116,7 @@ def pick_prompt(cuts: Sequence[SourceCut], seconds: float) -> SourceCut:
 
 def load_wave(source: SourceCut, sample_rate: int) -> np.ndarray:
     """The cut's audio as the tokenizer hears it: mono float32 [S] at `sample_rate` Hz. Raises InputError."""
-    return read_wave(PlannedCut(source.cut, source.cut["id"]), sample_rate)
+    return read_wave(source, sample_rate)
 
 
 def speaker(cut: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.bulk.plan import duration
+from pipelines.sources.cuts import duration
 from slm.demo.figures import (
     CodecFigures,
     ContinuationFigures,

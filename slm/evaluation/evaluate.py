@@ -12,7 +12,6 @@ import numpy as np
 import soxr
 import torch
 
-from pipelines.bulk.plan import PlannedCut
 from pipelines.dataset.batches import shuffled
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.evaluation.clips import Clip
@@ -205,7 +204,7 @@ def joiner(
         name = dataset.cut_id(cut)
         if name not in sources:
             raise InputError(f"{options.swap_audio}: has no cut {name}; give the manifest that the data is made of")
-        return read_wave(PlannedCut(sources[name].cut, "", sources[name].audio), audio_codec.sample_rate_in)
+        return read_wave(sources[name], audio_codec.sample_rate_in)
 
     return lambda swap: join_waves(dataset, swap, swaps, audio_codec, wave_of)
 

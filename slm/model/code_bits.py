@@ -1,8 +1,8 @@
 """Codes as the bits that they are: embeddings made of bits, and a head that predicts bits in groups.
 
 A code of the codec is an integer of sign bits (`tokenizer.network.quantizer`), so codes that share bits sound alike.
-What is here lets the language model know that. Ids below `FIRST_CODE` are special tokens, those above the codes pieces of text:
-these have no bits.
+What is here lets the language model know that. Ids below `FIRST_CODE` are special tokens, those above the codes
+pieces of text: these have no bits.
 
 Dimension letters:  N rows    D width    V vocabulary    P values of the groups so far
 """

@@ -51,7 +51,8 @@ from tokenizer.runs.stop_signals import stop_signals
 @dataclass(frozen=True)
 class TrainReport:
     """How a run ended. Bits are averages over the targets of held-out rows: codes and ends, or with text
-    (`slm.documents.tasks`) the mean of the tasks by weight, which says nothing of a second. None before a validation."""
+    (`slm.documents.tasks`) the mean of the tasks by weight, which says nothing of a second. None before a
+    validation."""
 
     step: int
     best_step: int | None

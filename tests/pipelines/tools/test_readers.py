@@ -125,7 +125,7 @@ def test_folders_with_odd_names(write_manifest, speech, run, tmp_path, reader):
 
 def test_the_webdataset_pipeline_of_the_manual_packs_every_document(nasty):
     """The code as docs/language-model.md has it, but for the last lines that show its use."""
-    manual = Path(__file__).parents[2] / "docs" / "language-model.md"
+    manual = Path(__file__).parents[3] / "docs" / "language-model.md"
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", manual.read_text(), re.S) if "wds." in block)
     namespace = {}
     exec(code[: code.index("\nfor tokens in")], namespace)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.bulk.plan import PlannedCut
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.sources.audio import read_wave
 from pipelines.sources.audio_bytes import AudioBytes
@@ -34,7 +33,7 @@ def upload(folder, bucket):
 
 
 def waves(inputs):
-    return {item.cut["id"]: read_wave(PlannedCut(item.cut, "m", item.audio), 16000) for item in read_cuts(inputs)}
+    return {item.cut["id"]: read_wave(item, 16000) for item in read_cuts(inputs)}
 
 
 def same(first, second):
@@ -128,7 +127,7 @@ def test_a_network_that_fails_in_the_middle_is_an_error(write_manifest, speech, 
 
     monkeypatch.setattr("pipelines.sources.audio.open_audio", open_failing)
     with pytest.raises(InputError, match=r"ConnectionError, the line is dead"):
-        read_wave(PlannedCut(item.cut, "m"), 16000)
+        read_wave(item, 16000)
 
 
 def test_a_stretch_of_a_file_reads_like_a_file_of_its_own(tmp_path, speech):

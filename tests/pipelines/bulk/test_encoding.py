@@ -10,9 +10,9 @@ import torch
 
 from pipelines.bulk import encoding as encoding_module
 from pipelines.bulk.encoding import Encoding, encode_cuts, lay_out
-from pipelines.bulk.plan import PlannedCut
 from pipelines.format.ledger import Quarantined
 from pipelines.sources.audio import expected_samples, read_resampled, resampled_length
+from pipelines.sources.cuts import PlannedCut
 from pipelines.sources.manifests import find_inputs, read_cuts
 
 
@@ -38,7 +38,9 @@ def exact_codec(tiny_codec):
 
 
 def planned(source):
-    return [PlannedCut(item.cut, f"m{i}", item.audio) for i, item in enumerate(read_cuts(find_inputs(str(source))))]
+    return [
+        PlannedCut(item.cut, item.audio, member=f"m{i}") for i, item in enumerate(read_cuts(find_inputs(str(source))))
+    ]
 
 
 def alone(codec, cut):
@@ -104,7 +106,7 @@ def test_lengths_by_arithmetic_are_those_of_the_resampler():
 def test_channels(write_manifest, speech):
     stereo = np.stack([speech(4, 1.0), speech(5, 1.0)], axis=1)
     (both,) = planned(write_manifest({"a": stereo}))
-    right = PlannedCut({**both.cut, "channel": 1, "type": "MonoCut"}, "m")
+    right = PlannedCut({**both.cut, "channel": 1, "type": "MonoCut"}, member="m")
     np.testing.assert_array_equal(np.concatenate(list(read_resampled(both, 16000, 16000))), stereo.mean(axis=1))
     np.testing.assert_array_equal(np.concatenate(list(read_resampled(right, 16000, 16000))), stereo[:, 1])
 
@@ -119,7 +121,7 @@ def test_one_file_per_channel(write_manifest, speech, tmp_path):
         for i, side in enumerate(("left", "right"))
     ]
     recording = {**cut.cut["recording"], "sources": sources, "channel_ids": [0, 1]}
-    both = PlannedCut({**cut.cut, "recording": recording, "channel": [0, 1], "type": "MultiCut"}, "m")
+    both = PlannedCut({**cut.cut, "recording": recording, "channel": [0, 1], "type": "MultiCut"}, member="m")
     found = np.concatenate(list(read_resampled(both, 16000, 16000)))
     np.testing.assert_array_equal(found, np.stack([left, right], axis=1).mean(axis=1))
 
@@ -127,7 +129,7 @@ def test_one_file_per_channel(write_manifest, speech, tmp_path):
 def test_a_cut_in_the_middle_of_a_recording(write_manifest, speech):
     wave = speech(8, 3.0)
     (cut,) = planned(write_manifest({"a": wave}))
-    middle = PlannedCut({**cut.cut, "start": 0.7, "duration": 1.3}, "m")
+    middle = PlannedCut({**cut.cut, "start": 0.7, "duration": 1.3}, member="m")
     found = np.concatenate(list(read_resampled(middle, expected_samples(middle.cut, 1.3, 16000), 16000)))
     np.testing.assert_array_equal(found, wave[11200 : 11200 + 20800])
 
@@ -137,7 +139,9 @@ def test_the_rate_of_the_file_counts_where_the_manifest_says_another(write_manif
     wave = speech(11, 1.5, 24000)
     (cut,) = planned(write_manifest({"a": wave}, 24000))
     recording = {**cut.cut["recording"], "sampling_rate": 16000, "num_samples": 24000}
-    found = np.concatenate(list(read_resampled(PlannedCut({**cut.cut, "recording": recording}, "m"), 24000, 16000)))
+    found = np.concatenate(
+        list(read_resampled(PlannedCut({**cut.cut, "recording": recording}, member="m"), 24000, 16000))
+    )
     np.testing.assert_array_equal(found, soxr.resample(wave, 24000, 16000))
 
 
@@ -148,7 +152,7 @@ def test_transforms_and_mixes_are_lhotses(write_manifest, speech, tmp_path):
     first, second = (cut.with_recording_path_prefix(tmp_path) for cut in (first, second))
     for cut in (first.perturb_volume(0.25), first.mix(second, snr=10), first.append(second)):
         cut = cut.with_id("changed")
-        item = PlannedCut(cut.to_dict(), "m")
+        item = PlannedCut(cut.to_dict(), member="m")
         found = np.concatenate(list(read_resampled(item, expected_samples(item.cut, item.seconds, 16000), 16000)))
         np.testing.assert_array_equal(found, cut.load_audio()[0])
 
@@ -219,6 +223,6 @@ def test_a_cut_in_the_middle_of_a_format_without_seeking(write_manifest, speech,
     soundfile.write(tmp_path / "audio/0.wav", speech(8, 3.0, 8000), 8000, format="WAV", subtype="GSM610")
     with soundfile.SoundFile(tmp_path / "audio/0.wav") as file:
         whole = file.read(24000, dtype="float32")
-    middle = PlannedCut({**cut.cut, "start": 0.7, "duration": 1.3}, "m")
+    middle = PlannedCut({**cut.cut, "start": 0.7, "duration": 1.3}, member="m")
     found = np.concatenate(list(read_resampled(middle, expected_samples(middle.cut, 1.3, 8000), 8000)))
     np.testing.assert_array_equal(found, whole[5600 : 5600 + 10400])

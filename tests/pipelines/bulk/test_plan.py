@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from pipelines.bulk.plan import Sharding, duration, identify, load_or_make_plan, shard_cuts
+from pipelines.bulk.plan import Sharding, identify, load_or_make_plan, shard_cuts
 from pipelines.format.layout import Layout
-from pipelines.sources.selection import Selection
+from pipelines.sources.cuts import Selection, duration
 from tokenizer.errors import InputError
 
 CODEC = {"fingerprint": "f" * 64}

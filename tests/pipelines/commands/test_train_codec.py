@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.bulk.plan import PlannedCut
 from pipelines.sources.audio import read_wave
+from pipelines.sources.cuts import SourceCut
 from slm.cli import main
 from tokenizer.errors import InputError
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/codec/small.yaml"
+CONFIG = Path(__file__).resolve().parents[3] / "configs/codec/small.yaml"
 
 
 def commands(manifest, codec, out):
@@ -28,7 +28,7 @@ def test_read_wave_is_the_whole_cut(write_manifest, speech):
     wave = speech(3, 1.3)
     line = json.loads(write_manifest({"a": wave}).read_text())
     line["recording"]["sources"][0]["source"] = str(write_manifest({"a": wave}).parent / "audio/0.wav")
-    np.testing.assert_array_equal(read_wave(PlannedCut(line, ""), 16000), wave)
+    np.testing.assert_array_equal(read_wave(SourceCut(line), 16000), wave)
 
 
 @pytest.mark.parametrize("name", ["train-codec", "eval-codec"])
@@ -66,4 +66,4 @@ def test_a_cut_far_too_loud_is_refused(write_manifest, speech, tmp_path):
     line = json.loads(write_manifest({"a": speech(0, 0.5) * np.float32(1e30)}).read_text())
     line["recording"]["sources"][0]["source"] = str(tmp_path / "audio/0.wav")
     with pytest.raises(InputError, match="not audio, a sample is"):
-        read_wave(PlannedCut(line, ""), 16000)
+        read_wave(SourceCut(line), 16000)

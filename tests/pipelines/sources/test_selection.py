@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.bulk.plan import PlannedCut
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.sources.audio import read_wave
-from pipelines.sources.selection import Selection
+from pipelines.sources.cuts import Selection, SourceCut
 from pipelines.tools.verify import verify
 from tokenizer.errors import InputError
 
@@ -44,7 +43,7 @@ def test_a_channel_is_chosen_as_lhotse_does(write_manifest, speech):
     chosen = Selection(channel=1).narrowed(line)
     left, right = next(iter(CutSet.from_file(manifest))).to_mono()
     assert chosen == {**right.to_dict(), "id": "a"}
-    np.testing.assert_array_equal(read_wave(PlannedCut(chosen, "m"), 16000), stereo[:, 1])
+    np.testing.assert_array_equal(read_wave(SourceCut(chosen), 16000), stereo[:, 1])
     assert Selection(channel=0).narrowed(line) == {**left.to_dict(), "id": "a"}
     assert Selection(channel=1).narrowed(chosen) is chosen  # a MonoCut has chosen already
 

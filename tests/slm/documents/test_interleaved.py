@@ -27,7 +27,7 @@ from slm.training.loaders import loaders
 from slm.training.train import train
 from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, SPEECH, TEXT, Vocabulary
 from tests.slm.conftest import PANGRAM, sentences
-from tests.slm.test_train import log_of, weights_of
+from tests.slm.training.test_train import log_of, weights_of
 from tokenizer.errors import InputError
 from tokenizer.runs.ranks import Ranks
 

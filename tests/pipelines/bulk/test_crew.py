@@ -8,7 +8,7 @@ from pipelines.bulk.crew import WorkerDied, run_crew
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.worker_process import Progress, Ready, ShardWork, Survived, Task, load_codec
 from pipelines.format.layout import Layout
-from pipelines.format.shards import Receipt
+from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
 
 

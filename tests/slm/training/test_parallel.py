@@ -18,7 +18,7 @@ from slm.checkpoint import load_lm
 from slm.training.run_folder import RunFolder
 from slm.training.train import train
 from tests.slm.conftest import MODEL, SETTINGS
-from tests.slm.test_train import log_of
+from tests.slm.training.test_train import log_of
 from tokenizer.runs.ranks import Ranks, join_ranks
 
 CONFIG = dataclasses.replace(MODEL, dropout=0.0)  # processes draw dropout for themselves
@@ -57,7 +57,7 @@ def two_processes(token_dataset: Path, out: Path) -> None:
         f"from pathlib import Path\nfrom tests.slm.test_parallel import child\n"
         f"child(Path({str(token_dataset)!r}), Path({str(out)!r}))\n"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, cwd=root, env=environment)
