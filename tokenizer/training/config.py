@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict
+from tokenizer.training.augment import NO_AUGMENTATION, Augmentation
 
 SCHEDULES = ("cosine", "plateau", "epoch")
 OPTIMIZERS = ("adamw", "muon")
@@ -58,6 +59,7 @@ class StageConfig:
     save_every: int = 100  # steps
     seed: int = 0
     losses: dict[str, float] = field(default_factory=dict)  # weight of each, where it differs from the stage's own
+    augment: Augmentation = NO_AUGMENTATION  # of random crops
     freeze: tuple[str, ...] = ()  # parts of the codec that stay, though the stage trains them: "decompressor.refiner"
 
     def __post_init__(self) -> None:
@@ -89,13 +91,22 @@ class StageConfig:
             raise InputError(f"warmup_steps {self.warmup_steps} must be less than steps {self.steps}")
 
 
+def recorded(config: StageConfig) -> dict[str, Any]:
+    """A stage's settings as a run records them: without what the versions before did not know, where it is off."""
+    settings = asdict(config)
+    if config.augment == NO_AUGMENTATION:
+        del settings["augment"]
+    return settings
+
+
 @dataclass(frozen=True)
 class TeacherConfig:
     """Where the full-context teacher comes from: a WavLM folder or Hub id, or the run's own stage `teacher`.
 
     Attributes:
-        source: folder or id in a layout of `tokenizer.training.wavlm.load_wavlm`; null: the stage `teacher` trains one.
-        layers: first layers of the source that are kept.
+        source: folder or id in a layout of `tokenizer.training.wavlm.load_wavlm`, or the folder of a Whisper encoder
+            (`tokenizer.training.whisper.load_whisper`); null: the stage `teacher` trains one.
+        layers: first layers of the source that are kept; a Whisper encoder keeps all it has.
     """
 
     source: str | None = None
@@ -158,10 +169,11 @@ def _stage(raw: Any, own: dict[str, float], section: str) -> StageConfig:
     if not set(chosen) - set(ADVERSARIAL):  # validation is without discriminators, and needs something to measure
         measured = ", ".join(name for name in own if name not in ADVERSARIAL)
         raise InputError(f"{section}.losses: expected a weight above 0 for one of {measured}")
-    plain = {key: value for key, value in raw.items() if key != "losses"}
+    plain = {key: value for key, value in raw.items() if key not in ("losses", "augment")}
+    augment = dataclass_from_dict(Augmentation, raw.get("augment", {}), f"{section}.augment")
     try:
         stage = dataclass_from_dict(StageConfig, plain, section)
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(section) else f"{section}: {text}") from None
-    return StageConfig(**{**vars(stage), "losses": chosen})
+    return StageConfig(**{**vars(stage), "losses": chosen, "augment": augment})

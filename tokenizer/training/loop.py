@@ -15,7 +15,7 @@ import io
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.stop_signals import stop_signals
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.batches import Batch, Batches
-from tokenizer.training.config import StageConfig
+from tokenizer.training.config import StageConfig, recorded
+from tokenizer.training.content import Teacher
 from tokenizer.training.schedule import Schedule
 from tokenizer.training.stages import STAGES, Outcome, Stage
 from tokenizer.training.teachers import save_teacher
@@ -79,7 +80,7 @@ def run_stage(
     name: str,
     config: StageConfig,
     codec: Codec,
-    teacher: Encoder | None,
+    teacher: Teacher | None,
     training: Batches,
     held_out: Batches | None,
     out: Path,
@@ -105,7 +106,7 @@ def run_stage(
     """
     torch.manual_seed(config.seed)
     start = fingerprint(codec.config, codec.state_dict())
-    settings = {"stage": name, "train": asdict(config), "model": codec.config.to_dict(), "start": start}
+    settings = {"stage": name, "train": recorded(config), "model": codec.config.to_dict(), "start": start}
     run = _begin(name, config, codec, teacher, training, device, ranks)
     if run.teaches and teacher is not None:
         settings["teacher"] = fingerprint(codec.config, teacher.state_dict())
@@ -155,7 +156,7 @@ def _begin(
     name: str,
     config: StageConfig,
     codec: Codec,
-    teacher: Encoder | None,
+    teacher: Teacher | None,
     training: Batches,
     device: str,
     ranks: Ranks,
@@ -260,7 +261,7 @@ def _save(out: Path, run: Run) -> None:
     if run.teaches:  # the teacher comes from elsewhere, and does not change
         state["stage"] = {name: t for name, t in state["stage"].items() if not name.startswith("teacher.")}
     run.shown.save_pretrained(out / "codec")
-    if run.stage.teacher is not None and not run.teaches:
+    if isinstance(run.stage.teacher, Encoder) and not run.teaches:
         save_teacher(run.stage.teacher, out / "teacher")
     buffer = io.BytesIO()
     torch.save(state | {"schedule": run.schedule.state(), "step": run.step}, buffer)
