@@ -64,10 +64,17 @@ class ContentLosses(nn.Module):
         if "content" in self.names:
             heard, _ = teacher.forward_layers(self.resample(wave)[:, : original.shape[1]], lengths)
             distances = [scaled_distance(got, layer, frames) for got, layer in zip(heard, wanted, strict=True)]
-            losses["content"] = torch.stack(distances).mean()
+            losses["content"] = weighted(distances)
         if self.head is not None:
             losses["distilled"] = angle(self.head(features), wanted[-1], frames)
         return losses
+
+
+def weighted(distances: list[Tensor]) -> Tensor:
+    """Mean of the layers' distances in which each layer weighs twice the one before: first layers hear the sound as
+    such, and only the last ones order codecs as word errors do (docs/experiments.md)."""
+    weights = torch.tensor([2.0**layer for layer in range(len(distances))], device=distances[0].device)
+    return (torch.stack(distances) * weights).sum() / weights.sum()
 
 
 def scaled_distance(got: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
