@@ -86,7 +86,7 @@ def download(repo: str, weights: tuple[str, ...]) -> tuple[Path, Path]:
             with contextlib.suppress(EntryNotFoundError):
                 return config, Path(hf_hub_download(repo, name))
         return config, Path(hf_hub_download(repo, weights[-1]))
-    except Exception as error:  # offline, no such repository, no access: each is the user's to mend
+    except Exception as error:  # offline, no such repository, no access: for the user to fix
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{repo}: no such directory here, and the Hugging Face Hub did not give it ({reason}). "
@@ -103,7 +103,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_plain(path: Path) -> Any:
-    """What a `.safetensors` or PyTorch file holds, on the CPU. Raises InputError when it is damaged or holds code."""
+    """The content of a `.safetensors` or PyTorch file, on the CPU. Raises InputError: it is damaged or holds code."""
     import safetensors
     from safetensors.torch import load_file
 
@@ -153,7 +153,7 @@ def assign(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
 
 
 def save(config: CodecConfig, weights: dict[str, Tensor], directory: Path, dtype: torch.dtype | None = None) -> None:
-    """Write config.json and model.safetensors; each appears by rename, so a crash leaves the old file or the new."""
+    """Write config.json and model.safetensors, each atomically."""
     from safetensors.torch import save as serialize
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def fingerprint(config: CodecConfig, weights: dict[str, Tensor]) -> str:
 
 
 def renamed(weights: dict[str, Tensor], rules: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """Every name after all (pattern, replacement) rules, in order, as of `re.sub`."""
+    """Weights with every name rewritten by all (pattern, replacement) rules in order, as by `re.sub`."""
     out = {}
     for name, tensor in weights.items():
         for pattern, replacement in rules:
@@ -184,7 +184,7 @@ def renamed(weights: dict[str, Tensor], rules: Iterable[tuple[str, str]]) -> dic
 
 
 def with_fused_attention(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Separate query, key and value projections as one `qkv_proj`; a missing one leaves its shape too small."""
+    """Weights with query, key and value projections joined into `qkv_proj`; a missing one makes its shape too small."""
     out = {}
     for name, tensor in weights.items():
         if ".q_proj." in name:

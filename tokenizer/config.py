@@ -36,14 +36,14 @@ class EncoderConfig:
     num_heads: int = 16
     num_buckets: int = 320
     max_distance: int = 800
-    max_cached_steps: int = 2048  # a cache size of the published code; read so that its files load, without effect here
+    max_cached_steps: int = 2048  # of the published code; accepted so that its files load, has no effect here
     dropout: float = 0.0
     conv_pos: int = 128
     conv_pos_groups: int = 16
     causal: bool = False
     window_size: int = 512
     lookahead_size: int = 3
-    use_flex_attention: bool = False  # likewise read and without effect
+    use_flex_attention: bool = False  # likewise
     stem: str = "conv"  # "conv" as published, or "logmel"
     mel_bins: int = 80
     mel_window: int = 640  # samples
@@ -84,7 +84,7 @@ class EncoderConfig:
 
     @property
     def chunk_frames(self) -> int:
-        """Frames that may look at one another: the unit of streaming."""
+        """Frames of a chunk, the unit of streaming; within it, frames attend to one another."""
         return self.lookahead_size + 1
 
     @property
@@ -147,7 +147,7 @@ class QuantizerConfig:
 
 @dataclass(frozen=True)
 class DecompressorConfig(FocalConfig):
-    """Codes to features; `lookahead_size` + 1 frames meet in the refiner."""
+    """Codes to features; the refiner mixes chunks of `lookahead_size` + 1 frames."""
 
     input_dim: int = 13
     output_dim: int = 1024
@@ -338,7 +338,7 @@ def _stage_name(stage: str, config: Any) -> str:
 
 
 def _without_old_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """The first published files say `input_channels` for `input_dim`, and a `padding` that the kernel implies."""
+    """Early published files have `input_channels` for `input_dim`, and a `padding` that follows from the kernel."""
     named = {"input_dim" if key == "input_channels" else key: value for key, value in values.items()}
     return {key: value for key, value in named.items() if key != "padding"}
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, even when the machine loses power, and the cache's folder."""
+"""Atomic and durable writes of files, and the folder of the user's cache."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tokenizer.errors import InputError
 
 
 def write_atomically(path: str | Path, data: bytes, temporary: Path | None = None) -> None:
-    """Write under another name, sync to disk, rename to `path`, sync the folder.
+    """Write a temporary file, sync it to disk, rename it to `path`, sync the folder.
 
     Args:
         path: the file to make or replace.
         data: its content.
-        temporary: folder of the other name, on the same file system; None: the file's own, under a hidden name.
+        temporary: folder for the temporary file, on the same file system; None: the file's own folder.
 
     Raises:
         InputError: when `path` cannot be a file there: its folder does not exist, it is a folder or a device, the disk
@@ -42,7 +42,7 @@ def write_atomically(path: str | Path, data: bytes, temporary: Path | None = Non
 
 
 def check_place(path: str | Path) -> Path:
-    """Where a file of that name would be written: a link stays a link, what it points to is replaced.
+    """The path at which a file of that name would be written; of a link, its target is replaced.
 
     Raises:
         InputError: the folder does not exist, or something other than a file is there.

@@ -48,7 +48,7 @@ class CodecState(NamedTuple):
 
     @property
     def batch_size(self) -> int:
-        """Streams it is the state of."""
+        """The number of streams."""
         return len(self.encoder.encoder.position)
 
 
@@ -64,10 +64,10 @@ class CodecModel(Rates, nn.Module):
     how its audio is cut into chunks.
 
     The families differ at the end of an utterance. A streaming codec pads audio with zeros to a whole number of chunks
-    and trims the tokens to ceil(S / hop). One for whole utterances makes a feature frame of 320 samples' hop only where
-    400 samples are there, so up to 319 samples at the end (20 ms) are in no token, and 4 s give 199 tokens at 50 Hz; at
-    25 and 12.5 Hz zero frames fill the last token. Audio shorter than 400 samples still gives one token. Every frame
-    there depends on the whole utterance, so a piece of one does not have the tokens it has within the whole.
+    and trims the tokens to ceil(S / hop). A codec for whole utterances computes a feature frame every 320 samples, each
+    from 400 samples. So up to 319 samples (20 ms) at the end are in no token: 4 s give 199 tokens at 50 Hz. At 25 and
+    12.5 Hz the last token is filled with zero frames. Audio shorter than 400 samples still gives one token. Every frame
+    depends on the whole utterance, so a piece of an utterance does not have the tokens that it has within the whole.
     """
 
     def __init__(self, config: CodecConfig, name: str = "unnamed") -> None:
@@ -114,7 +114,7 @@ class CodecModel(Rates, nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the decoder's head, and so of waves; with bfloat16 weights a spectral head stays float32."""
+        """The type of the decoder's head and of waves; a spectral head stays float32 with bfloat16 weights."""
         return self.decoder.head.proj.weight.dtype
 
     @property
@@ -153,7 +153,7 @@ class CodecModel(Rates, nn.Module):
         """Tokens to wave.
 
         Args:
-            tokens: int64 [B, T] or [T]; -1 at a row's end is filling and becomes silence.
+            tokens: int64 [B, T] or [T]; -1 at the end of a row is padding and becomes silence.
             voice: convert to this voice; None keeps the speaker's own.
 
         Returns:
@@ -206,10 +206,10 @@ class CodecModel(Rates, nn.Module):
     # ---- live streams ---------------------------------------------------------------------------------------------
 
     def init_state(self, batch_size: int) -> CodecState:
-        """The state of `batch_size` streams that have not begun, on the codec's device.
+        """The initial state of `batch_size` streams, on the codec's device.
 
         Raises:
-            InputError: the codec does not stream, or `batch_size` is no whole number from 1.
+            InputError: the codec does not stream, or `batch_size` is not a whole number of at least 1.
         """
         self.check_causal()
         batch_size = inputs.check_count(batch_size, "init_state: batch_size", "stream")
@@ -232,7 +232,8 @@ class CodecModel(Rates, nn.Module):
             int64 [B, n * tokens_per_chunk] and the next state.
 
         Raises:
-            InputError: when the chunk is not whole or not finite floats, or the state not of this codec and batch.
+            InputError: when the samples are not whole chunks of finite floats, or the state is not of this codec and
+                batch.
         """
         self.check_causal()
         inputs.check_state(state, CodecState, "encode_step")
@@ -253,7 +254,8 @@ class CodecModel(Rates, nn.Module):
             [B, n * tokens_per_chunk * samples_per_token] and the next state.
 
         Raises:
-            InputError: when a chunk is not whole, a token unknown, or the state not of this codec and batch.
+            InputError: when the tokens are not whole chunks, a token is outside the codebook, or the state is not of
+                this codec and batch.
         """
         self.check_causal()
         inputs.check_state(state, CodecState, "decode_step")
@@ -270,7 +272,7 @@ class CodecModel(Rates, nn.Module):
     def decode_checked(
         self, tokens: Tensor, state: CodecState, voice: Voice | None = None
     ) -> tuple[Tensor, CodecState]:
-        """`decode_step` likewise."""
+        """`decode_step` without its checks and with gradients."""
         present = tokens >= 0
         x, decompressor_state = self._dequantize_step(tokens, state.decompressor)
         if voice is not None:
@@ -316,7 +318,7 @@ class CodecModel(Rates, nn.Module):
 
 
 def to_bfloat16(codec: Model) -> Model:
-    """Turn the weights to bfloat16, but for spectra, whose decades and phases need more digits than it has."""
+    """Convert the weights to bfloat16, except in layers that compute spectra, which need more precision."""
     _ = codec.fingerprint  # computed and kept while the weights are what they were
     codec.to(torch.bfloat16)
     for module in codec.modules():
@@ -326,5 +328,5 @@ def to_bfloat16(codec: Model) -> Model:
 
 
 def widened(wave: Tensor) -> Tensor:
-    """A wave in at least float32, whatever precision made it."""
+    """A wave in at least float32."""
     return wave.to(torch.promote_types(wave.dtype, torch.float32))

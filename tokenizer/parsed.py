@@ -1,4 +1,4 @@
-"""Parsed JSON or YAML to frozen dataclasses, with every mistake named."""
+"""Parsed JSON or YAML to frozen dataclasses; errors name the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neural judges of speech, as the codec papers use them: UTMOS, Whisper's words, and WavLM's idea of a speaker.
+"""Neural measures of speech, as in the codec papers: UTMOS, Whisper word errors, WavLM speaker similarity.
 
 Their models come from the network (torch.hub, Hugging Face Hub) unless the local caches hold them. A judge that cannot
 be had is left out with the reason, and never stops an evaluation.

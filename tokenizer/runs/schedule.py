@@ -14,7 +14,7 @@ ENOUGH = 0.0025  # share by which a validation loss must fall below the one befo
 
 
 class ScheduleSettings(Protocol):
-    """What `Schedule` needs of a training's settings."""
+    """The settings of a training that `Schedule` uses."""
 
     @property
     def schedule(self) -> str: ...  # "cosine", "plateau" or "epoch"
@@ -34,7 +34,7 @@ class ScheduleSettings(Protocol):
 
 @dataclass
 class Schedule:
-    """The rate of each step; what it remembers goes into the checkpoint.
+    """The learning rate of each step; its state goes into the checkpoint.
 
     Attributes:
         config: the stage's settings.
@@ -61,7 +61,7 @@ class Schedule:
         return max(c.learning_rate * warmup * c.annealing**falls, c.final_learning_rate * warmup)
 
     def validated(self, loss: float) -> bool:
-        """Take note of a validation loss; whether it is the best so far."""
+        """Record a validation loss. Returns whether it is the best so far."""
         if self.previous < float("inf") and loss > self.previous * (1 - ENOUGH):
             self.anneals += 1
         better = loss < self.best
