@@ -49,7 +49,7 @@ def in_pieces(step: Callable[[Array, Any], tuple[Array, Any]], x: Array, state: 
     Args:
         step: (columns, state) to (output, next state), such as `Codec.encode_step`.
         x: a whole number of chunks.
-        state: of streams that have not begun.
+        state: the initial one.
         size: a whole number of chunks; the last step may have fewer.
     """
     outputs = []

@@ -51,7 +51,7 @@ def check_place(path: str | Path) -> Path:
     if not place.parent.is_dir():
         raise InputError(f"{path}: the folder {place.parent} does not exist; make it first")
     if place.exists() and not place.is_file():
-        raise InputError(f"{path}: is there and is no regular file; give another name (or - for a pipe)")
+        raise InputError(f"{path}: exists and is no regular file; give another name (or - for a pipe)")
     return place
 
 

@@ -97,7 +97,7 @@ def check_token_chunks(tokens: Any, tokens_per_chunk: int, streams: int) -> None
     """Raise InputError unless checked tokens are [B, n * tokens_per_chunk] for a state of that many streams."""
     if tokens.shape[1] % tokens_per_chunk:
         raise InputError(
-            f"decode_step: {tokens.shape[1]} tokens are no whole number of chunks of {tokens_per_chunk}. "
+            f"decode_step: {tokens.shape[1]} tokens are not a whole number of chunks of {tokens_per_chunk}. "
             "Buffer until a chunk is whole, and fill the last one with -1."
         )
     _check_streams(len(tokens), streams)

@@ -35,7 +35,7 @@ class LiveStream:
 
     Args:
         codec: one that streams.
-        state: of one stream, to go on from; None: from the beginning.
+        state: of one stream, to continue from; None: a new stream.
         voice: convert to this voice (engine "torch" only); None keeps the speaker's own.
 
     Attributes:
@@ -43,7 +43,7 @@ class LiveStream:
 
     Raises:
         InputError: a codec that does not stream; of the methods, what `encode_step` and `decode_step` refuse, and any
-            block after one that was no whole number of chunks.
+            block after one that was not whole chunks.
     """
 
     def __init__(self, codec: StreamingCodec, state: Any = None, voice: Voice | None = None) -> None:
@@ -120,7 +120,7 @@ def to_pcm(wave: np.ndarray) -> bytes:
 
 
 def _blocks(pipe: BinaryIO, size: int) -> Iterator[np.ndarray]:
-    """int16 blocks of `size` values, the last one shorter; an odd byte at the end is no value and is dropped."""
+    """int16 blocks of `size` values, the last one shorter; an odd byte at the end is dropped."""
     while data := pipe.read(2 * size):
         while len(data) < 2 * size and (more := pipe.read(2 * size - len(data))):
             data += more
@@ -131,6 +131,6 @@ def _blocks(pipe: BinaryIO, size: int) -> Iterator[np.ndarray]:
 def _check_open(ended: bool, method: str, chunk: str) -> None:
     if ended:
         raise InputError(
-            f"LiveStream.{method}: the block before was no whole number of chunks of {chunk}, so it ended the stream; "
-            "regroup the blocks with tokenizer.chunks.regrouped, or begin another stream"
+            f"LiveStream.{method}: the block before was not a whole number of chunks of {chunk}, so it ended the "
+            "stream; regroup the blocks with tokenizer.chunks.regrouped, or begin another stream"
         )

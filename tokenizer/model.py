@@ -166,8 +166,8 @@ class CodecModel(Rates, nn.Module):
         if not self.causal:
             features, frames = self._dequantize_whole(tokens)
             features = features if voice is None else voice.nearest(features)
-            heard = (tokens >= 0).repeat_interleave(self.samples_per_token, dim=1)
-            return widened(self.decoder(features, frames)) * heard
+            audible = (tokens >= 0).repeat_interleave(self.samples_per_token, dim=1)
+            return widened(self.decoder(features, frames)) * audible
         padded = whole_chunks(tokens, self.tokens_per_chunk, inputs.NO_TOKEN)
         step = partial(self.decode_checked, voice=voice)
         wave = in_pieces(step, padded, self.init_state(len(tokens)), self._offline_tokens)

@@ -50,7 +50,7 @@ def values_of_pairs(pairs: list[str], option: str, example: str) -> dict[str, An
         example: of a pair, likewise.
 
     Raises:
-        InputError: a pair without "=", or whose value is no YAML.
+        InputError: a pair without "=", or whose value is not YAML.
     """
     import yaml
 

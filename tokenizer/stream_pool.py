@@ -66,12 +66,12 @@ class StreamPool:
         self._leaves = list(leaves_of(self._state))
         self._active: set[int] = set()
         # A step changes only the leaves of its own direction. Finding out once which ones saves copying the others.
-        begun = codec.init_state(1)
-        tokens, encoded = codec.encode_step(torch.zeros(1, codec.chunk_samples), begun)
-        _, decoded = codec.decode_step(tokens, begun)
-        self._begun = list(leaves_of(begun))
-        self._encoding = changed(begun, encoded)
-        self._decoding = changed(begun, decoded)
+        fresh = codec.init_state(1)
+        tokens, encoded = codec.encode_step(torch.zeros(1, codec.chunk_samples), fresh)
+        _, decoded = codec.decode_step(tokens, fresh)
+        self._fresh = list(leaves_of(fresh))
+        self._encoding = changed(fresh, encoded)
+        self._decoding = changed(fresh, decoded)
         self._compiled = self._compile() if compiled else None
 
     @property
@@ -93,7 +93,7 @@ class StreamPool:
             raise InputError(
                 f"StreamPool: all {self.size} streams are taken; let one leave first, or make a larger pool"
             )
-        leaves = self._begun if state is None else leaves_of(state)
+        leaves = self._fresh if state is None else leaves_of(state)
         for rows, leaf in zip(self._leaves, leaves, strict=True):
             rows[slot] = leaf[0]
         self._active.add(slot)

@@ -68,7 +68,7 @@ def _whisper(device: str) -> Judge:
     processor: Any = WhisperProcessor.from_pretrained(WHISPER, local_files_only=cached)
     model: Any = WhisperForConditionalGeneration.from_pretrained(WHISPER, local_files_only=cached)
     model = model.to(device).eval()
-    texts: dict[int, str] = {}  # of the original that was heard last: each stands beside several resyntheses
+    texts: dict[int, str] = {}  # of the latest original, which is compared with several resyntheses
 
     @torch.no_grad()
     def transcribe(wave: np.ndarray) -> str:

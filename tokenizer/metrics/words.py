@@ -30,16 +30,16 @@ class CharacterErrors(NamedTuple):
     characters: int
 
 
-def word_errors(expected: str, heard: str) -> WordErrors:
+def word_errors(expected: str, got: str) -> WordErrors:
     """Least edits from one text to the other, word by word, without case and punctuation."""
     wanted = _words(expected)
-    return WordErrors(edit_distance(wanted, _words(heard)), len(wanted))
+    return WordErrors(edit_distance(wanted, _words(got)), len(wanted))
 
 
-def character_errors(expected: str, heard: str) -> CharacterErrors:
+def character_errors(expected: str, got: str) -> CharacterErrors:
     """Least edits from one text to the other, character by character: of the same words, with a space between."""
     wanted = " ".join(_words(expected))
-    return CharacterErrors(edit_distance(wanted, " ".join(_words(heard))), len(wanted))
+    return CharacterErrors(edit_distance(wanted, " ".join(_words(got))), len(wanted))
 
 
 def edit_distance(wanted: Sequence[Any], got: Sequence[Any]) -> int:
