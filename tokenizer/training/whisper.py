@@ -10,6 +10,7 @@ Legend: B batch, S samples at 16 kHz, M mel bands, T frames of 20 ms, D channels
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.checkpoint import assign, read_weights
+from tokenizer.checkpoint import assign, download, read_weights
 from tokenizer.errors import InputError
 from tokenizer.network.mel import slaney_filterbank
 from tokenizer.network.padding import present
@@ -28,6 +29,7 @@ WINDOW, HOP = 400, 160  # samples of the log-mel front end
 RANGE = 8.0  # decades below the loudest band of a row that are kept
 FRAME = 2 * HOP  # samples from one output to the next
 WEIGHTS = ("encoder.safetensors", "model.safetensors")
+HUB_ID = re.compile(r"[\w-]+/whisper-[\w.-]+")
 PREFIXES = ("model.encoder.", "encoder.")  # of the encoder's names in files of the whole model
 
 
@@ -144,13 +146,19 @@ class WhisperEncoder(nn.Module):
 
 
 def is_whisper(source: str) -> bool:
-    """Whether a folder's config.json describes a Whisper model."""
+    """Whether a folder's config.json describes a Whisper model, or a Hub id is called one."""
     path = Path(source) / "config.json"
-    return path.is_file() and "max_source_positions" in _read_json(path)
+    if path.is_file():
+        return "max_source_positions" in _read_json(path)
+    return bool(HUB_ID.fullmatch(source)) and not Path(source).exists()
 
 
 def load_whisper(source: str) -> WhisperEncoder:
-    """Load a Whisper encoder from a folder: config.json beside encoder.safetensors or model.safetensors.
+    """Load a Whisper encoder.
+
+    Args:
+        source: a folder with config.json beside encoder.safetensors or model.safetensors, or a Hugging Face Hub id such
+            as openai/whisper-tiny.en.
 
     Returns:
         The encoder in float32 on the CPU, without gradients.
@@ -159,15 +167,19 @@ def load_whisper(source: str) -> WhisperEncoder:
         InputError: a file is missing or damaged, or the weights do not fit the sizes.
     """
     folder = Path(source)
-    found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-    if not found or not (folder / "config.json").is_file():
-        raise InputError(f"Whisper {source}: expected config.json beside {' or '.join(WEIGHTS)} there")
-    raw = _read_json(folder / "config.json")
+    if folder.is_dir() or not HUB_ID.fullmatch(source):
+        found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+        if not found or not (folder / "config.json").is_file():
+            raise InputError(f"Whisper {source}: expected config.json beside {' or '.join(WEIGHTS)} there")
+        config_path, weights_path = folder / "config.json", found[0]
+    else:
+        config_path, weights_path = download(source, WEIGHTS[1:])
+    raw = _read_json(config_path)
     names = list(WhisperConfig.__dataclass_fields__)
     if missing := [name for name in names if name not in raw]:
-        raise InputError(f"{folder / 'config.json'}: lacks {missing[0]!r}; expected Whisper's configuration")
+        raise InputError(f"{config_path}: lacks {missing[0]!r}; expected Whisper's configuration")
     encoder = WhisperEncoder(WhisperConfig(**{name: raw[name] for name in names}))
-    assign(encoder, _of_encoder(read_weights(found[0])), f"Whisper {source}")
+    assign(encoder, _of_encoder(read_weights(weights_path)), f"Whisper {source}")
     return encoder.float().requires_grad_(False).eval()
 
 

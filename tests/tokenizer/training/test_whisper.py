@@ -91,6 +91,20 @@ def test_weights_of_the_whole_model_are_read(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
 
 
+def test_a_hub_id_is_downloaded(tmp_path: Path, monkeypatch) -> None:
+    stored(tmp_path, reference().state_dict())
+    asked: list[str] = []
+
+    def download(name: str, files: tuple[str, ...]) -> tuple[Path, Path]:
+        asked.append(name)
+        assert files == ("model.safetensors",)
+        return tmp_path / "config.json", tmp_path / "encoder.safetensors"
+
+    monkeypatch.setattr("tokenizer.training.whisper.download", download)
+    assert is_whisper("openai/whisper-tiny.en") and not is_whisper("microsoft/wavlm-large")
+    assert load_whisper("openai/whisper-tiny.en").dim == 24 and asked == ["openai/whisper-tiny.en"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
