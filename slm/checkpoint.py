@@ -1,6 +1,6 @@
 """A trained language model on disk: config.json, vocabulary.json, model.safetensors.
 
-A folder in the layout of `transformers.LlamaForCausalLM` (`slm.export`) loads the same way.
+A folder in the layout of `transformers.LlamaForCausalLM` (`slm.llama`) loads the same way.
 
 Weights may be stored in half precision; in memory they are float32. To make a small file of a training run's best
 model:  model, vocabulary = load_lm("runs/lm"); save_lm(model, vocabulary, Path("exported"), torch.float16)
@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from slm.llama import is_llama, model_config, own_names
 from slm.model.transformer import LanguageModel, ModelConfig
-from slm.training.parallel import fill, settle, whole
 from slm.vocabulary import Vocabulary
 from tokenizer.checkpoint import read_weights
 from tokenizer.errors import InputError
@@ -68,8 +68,7 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
         raise InputError(
             f"{folder}: config.json says {config.layers} layers, model.safetensors has fewer; copy it again"
         )
-    with torch.device("meta"):  # no memory is taken before names and shapes are known to fit
-        check_fit(LanguageModel(config, vocabulary.size, vocabulary.pieces), weights, folder / "model.safetensors")
+    check_fit(_without_weights(config, vocabulary), weights, folder / "model.safetensors")  # before memory is taken
     return model_of(config, vocabulary, weights, device), vocabulary
 
 
@@ -77,13 +76,27 @@ def model_of(
     config: ModelConfig, vocabulary: Vocabulary, weights: dict[str, Tensor], device: str | torch.device
 ) -> LanguageModel:
     """A model for generation, in evaluation mode and float32, with weights that fit it."""
-    with torch.device("meta"):  # so that no random numbers are drawn for weights that are known
-        model = LanguageModel(config, vocabulary.size, vocabulary.pieces)
+    model = _without_weights(config, vocabulary)
     model.to_empty(device=device)
     if config.tied_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     copy_weights(model, weights)
     return model.eval().requires_grad_(False)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips `torch.nn.init`, which on the meta device would import torch._dynamo: seconds of loading time for nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", *args[:1])
+        return func(*args, **(kwargs or {}))
+
+
+def _without_weights(config: ModelConfig, vocabulary: Vocabulary) -> LanguageModel:
+    """A model on the meta device: names and shapes, without memory and random numbers."""
+    with torch.device("meta"), _NoInitialisation():
+        return LanguageModel(config, vocabulary.size, vocabulary.pieces)
 
 
 def locate(name: str) -> Path:
@@ -141,7 +154,7 @@ def parse_config(raw: Any, path: Path) -> ModelConfig:
 
 def check_fit(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> None:
     """Raise InputError unless weights read from `path` have exactly the names and shapes of a model, and are finite."""
-    expected = named_weights(model)
+    expected = model.stored_weights()
     if set(weights) != set(expected):
         odd = sorted(set(weights) ^ set(expected))[0]
         state = "lacks" if odd in expected else "has an unknown"
@@ -157,35 +170,23 @@ def check_fit(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> N
 
 
 def copy_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
-    """Copy weights that fit into the model's own tensors, which an optimizer may hold and processes may share."""
-    for name, tensor in named_weights(model).items():
-        fill(tensor, weights[name])
-
-
-def named_weights(model: LanguageModel) -> dict[str, Tensor]:
-    """The weights that a file holds: a tied head is left out, as it is the embedding."""
-    weights = dict(model.state_dict())
-    if model.config.tied_embeddings:
-        del weights["lm_head.weight"]
-    return weights
-
-
-def whole_weights(model: LanguageModel) -> dict[str, Tensor]:
-    """The weights that a file holds, put together on the CPU; all processes that share a model must ask at once."""
-    settle(model)
-    return {name: whole(tensor.detach()).cpu() for name, tensor in named_weights(model).items()}
+    """Copy weights that fit into the model's own tensors. `slm.training.parallel` does it for FSDP's shards."""
+    with torch.no_grad():
+        for name, tensor in model.stored_weights().items():
+            tensor.copy_(weights[name])
 
 
 def save_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a model that `load_lm` reads; each file appears by rename.
 
     Args:
-        model: on any device, whole.
+        model: on any device, not sharded.
         vocabulary: its vocabulary.
         folder: made when missing.
         dtype: of the stored weights; float16 halves the file.
     """
-    write_lm(model.config, whole_weights(model), vocabulary, folder, dtype)
+    weights = {name: tensor.detach().cpu() for name, tensor in model.stored_weights().items()}
+    write_lm(model.config, weights, vocabulary, folder, dtype)
 
 
 def write_lm(

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from slm.checkpoint import load_lm
-    from slm.export import export_lm
+    from slm.llama import export_lm
 
     model, vocabulary = load_lm(args.lm)
     export_lm(model, vocabulary, args.output, args.dtype)

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -105,8 +105,8 @@ class Continuation:
             )
         self._codec, self._model, self._vocabulary = codec, model, vocabulary
         self._sampling, self._seed = sampling, seed
-        self._min_codes = self._codes_in(min_seconds)
-        self._max_codes = None if max_seconds is None else self._codes_in(max_seconds)
+        self._min_codes = tokens_of(min_seconds, codec)
+        self._max_codes = None if max_seconds is None else tokens_of(max_seconds, codec)
         began = time.perf_counter()
         codes = codec.encode(torch.from_numpy(np.ascontiguousarray(prompt[:whole]))[None])
         encoded = time.perf_counter()
@@ -168,11 +168,6 @@ class Continuation:
             real_time_factor=self._new_time / new_seconds if new_seconds else None,
         )
 
-    def _codes_in(self, seconds: float) -> int:
-        chunk_seconds = self._codec.tokens_per_chunk / self._codec.token_rate
-        # A hair less, so that 0.8 s is ten chunks of 80 ms whatever the last bit of the division says.
-        return math.ceil(seconds / chunk_seconds - 1e-9) * self._codec.tokens_per_chunk
-
     def _decoded(self, codes: Tensor) -> Chunk:
         filled = torch.full((1, self._codec.tokens_per_chunk), NO_CODE)
         filled[0, : len(codes)] = codes
@@ -186,6 +181,13 @@ class Continuation:
         self._chunk_times.append(seconds)
         self._new_time += seconds
         self._new_codes += codes
+
+
+def tokens_of(seconds: float, codec: Any) -> int:
+    """Seconds of speech as tokens of a `Codec` or an `OnnxCodec`, rounded up to whole chunks."""
+    chunk_seconds = codec.tokens_per_chunk / codec.token_rate
+    # The margin keeps 0.8 s at ten chunks of 80 ms when the division rounds up in its last bit.
+    return math.ceil(seconds / chunk_seconds - 1e-9) * codec.tokens_per_chunk
 
 
 def warm_up(codec: Codec, model: LanguageModel, vocabulary: Vocabulary) -> None:

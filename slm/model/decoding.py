@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slm.model.rotary import rotary_angles, rotate
-from slm.model.transformer import LanguageModel, Layer
+from slm.model.transformer import LanguageModel, Layer, rotary_angles, rotate
 
 
 class Cache(NamedTuple):

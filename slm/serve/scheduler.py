@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from slm.generation.continuation import tokens_of
 from slm.serve.messages import (
     Cancel,
     Command,
@@ -121,8 +122,9 @@ class Scheduler:
 
     def _open(self, command: Open) -> None:
         request = command.request
-        codes = [None if s is None else self._codes_in(s) for s in (request.min_seconds, request.max_seconds)]
-        voice = Voice(request.sampling, request.seed, codes[0] or 0, codes[1])
+        least = tokens_of(request.min_seconds, self._batch.codec)
+        most = None if request.max_seconds is None else tokens_of(request.max_seconds, self._batch.codec)
+        voice = Voice(request.sampling, request.seed, least, most)
         stream = Stream(command.stream, request, voice)
         if self._has_slot_for(stream):
             self._admit(stream)
@@ -169,10 +171,6 @@ class Scheduler:
         if self._queue and self._has_slot_for(self._queue[0]):
             self._admit(self._queue.popleft())
             self._say_positions()
-
-    def _codes_in(self, seconds: float) -> int:
-        size = self._batch.codec.tokens_per_chunk
-        return -(-round(seconds * self._batch.codec.token_rate) // size) * size
 
     # ---- work -----------------------------------------------------------------------------------------------------
 

@@ -12,18 +12,21 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from slm.serve.counts import Counts
 from slm.serve.messages import Command, Done, Event, Sound
 from slm.serve.model_process import ModelProcess
-from slm.serve.protocol import Limits
-
-if TYPE_CHECKING:
-    from slm.serve.session import Session
+from slm.serve.protocol import Limits, Refused
 
 LOG = logging.getLogger("focalstream.serve")
+
+
+class Connection(Protocol):
+    """A WebSocket connection, as the server ends it (`slm.serve.session.Session`)."""
+
+    def close(self, refused: Refused) -> None: ...
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Service:
         self.idle = asyncio.Event()  # no stream is open
         self.idle.set()
         self.over = asyncio.Event()  # the server stops now: whole files are given up
-        self.sessions: set[Session] = set()
+        self.sessions: set[Connection] = set()
 
     def listen(self, on_death: Callable[[], None]) -> None:
         """Begin to hand on the model's events, in the running event loop."""

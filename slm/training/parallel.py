@@ -42,21 +42,28 @@ def gradients_stay(trainee: nn.Module) -> AbstractContextManager:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor put together from the shares of all processes, who must all ask; one that is whole is given back."""
+    """The full tensor of a shard, gathered from all processes, which must all call this; others are returned as is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def fill(tensor: Tensor, values: Tensor) -> None:
-    """Copy a whole tensor, or this process's share of it, into a parameter."""
+def whole_weights(model: LanguageModel) -> dict[str, Tensor]:
+    """The full weights that a file holds, on the CPU. With FSDP all processes must call this together."""
+    settle(model)
+    return {name: whole(tensor.detach()).cpu() for name, tensor in model.stored_weights().items()}
+
+
+def load_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
+    """Copy full weights that fit into a model's parameters, or into this process's shards of them."""
     with torch.no_grad():
-        if isinstance(tensor, DTensor):
-            values = values.to(tensor.device)
-            tensor.copy_(distribute_tensor(values, tensor.device_mesh, tensor.placements, src_data_rank=None))
-        else:
+        for name, tensor in model.stored_weights().items():
+            values = weights[name]
+            if isinstance(tensor, DTensor):
+                mesh, placements = tensor.device_mesh, tensor.placements
+                values = distribute_tensor(values.to(tensor.device), mesh, placements, src_data_rank=None)
             tensor.copy_(values)
 
 
 def settle(model: LanguageModel) -> None:
-    """After a forward pass without a backward one: FSDP's parameters are shares again."""
+    """Shard FSDP's parameters again after a forward pass without a backward pass."""
     if isinstance(model, FSDPModule):
         model.reshard()

@@ -32,8 +32,9 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from pipelines.bulk.ownership import flocked
-from slm.checkpoint import BEST, check_fit, checkpoints_of, copy_weights, whole_weights, write_lm
+from slm.checkpoint import BEST, check_fit, checkpoints_of, write_lm
 from slm.model.transformer import LanguageModel
+from slm.training.parallel import load_weights, whole_weights
 from slm.training.settings import TrainSettings
 from slm.vocabulary import Vocabulary
 from tokenizer.checkpoint import read_weights
@@ -198,7 +199,7 @@ class RunFolder:
         try:
             weights = read_weights(latest / "model.safetensors")
             check_fit(model, weights, latest / "model.safetensors")
-            copy_weights(model, weights)
+            load_weights(model, weights)
             progress = dataclass_from_dict(Progress, json.loads((latest / "progress.json").read_text()), "progress")
             read_optimizer_state(latest / "optimizer", model, optimizer, self._ranks)
         except (

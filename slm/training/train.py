@@ -25,14 +25,13 @@ from torch import nn
 from pipelines.dataset.batches import Batch, PackedBatches
 from pipelines.dataset.mixture import read_data
 from pipelines.dataset.token_dataset import TokenDataset
-from slm.checkpoint import model_of, whole_weights
-from slm.documents.objective import NO_DOCUMENT, summed_loss, targets_of
-from slm.documents.tasks import SPEECH_TASK, TEXT_TASKS
+from slm.checkpoint import model_of
+from slm.documents.tasks import NO_DOCUMENT, SPEECH_TASK, TEXT_TASKS, summed_loss, targets_of
 from slm.model.cross_entropy import IGNORED
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel
 from slm.training.loaders import data_identity, loaders
-from slm.training.parallel import distribute, gradients_stay, settle, whole
+from slm.training.parallel import distribute, gradients_stay, settle, whole, whole_weights
 from slm.training.run_folder import Progress, RunFolder
 from slm.training.samples import write_samples
 from slm.training.settings import TrainSettings

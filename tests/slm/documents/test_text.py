@@ -16,11 +16,10 @@ from pipelines.dataset.batches import Batch, PackedBatches
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import load_lm, save_lm
 from slm.cli import main
-from slm.documents.objective import NO_DOCUMENT, targets_of
-from slm.documents.tasks import TextBatches, TextFraming, Texts, fitting
-from slm.export import export_lm
+from slm.documents.tasks import NO_DOCUMENT, TextBatches, TextFraming, Texts, fitting, targets_of
 from slm.generation.generate import Sampling, extend, generate
 from slm.generation.spoken_text import speak, transcribe
+from slm.llama import export_lm
 from slm.model.cross_entropy import IGNORED
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel, texts_of

@@ -26,7 +26,7 @@ from pipelines.dataset.batches import Batch
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import load_lm, read_best
 from slm.cli import main
-from slm.documents.objective import summed_loss, targets_of
+from slm.documents.tasks import summed_loss, targets_of
 from slm.model.cross_entropy import IGNORED
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.training.loaders import loaders

@@ -12,9 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from slm.checkpoint import load_lm, save_lm
 from slm.cli import main
-from slm.export import export_lm
 from slm.generation.generate import Sampling, generate
-from slm.llama import llama_config, model_config
+from slm.llama import export_lm, llama_config, model_config
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.training.train import train
 from slm.training.warm_start import new_rows, warm_start
