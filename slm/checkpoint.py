@@ -85,7 +85,7 @@ def model_of(
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Skips `torch.nn.init`, which on the meta device would import torch._dynamo: seconds of loading time for nothing."""
+    """Skips `torch.nn.init`, which on the meta device would import torch._dynamo: seconds of loading time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":

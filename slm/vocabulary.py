@@ -115,8 +115,8 @@ class Vocabulary:
             return self.text
         raise InputError(
             f"language model '{lm}' knows no text: it was trained on speech alone. To train one that does: "
-            "`focalstream train-text DATASET text.model`, then `focalstream train-lm ... --text-model text.model "
-            "--text-to-speech-weight 1 --speech-to-text-weight 1`"
+            "`focalstream train-text --data DATASET --out text.model`, then `focalstream train-lm ... --text-model "
+            "text.model --text-to-speech-weight 1 --speech-to-text-weight 1`"
         )
 
     def save(self, path: Path) -> None:

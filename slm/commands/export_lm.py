@@ -1,24 +1,31 @@
-"""`focalstream export-lm LM OUT_DIR`: a language model for transformers, vLLM and their like."""
+"""`focalstream export-lm OUT_DIR --lm LM`: a language model for transformers, vLLM and similar programs."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lm", metavar="LM", help="shipped name, checkpoint folder or training run")
-    parser.add_argument("output", metavar="OUT_DIR", type=Path, help="folder to make; it may be there and empty")
+    parser.add_argument("old", nargs="?", metavar="LM", help="the spelling before --lm")
+    parser.add_argument("output", metavar="OUT_DIR", type=Path, help="folder to make; it may exist if it is empty")
+    parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the stored weights"
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Write the folder and report its size."""
     from slm.checkpoint import load_lm
     from slm.llama import export_lm
 
-    model, vocabulary = load_lm(args.lm)
+    lm = args.lm
+    if args.old is not None:
+        lm = args.old
+        print("focalstream export-lm: note: LM OUT_DIR is now OUT_DIR --lm LM", file=sys.stderr)
+    model, vocabulary = load_lm(lm)
     export_lm(model, vocabulary, args.output, args.dtype)
     size = sum(path.stat().st_size for path in args.output.iterdir())
     kind = f"LlamaForCausalLM, {args.dtype}, {vocabulary.size:,} ids"

@@ -19,14 +19,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import SourceCut
 from pipelines.storage.stable_bytes import json_bytes
 from slm.checkpoint import load_lm
-from slm.demo import stages as demo_stages
-from slm.demo import story as demo_story
 from slm.demo.figures import DemoFigures
 from slm.demo.page import Clip, Continuation, render
-from slm.demo.split import load_wave, pick_clips, pick_prompt, split_data
+from slm.demo.split import pick_clips, pick_prompt, split_data
+from slm.demo.stages import Part, continue_prompt, dataset_figures, evaluate, resynthesise, tokenize_part, train_fresh
+from slm.demo.story import (
+    continuation_line,
+    resynthesis_line,
+    shown_continuation,
+    speech_line,
+    tell,
+    tokenize_line,
+    training_begins_line,
+    training_line,
+    verify_line,
+)
 from slm.model.transformer import ModelConfig
 from slm.training.settings import TrainSettings, read_settings
 from tokenizer import Codec
@@ -92,34 +103,34 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
     config, train_settings = training_settings(settings)
     split = split_data(settings.data or str(BUNDLED))
     claim(out)  # only now: bad input leaves an earlier demo as it was
-    say("speech", demo_story.speech_line(split, settings.data))
+    say("speech", speech_line(split, settings.data))
 
-    training = demo_stages.tokenize_part(split.train, "train", out, settings.codec)
-    heldout = demo_stages.tokenize_part(split.heldout, "heldout", out, settings.codec)
-    dataset = demo_stages.dataset_figures(settings.data or "bundled", settings.data is None, training, heldout)
-    say("tokenize", demo_story.tokenize_line(dataset))
-    say("verify", demo_story.verify_line(dataset))
+    training = tokenize_part(split.train, "train", out, settings.codec)
+    heldout = tokenize_part(split.heldout, "heldout", out, settings.codec)
+    dataset = dataset_figures(settings.data or "bundled", settings.data is None, training, heldout)
+    say("tokenize", tokenize_line(dataset))
+    say("verify", verify_line(dataset))
 
     tokenized = keep_tokenized(split.heldout, heldout)
-    clips, codec_figures = demo_stages.resynthesise(codec, heldout, pick_clips(tokenized, CLIPS))
-    say("resynthesis", demo_story.resynthesis_line(codec_figures))
+    clips, codec_figures = resynthesise(codec, heldout, pick_clips(tokenized, CLIPS))
+    say("resynthesis", resynthesis_line(codec_figures))
 
-    say("train", demo_story.training_begins_line(train_settings.steps))
-    curves = demo_stages.train_fresh(config, train_settings, training, heldout, out / "lm")
+    say("train", training_begins_line(train_settings.steps))
+    curves = train_fresh(config, train_settings, training, heldout, out / "lm")
     models = {settings.lm: shipped, "trained here": load_lm(out / "lm")[0]}
-    measured = [demo_stages.evaluate(name, model, heldout, train_settings) for name, model in models.items()]
-    say("train", demo_story.training_line(curves, measured))
+    measured = [evaluate(name, model, heldout, train_settings) for name, model in models.items()]
+    say("train", training_line(curves, measured))
 
     source = pick_prompt(tokenized, settings.prompt_seconds)
-    prompt = load_wave(source, codec.sample_rate_in)[: round(settings.prompt_seconds * codec.sample_rate_in)]
+    prompt = read_wave(source, codec.sample_rate_in)[: round(settings.prompt_seconds * codec.sample_rate_in)]
     shown, continued = [], []
     for file, (name, model) in zip(("continuation-shipped.wav", "continuation-fresh.wav"), models.items(), strict=True):
-        sound, figures, tokens = demo_stages.continue_prompt(
+        sound, figures, tokens = continue_prompt(
             codec, model, vocabulary, prompt, settings.seconds, settings.seed, name, file
         )
-        say("continue", demo_story.continuation_line(figures))
+        say("continue", continuation_line(figures))
         continued.append(figures)
-        shown.append(demo_story.shown_continuation(figures, sound, tokens, codec))
+        shown.append(shown_continuation(figures, sound, tokens, codec))
         write_wav(out / file, sound.wave, sound.sample_rate)
 
     everything = DemoFigures(
@@ -184,7 +195,7 @@ def is_demo(out: Path) -> bool:
     return isinstance(content, dict) and content.get("made_by") == MADE_BY
 
 
-def keep_tokenized(cuts: Sequence[SourceCut], part: demo_stages.Part) -> list[SourceCut]:
+def keep_tokenized(cuts: Sequence[SourceCut], part: Part) -> list[SourceCut]:
     """The cuts that are in the dataset: others could not be read, and cannot be shown."""
     ids = {part.dataset.cut_id(index) for index in range(len(part.dataset))}
     return [source for source in cuts if source.cut["id"] in ids]
@@ -197,6 +208,6 @@ def write_results(
     for number, clip in enumerate(clips, 1):
         write_wav(out / f"clip-{number}-original.wav", clip.original.wave, clip.original.sample_rate)
         write_wav(out / f"clip-{number}-resynthesis.wav", clip.resynthesis.wave, clip.resynthesis.sample_rate)
-    page = render(demo_story.tell(figures, continuations, clips))
+    page = render(tell(figures, continuations, clips))
     write_atomically(out / "index.html", page.encode())
     write_atomically(out / "demo.json", json_bytes({"made_by": MADE_BY, "finished": True, **figures.to_dict()}))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipelines.sources.audio import read_wave
 from pipelines.sources.cuts import duration
 from pipelines.sources.manifests import SourceCut, find_inputs, read_cuts
@@ -84,7 +82,7 @@ def choose_heldout(cuts: Sequence[SourceCut]) -> tuple[list[bool], str]:
 def readable(source: SourceCut) -> bool:
     """Whether the tokenizer could read all of a cut's audio."""
     try:
-        load_wave(source, PROBE_RATE)
+        read_wave(source, PROBE_RATE)
     except InputError:
         return False
     return True
@@ -112,11 +110,6 @@ def pick_prompt(cuts: Sequence[SourceCut], seconds: float) -> SourceCut:
     """The first cut of at least `seconds`, or else the longest."""
     long_enough = (source for source in cuts if duration(source.cut) >= seconds)
     return next(long_enough, None) or max(cuts, key=lambda source: duration(source.cut))
-
-
-def load_wave(source: SourceCut, sample_rate: int) -> np.ndarray:
-    """The cut's audio as the tokenizer hears it: mono float32 [S] at `sample_rate` Hz. Raises InputError."""
-    return read_wave(source, sample_rate)
 
 
 def speaker(cut: dict[str, Any]) -> str:

@@ -17,11 +17,12 @@ from pipelines.bulk.run import Job, Result, tokenize
 from pipelines.dataset.batches import PackedBatches
 from pipelines.dataset.token_dataset import TokenDataset, read_description
 from pipelines.format.layout import Layout
+from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import SourceCut
 from pipelines.tools.verify import verify
 from slm.demo.figures import CodecFigures, ContinuationFigures, DatasetFigures, ModelFigures, TrainingFigures
 from slm.demo.page import Clip, Sound
-from slm.demo.split import load_wave, speaker, text, write_manifest
+from slm.demo.split import speaker, text, write_manifest
 from slm.evaluation.baselines import Counts
 from slm.generation.continuation import Continuation, warm_up
 from slm.generation.generate import Sampling
@@ -122,7 +123,7 @@ def resynthesise(codec: Codec, heldout: Part, cuts: Sequence[SourceCut]) -> tupl
     places = {heldout.dataset.cut_id(index): index for index in range(len(heldout.dataset))}
     clips, encode_seconds, decode_seconds, quality = [], 0.0, 0.0, []
     for source in cuts:
-        wave = load_wave(source, codec.sample_rate_in)
+        wave = read_wave(source, codec.sample_rate_in)
         tokens = torch.from_numpy(heldout.dataset.codes(places[source.cut["id"]]).astype(np.int64))
         with fixed_cpu_threads():
             began = time.perf_counter()

@@ -145,7 +145,7 @@ def check_text(vocabulary: Vocabulary, tasks: Sequence[str]) -> None:
     if with_text and vocabulary.text is None:
         raise InputError(
             f"train.{with_text[0]}_weight is above 0, but there is no text model; make one with `focalstream "
-            "train-text DATASET text.model` and pass --text-model text.model"
+            "train-text --data DATASET --out text.model` and pass --text-model text.model"
         )
     if vocabulary.text is not None and not with_text:
         raise InputError(

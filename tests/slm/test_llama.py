@@ -98,7 +98,7 @@ def test_an_exported_folder_loads_back(tied, tmp_path):
 
 def test_the_command_exports_in_half_precision_once(tmp_path, capsys):
     save_lm(model_of(), VOCABULARY, tmp_path / "lm")
-    command = ["export-lm", str(tmp_path / "lm"), str(tmp_path / "out"), "--dtype", "bfloat16"]
+    command = ["export-lm", str(tmp_path / "out"), "--lm", str(tmp_path / "lm"), "--dtype", "bfloat16"]
     assert main(command) == 0
     assert "LlamaForCausalLM, bfloat16, 80 ids" in capsys.readouterr().out
     note = (tmp_path / "out" / "README.md").read_text()
@@ -106,6 +106,10 @@ def test_the_command_exports_in_half_precision_once(tmp_path, capsys):
     assert LlamaForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
     assert main(command) == 2
     assert "is there already" in capsys.readouterr().err
+    assert main(["export-lm", str(tmp_path / "lm"), str(tmp_path / "old"), "--dtype", "bfloat16"]) == 0
+    assert "note: LM OUT_DIR is now OUT_DIR --lm LM" in capsys.readouterr().err
+    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("out", "old")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(

@@ -246,9 +246,14 @@ TASKS = {"text_to_speech_weight": 1.0, "speech_to_text_weight": 2.0, "steps": 6,
 def test_training_goes_on_exactly_and_its_model_speaks_and_writes(
     texted_dataset, tiny_codec_dir, lm_config, lm_settings, tmp_path, capsys
 ):
-    assert main(["train-text", str(texted_dataset), str(tmp_path / "text.model"), "--pieces", "50"]) == 0
+    out = tmp_path / "text.model"
+    assert main(["train-text", "--data", str(texted_dataset), "--out", str(out), "--pieces", "50"]) == 0
     assert "50 pieces from 14 texts of 16 cuts" in capsys.readouterr().out
     assert sum(map(bool, texts_of(TokenDataset(texted_dataset).cuts()))) == 14
+    assert main(["train-text", "--pieces", "50", str(texted_dataset), str(tmp_path / "old.model")]) == 0
+    assert (tmp_path / "old.model").read_bytes() == out.read_bytes()
+    assert "note: DATASET ... OUT is now --data DATASET ... --out OUT" in capsys.readouterr().err
+    assert main(["train-text", "--data", str(texted_dataset), str(out)]) == 2
     settings = dataclasses.replace(lm_settings, **TASKS, warmup_steps=1)
     options = {"show_progress": False, "text_model": tmp_path / "text.model"}
     report = train(lm_config, settings, [texted_dataset], tmp_path / "whole", **options)
