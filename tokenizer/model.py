@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tokenizer import checkpoint, inputs
 from tokenizer.config import CodecConfig, VocosConfig
+from tokenizer.machine import check_engine
 from tokenizer.network.decoder import Decoder
 from tokenizer.network.encoder import Encoder
 from tokenizer.network.focal import Compressor, Decompressor
@@ -21,7 +22,7 @@ from tokenizer.network.padding import present
 from tokenizer.network.quantizer import BinarySphericalQuantizer
 from tokenizer.network.vocos import Vocos
 from tokenizer.pieces import in_pieces, whole_chunks
-from tokenizer.precision import check_engine, to_bfloat16, widened
+from tokenizer.precision import to_bfloat16, widened
 from tokenizer.rates import Rates, token_count
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenizer.devices import check_device
 from tokenizer.errors import InputError
+from tokenizer.machine import check_device
 
 if TYPE_CHECKING:
     from tokenizer.training.corpus import Corpus
