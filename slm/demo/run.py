@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -44,6 +43,7 @@ from tokenizer import Codec
 from tokenizer.audio import write_wav
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
+from tokenizer.machine import available_cores
 
 BUNDLED = Path(__file__).resolve().parent / "speech" / "cuts.jsonl.gz"
 CONFIG = "tiny"  # of the model that is trained
@@ -142,16 +142,11 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
         prompt=source.cut["id"],
         continuations=continued,
         seconds=time.monotonic() - began,
-        cpu_cores=cpu_cores(),
+        cpu_cores=available_cores(),
         version=importlib.metadata.version("focalstream"),
     )
     write_results(out, everything, shown, clips)
     return everything
-
-
-def cpu_cores() -> int:
-    """CPU cores this process may use; where the system does not say (macOS), those of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def training_settings(settings: DemoSettings) -> tuple[ModelConfig, TrainSettings]:

@@ -48,7 +48,7 @@ def test_cancel_reconnect_and_two_tabs(open_page: Any, server: Any) -> None:
 
 def test_a_wrong_token_and_a_foreign_page_get_nothing(open_page: Any, browser: Any, server: Any) -> None:
     page = open_page("open sesamf")
-    page.get_by_text("That token is not right.").wait_for()
+    page.get_by_text("Wrong token.").wait_for()
     assert page.evaluate("focalstream.hellos") == 0
     foreign = browser.new_page()
     foreign.goto(server.http.replace("127.0.0.1", "localhost") + "/healthz")  # another origin than the server's own
@@ -92,7 +92,7 @@ def test_what_comes_for_a_cancelled_stream_is_ignored(open_page: Any, source: st
         until(page, lambda: wire.spoken > 20000, "half a second of speech")
         page.click("#go")
     wait(page, "phase === 'idle' && chunks > 0")
-    assert page.text_content("#status").startswith(("Done.", "The model ended it.")) and page.evaluate(LIVE_TRACKS) == 0
+    assert page.text_content("#status").startswith(("Done.", "The model ended the speech.")) and page.evaluate(LIVE_TRACKS) == 0
     assert wire.told == ["start", "cancel", "start", "cancel", "start", "continue"]
     assert "error" not in wire.heard[1:]  # the first: no token
 

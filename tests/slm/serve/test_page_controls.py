@@ -109,7 +109,7 @@ def test_a_seed_that_is_none_goes_nowhere(open_page: Any) -> None:
 
 def test_everybody_can_read_and_press(open_page: Any) -> None:
     page = open_page("open sesamf")
-    page.get_by_text("That token is not right.").wait_for()
+    page.get_by_text("Wrong token.").wait_for()
 
     def check() -> None:
         for scheme in ("light", "dark"):
