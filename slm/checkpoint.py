@@ -1,9 +1,9 @@
 """A trained language model on disk: config.json, vocabulary.json, model.safetensors.
 
-A folder in the layout of `transformers.LlamaForCausalLM` (`slm.llama`) loads the same way.
+`load_lm` also reads folders in the layout of `transformers.LlamaForCausalLM` (`slm.llama`).
 
-Weights may be stored in half precision; in memory they are float32. To make a small file of a training run's best
-model:  model, vocabulary = load_lm("runs/lm"); save_lm(model, vocabulary, Path("exported"), torch.float16)
+Weights may be stored in half precision; in memory they are float32. To export the best model of a training run to a
+small file:  model, vocabulary = load_lm("runs/lm"); save_lm(model, vocabulary, Path("exported"), torch.float16)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tokenizer.parsed import dataclass_from_dict
 
 SHIPPED = Path(__file__).parent / "weights"
 FORMAT = "focalstream language model"
-BEST = "best.json"  # in the folder of a training run: names its best checkpoint
+BEST = "best.json"  # in a run's folder; names its best checkpoint
 
 
 def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, Vocabulary]:
@@ -35,22 +35,22 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
 
     Args:
         name_or_path: the name of shipped weights ("small"), a checkpoint folder, an exported folder, or the folder of a
-            training run, which stands for its best checkpoint (the latest one before any was validated).
-        device: where the weights go.
+            training run, which means its best checkpoint (or the latest one before the first validation).
+        device: of the weights.
 
     Returns:
         The model, in evaluation mode and float32, and its vocabulary.
 
     Raises:
-        InputError: nothing is there, or what is there is damaged or does not fit together.
+        InputError: there is no such model, or its files are damaged or do not fit together.
     """
     folder = locate(str(name_or_path))
     raw = read_json(folder / "config.json")
     exported = is_llama(raw)
     if exported and not (folder / "vocabulary.json").is_file():
         raise InputError(
-            f"{folder}: is a model of transformers without a vocabulary.json, so not one of speech; begin a "
-            f"training with it: `focalstream train-lm --init-from {folder}`"
+            f"{folder}: is a transformers model without a vocabulary.json, so it is not a speech model; to train one "
+            f"from it: `focalstream train-lm --init-from {folder}`"
         )
     config = model_config(raw, folder / "config.json") if exported else parse_config(raw, folder / "config.json")
     vocabulary = Vocabulary.load(folder / "vocabulary.json")
@@ -64,7 +64,9 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
     weights = read_weights(folder / "model.safetensors")
     if exported:
         weights = own_names(weights, config.tied_embeddings)
-    if f"layers.{config.layers - 1}.input_layernorm.weight" not in weights:  # before building what a hostile file says
+    if (
+        f"layers.{config.layers - 1}.input_layernorm.weight" not in weights
+    ):  # before building a model of a size that the file claims
         raise InputError(
             f"{folder}: config.json says {config.layers} layers, model.safetensors has fewer; copy it again"
         )
@@ -75,7 +77,7 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
 def model_of(
     config: ModelConfig, vocabulary: Vocabulary, weights: dict[str, Tensor], device: str | torch.device
 ) -> LanguageModel:
-    """A model for generation, in evaluation mode and float32, with weights that fit it."""
+    """A model for generation in evaluation mode and float32, from weights that fit its configuration."""
     model = _without_weights(config, vocabulary)
     model.to_empty(device=device)
     if config.tied_embeddings:
@@ -107,7 +109,7 @@ def locate(name: str) -> Path:
         if (folder / BEST).is_file():
             return folder / read_best(folder)["checkpoint"]
         if (folder / "run.json").is_file() and (found := checkpoints_of(folder)):
-            return found[-1]  # stopped before it was known which is best
+            return found[-1]  # stopped before the first validation
     shipped = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())) if SHIPPED.is_dir() else ""
     raise InputError(
         f"language model '{name}': no such model; expected a folder with config.json, vocabulary.json and "
@@ -116,7 +118,7 @@ def locate(name: str) -> Path:
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """The whole checkpoints of a training run, oldest first."""
+    """The complete checkpoints of a training run, oldest first."""
     return sorted(
         (folder for folder in run.iterdir() if re.fullmatch(r"step-\d+", folder.name)),
         key=lambda folder: int(folder.name[5:]),
@@ -124,7 +126,7 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 
 def read_best(run: Path) -> dict:
-    """What a training run says of its best checkpoint: `checkpoint` (a folder in the run), `step`, `bits_per_token`."""
+    """best.json of a training run: `checkpoint` (a folder in the run), `step`, `bits_per_token`. Raises InputError."""
     try:
         best = json.loads((run / BEST).read_text(encoding="utf-8"))
         if re.fullmatch(r"step-\d+", best["checkpoint"]) and (run / best["checkpoint"] / "config.json").is_file():
@@ -143,7 +145,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_config(raw: Any, path: Path) -> ModelConfig:
-    """The model that our own config.json, read from `path`, describes. Raises InputError."""
+    """The configuration in our own config.json, read from `path`. Raises InputError."""
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or set(raw) != {"format", "model"}:
         raise InputError(f"{path}: is not a language model's config.json (expected format: '{FORMAT}', and model)")
     try:
@@ -153,7 +155,7 @@ def parse_config(raw: Any, path: Path) -> ModelConfig:
 
 
 def check_fit(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> None:
-    """Raise InputError unless weights read from `path` have exactly the names and shapes of a model, and are finite."""
+    """Raise InputError unless weights read from `path` are finite and have the names and shapes of the model."""
     expected = model.stored_weights()
     if set(weights) != set(expected):
         odd = sorted(set(weights) ^ set(expected))[0]
@@ -170,14 +172,14 @@ def check_fit(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> N
 
 
 def copy_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
-    """Copy weights that fit into the model's own tensors. `slm.training.parallel` does it for FSDP's shards."""
+    """Copy weights that fit into the model's tensors. For FSDP's shards see `slm.training.parallel`."""
     with torch.no_grad():
         for name, tensor in model.stored_weights().items():
             tensor.copy_(weights[name])
 
 
 def save_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a model that `load_lm` reads; each file appears by rename.
+    """Write a model that `load_lm` reads; each file is replaced atomically.
 
     Args:
         model: on any device, not sharded.
@@ -192,7 +194,7 @@ def save_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: t
 def write_lm(
     config: ModelConfig, weights: dict[str, Tensor], vocabulary: Vocabulary, folder: Path, dtype: torch.dtype
 ) -> None:
-    """`save_lm`, of weights by themselves."""
+    """`save_lm` for weights without their model."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Our model as `transformers.LlamaForCausalLM`: its config.json, the names of its weights, and a folder of them.
 
-The two are one architecture as long as no more than `context` tokens are seen: Llama has no sliding window, so
-`max_position_embeddings` is the context.
+Both have the same architecture up to `context` tokens. Llama has no sliding window, so `max_position_embeddings` is the
+context.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
 
 MODEL_TYPE = "llama"
-PREFIX = "model."  # of every weight but the head's
+PREFIX = "model."  # of all weights except the head
 HEAD = "lm_head.weight"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -75,7 +75,7 @@ have speech written down, prompt with {bos}, {speech}, its codes, {text}, and su
 
 
 def is_llama(raw: Any) -> bool:
-    """Whether a parsed config.json is of transformers' layout, of Llama or not."""
+    """Whether a parsed config.json has transformers' layout (not necessarily Llama's)."""
     return isinstance(raw, dict) and "model_type" in raw
 
 
@@ -83,12 +83,12 @@ def llama_config(config: ModelConfig, vocabulary_size: int, dtype: str) -> dict[
     """config.json as transformers 4 (`rope_theta`, `torch_dtype`) and 5 (`rope_parameters`, `dtype`) read it.
 
     Raises:
-        InputError: a model with options that Llama does not have.
+        InputError: the model has options that Llama does not have.
     """
     if config.code_embedding == "bits" or config.head_groups > 1:
         raise InputError(
-            f"the model has code_embedding {config.code_embedding!r} and head_groups {config.head_groups}, which no "
-            "Llama has; only models with a table of codes and one head can be exported"
+            f"the model has code_embedding {config.code_embedding!r} and head_groups {config.head_groups}, which "
+            "Llama does not have; only models with a table of codes and one head can be exported"
         )
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -120,7 +120,7 @@ def model_config(raw: dict[str, Any], path: Path) -> ModelConfig:
     """The shape that a transformers config.json describes.
 
     Raises:
-        InputError: another architecture than Llama, or a part of it that ours does not have.
+        InputError: it is not a Llama, or has options that our model does not have.
     """
     if raw.get("model_type") != MODEL_TYPE:
         raise InputError(
@@ -155,17 +155,17 @@ def model_config(raw: dict[str, Any], path: Path) -> ModelConfig:
         ("quantization_config", raw.get("quantization_config"), None),
     ):
         if found != needed:
-            raise InputError(f"{path}: {name} is {found!r}; expected {needed!r}, as our model has no other")
+            raise InputError(f"{path}: {name} is {found!r}; expected {needed!r}, the only one that our model has")
     return config
 
 
 def llama_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under transformers' names."""
+    """Our weights with transformers' names."""
     return {name if name == HEAD else PREFIX + name: tensor for name, tensor in weights.items()}
 
 
 def own_names(weights: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
-    """Weights of transformers under our names, without the copy of a tied head and the rotary tables of old files."""
+    """Transformers' weights with our names, without a tied head and the rotary tables of old files."""
     return {
         name.removeprefix(PREFIX): tensor
         for name, tensor in weights.items()
@@ -174,17 +174,17 @@ def own_names(weights: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
 
 
 def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: str = "float32") -> None:
-    """Write config.json, generation_config.json, model.safetensors, vocabulary.json and README.md; of a model with text
-    its text.model too.
+    """Write config.json, generation_config.json, model.safetensors, vocabulary.json and README.md; for a
+    model with text also text.model.
 
     Args:
         model: on any device.
         vocabulary: its vocabulary, with the codec's fingerprint.
-        folder: made here; it may be there and empty.
+        folder: is created; it may exist if it is empty.
         dtype: of the stored weights, a key of `DTYPES`.
 
     Raises:
-        InputError: the folder holds something already, or cannot be written; or no Llama has the model's options.
+        InputError: the folder is not empty or cannot be written, or Llama does not have the model's options.
     """
     config = llama_config(model.config, vocabulary.size, dtype)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -236,4 +236,6 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
     vocabulary.save(folder / "vocabulary.json")
     write_atomically(folder / "generation_config.json", (json.dumps(generation, indent=2) + "\n").encode())
     write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
-    write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())  # last: nothing without it
+    write_atomically(
+        folder / "config.json", (json.dumps(config, indent=2) + "\n").encode()
+    )  # last: without it the folder is incomplete

@@ -85,7 +85,7 @@ def test_the_text_of_a_cut_is_that_of_its_supervisions_in_order():
     ("texts", "pieces", "message"),
     [
         (["", " "], 60, "none of the cuts has a text"),
-        (sentences(50), 5000, "--pieces 5000: so many cannot be made of 50 texts .*too high"),
+        (sentences(50), 5000, "--pieces 5000: cannot be made from 50 texts .*too high"),
         (sentences(50), 7, "--pieces 7: .*smaller than required_chars"),
         (sentences(50), 0, "--pieces 0: expected at least 2"),
     ],
@@ -299,5 +299,5 @@ def test_text_settings_that_do_not_fit_are_refused(
     with pytest.raises(InputError, match=r"speech_weight, .* are all 0"):
         dataclasses.replace(lm_settings, speech_weight=0.0)
     assert main(["speak", "the fox", str(tmp_path / "out.wav"), "--lm", str(tiny_lm_dir)]) == 2
-    assert "knows no text: it was trained on speech alone. To train one" in capsys.readouterr().err
+    assert "has no text: it was trained on speech alone. To train one" in capsys.readouterr().err
     assert not (tmp_path / "out.wav").exists()

@@ -92,7 +92,10 @@ def test_what_comes_for_a_cancelled_stream_is_ignored(open_page: Any, source: st
         until(page, lambda: wire.spoken > 20000, "half a second of speech")
         page.click("#go")
     wait(page, "phase === 'idle' && chunks > 0")
-    assert page.text_content("#status").startswith(("Done.", "The model ended the speech.")) and page.evaluate(LIVE_TRACKS) == 0
+    assert (
+        page.text_content("#status").startswith(("Done.", "The model ended the speech."))
+        and page.evaluate(LIVE_TRACKS) == 0
+    )
     assert wire.told == ["start", "cancel", "start", "cancel", "start", "continue"]
     assert "error" not in wire.heard[1:]  # the first: no token
 
