@@ -1,4 +1,4 @@
-"""One model over several processes: whole in each of them (DDP), or a share of every weight in each (FSDP2)."""
+"""One model over several processes: replicated (DDP), or with every weight sharded (FSDP2)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tokenizer.runs.ranks import Ranks
 
 
 def distribute(model: LanguageModel, how: str, ranks: Ranks) -> nn.Module:
-    """What to call in training in place of the model, which stays what is saved.
+    """The module to call in training. The model itself is what is saved.
 
-    Gradients come out as the mean over the processes.
+    Gradients are averaged over the processes.
 
     Args:
-        model: the same in every process, on its device. With "fsdp" its parameters become shares of themselves.
-        how: "ddp" or "fsdp"; one process needs neither.
-        ranks: this process among the others.
+        model: the same in every process, on its device. With "fsdp" its parameters become shards.
+        how: "ddp" or "fsdp"; unused with one process.
+        ranks: this process and the number of processes.
     """
     if ranks.world == 1:
         return model
@@ -36,8 +36,8 @@ def distribute(model: LanguageModel, how: str, ranks: Ranks) -> nn.Module:
     return model
 
 
-def gradients_stay(trainee: nn.Module) -> AbstractContextManager:
-    """While passes of one step are still to come: DDP need not exchange gradients yet. FSDP does, to stay small."""
+def without_gradient_sync(trainee: nn.Module) -> AbstractContextManager:
+    """For all but the last pass of a step: DDP does not synchronise gradients yet. FSDP does, to save memory."""
     return trainee.no_sync() if isinstance(trainee, DistributedDataParallel) else nullcontext()
 
 

@@ -131,7 +131,7 @@ def test_what_our_model_is_not_is_refused(change, message):
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path, text_llama):
-    with pytest.raises(InputError, match=r"not one of speech; begin a training with it: .* --init-from"):
+    with pytest.raises(InputError, match=r"not a speech model; to train one from it: .* --init-from"):
         load_lm(text_llama)
     export_lm(model_of(), VOCABULARY, tmp_path / "out")
     dataclasses.replace(VOCABULARY, codebook_size=32).save(tmp_path / "out" / "vocabulary.json")
@@ -193,7 +193,7 @@ def test_training_begins_with_a_text_model_and_resumes(text_llama, token_dataset
     longer = dataclasses.replace(settings, steps=6)
     report = train(config, longer, [token_dataset], run, resume=True, show_progress=False, init_from=str(text_llama))
     assert report.step == 6
-    with pytest.raises(InputError, match="write there: width: 32, heads: 4"):
+    with pytest.raises(InputError, match="set there: width: 32, heads: 4"):
         other = dataclasses.replace(config, width=16, heads=2)
         train(other, settings, [token_dataset], tmp_path / "third", show_progress=False, init_from=str(text_llama))
 

@@ -160,7 +160,7 @@ def test_a_vocabulary_with_text_comes_back_and_keeps_its_own_text_model(vocabula
     with pytest.raises(InputError, match=r"text\.model: cannot be read as a text model"):
         Vocabulary.load(tmp_path / "vocabulary.json")
     (tmp_path / "text.model").unlink()
-    with pytest.raises(InputError, match=r"text\.model is not beside it; copy it"):
+    with pytest.raises(InputError, match=r"text\.model is missing; copy it"):
         Vocabulary.load(tmp_path / "vocabulary.json")
 
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_said_or_written_is_refused(vocabulary, text_model):
     for text, message in (("", "the text is empty"), ("fox é", "the text has 'é'"), ("fox " * 40, "sees 60 tokens")):
         with pytest.raises(InputError, match=message):
             speak(model, vocabulary, text_model, text, Sampling())
-    with pytest.raises(InputError, match=r"the speech is 1\.2 s long; give it in shorter pieces"):
+    with pytest.raises(InputError, match=r"the speech is 1\.2 s long; split it into shorter parts"):
         transcribe(model, vocabulary, text_model, np.arange(60) % CODES, Sampling())
 
 
