@@ -26,8 +26,9 @@ from pipelines.evaluation.systems import CODEC, LATENTS
 from tokenizer import Codec
 from tokenizer.config import CodecConfig
 from tokenizer.files import write_atomically
-from tokenizer.training.config import StageConfig, TeacherConfig, TrainingConfig, read_config
+from tokenizer.training.config import StageConfig, TeacherConfig, TrainingConfig
 from tokenizer.training.corpus import Corpus
+from tokenizer.training.recipe import read_config
 from tokenizer.training.train import train
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "codec" / "ablation.yaml"

@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenizer.audio import AUDIO_SUFFIXES, read_audio
+from tokenizer.chunks import regrouped
 from tokenizer.errors import InputError
-from tokenizer.inputs import NO_TOKEN
-from tokenizer.model import Codec
+from tokenizer.live import LiveStream
+from tokenizer.model import CodecModel
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Voice:
         self._inverse_norms = features.norm(dim=-1).clamp(min=torch.finfo(features.dtype).tiny).reciprocal()
 
     @classmethod
-    def from_path(cls, codec: Codec, path: str | Path) -> Voice:
+    def from_path(cls, codec: CodecModel, path: str | Path) -> Voice:
         """The voice of a sound file, or of all sound files in a folder and below, in the order of their names.
 
         Raises:
@@ -66,7 +67,7 @@ class Voice:
 
     @classmethod
     @torch.no_grad()
-    def from_waves(cls, codec: Codec, waves: Iterable[Tensor], source: str = "the reference") -> Voice:
+    def from_waves(cls, codec: CodecModel, waves: Iterable[Tensor], source: str = "the reference") -> Voice:
         """The voice of recordings [S] at `codec.sample_rate_in`; what exceeds `REFERENCE_SECONDS` is left out."""
         rate, samples, features, tied = codec.sample_rate_in, 0, [], None
         for piece in _pieces(waves, int(PIECE_SECONDS * rate), int(REFERENCE_SECONDS * rate)):
@@ -129,25 +130,20 @@ def find_sounds(path: str | Path) -> list[Path]:
     return found
 
 
-def convert(codec: Codec, voice: Voice, wave: Tensor) -> Tensor:
+def convert(codec: CodecModel, voice: Voice, wave: Tensor) -> Tensor:
     """A whole recording [S] at `codec.sample_rate_in` in another voice: [S'] at `codec.sample_rate_out`."""
     return codec.decode(codec.encode(wave), voice)[0]
 
 
-def convert_live(codec: Codec, voice: Voice, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+def convert_live(codec: CodecModel, voice: Voice, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """The same as it comes in: what is heard after each chunk.
 
     Args:
-        chunks: [codec.chunk_samples] each; the last may be shorter.
+        blocks: float [S] of any length at `codec.sample_rate_in`.
     """
-    state = codec.init_state(1)
-    for chunk in chunks:
-        padded = F.pad(chunk, (0, -len(chunk) % codec.chunk_samples))
-        tokens, state = codec.encode_step(padded[None], state)
-        kept = -(-len(chunk) // codec.hop_samples)
-        tokens[:, kept:] = NO_TOKEN
-        wave, state = codec.decode_step(tokens, state, voice)
-        yield wave[0, : kept * codec.samples_per_token]
+    stream = LiveStream(codec, voice=voice)
+    for chunk in regrouped(blocks, codec.chunk_samples):
+        yield stream.decode(stream.encode(chunk))
 
 
 def _read(paths: list[Path], sample_rate: int) -> Iterator[Tensor]:

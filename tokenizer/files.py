@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, even when the machine loses power."""
+"""Files that appear whole or not at all, even when the machine loses power, and the cache's folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
+
+import platformdirs
 
 from tokenizer.errors import InputError
 
@@ -54,10 +56,20 @@ def check_place(path: str | Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames and deletions in `folder` durable."""
+    """Make the renames and deletions in `folder` durable. Does nothing on Windows, which cannot sync a folder."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Where files are kept that can be made or fetched again; absolute, and not made here.
+
+    On Linux `focalstream` in $XDG_CACHE_HOME or ~/.cache; elsewhere in the system's own place for caches.
+    """
+    return platformdirs.user_cache_path("focalstream", appauthor=False).absolute()

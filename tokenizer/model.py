@@ -1,4 +1,6 @@
-"""The codec: wave <-> tokens, whole utterances or live streams, over one code path.
+"""The codec's model: wave <-> tokens, whole utterances or live streams, over one code path.
+
+It is given its weights; `tokenizer.codec` finds them by name.
 
 Legend: B batch, S samples, T tokens, N samples or tokens of a step, D feature channels.
 """
@@ -7,29 +9,33 @@ from __future__ import annotations
 
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tokenizer import checkpoint, inputs
+from tokenizer.chunks import in_pieces, whole_chunks
 from tokenizer.config import CodecConfig, VocosConfig
-from tokenizer.machine import check_engine
-from tokenizer.network.decoder import Decoder
-from tokenizer.network.encoder import Encoder
+from tokenizer.network.decoder import Decoder, FourierHead
+from tokenizer.network.encoder import Encoder, LogMelStem
 from tokenizer.network.focal import Compressor, Decompressor
 from tokenizer.network.padding import present
 from tokenizer.network.quantizer import BinarySphericalQuantizer
 from tokenizer.network.vocos import Vocos
-from tokenizer.pieces import in_pieces, whole_chunks
-from tokenizer.precision import to_bfloat16, widened
 from tokenizer.rates import Rates, token_count
 
-if TYPE_CHECKING:
-    from tokenizer.conversion import Voice
-    from tokenizer.onnx_engine.codec import OnnxCodec
-
 OFFLINE_FRAMES = 512  # frames of one `step` when a whole utterance is processed: bounds memory, 10 s at 50 Hz
+
+Model = TypeVar("Model", bound="CodecModel")
+
+
+class Voice(Protocol):
+    """A voice to convert to, such as `tokenizer.conversion.Voice`."""
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """The decoder's input features [B, T, D] in this voice, same shape."""
+        ...
 
 
 class CodecState(NamedTuple):
@@ -46,11 +52,11 @@ class CodecState(NamedTuple):
         return len(self.encoder.encoder.position)
 
 
-class Codec(Rates, nn.Module):
+class CodecModel(Rates, nn.Module):
     """A speech codec of the streaming FocalCodec-Stream family (arXiv 2509.16195) or the FocalCodec family for whole
     utterances (arXiv 2502.04465).
 
-        codec = Codec.from_pretrained("small")
+        codec = tokenizer.Codec.from_pretrained("small")
         tokens = codec.encode(wave)      # [B, S] at codec.sample_rate_in -> int64 [B, codec.token_count(S)]
         wave = codec.decode(tokens)      # [B, T] -> [B, T * codec.samples_per_token] at codec.sample_rate_out
 
@@ -78,61 +84,19 @@ class Codec(Rates, nn.Module):
     # ---- identity -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_config(cls, config: CodecConfig | dict[str, Any]) -> Codec:
-        """A codec with random weights."""
-        return cls(config if isinstance(config, CodecConfig) else CodecConfig.from_dict(config))
-
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        device: str | torch.device = "cpu",
-        engine: Literal["torch"] = "torch",
-        precision: str = "fp32",
-    ) -> Codec: ...
-
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls, name_or_path: str | Path, device: str | torch.device = "cpu", *, engine: str, precision: str = "fp32"
-    ) -> Codec | OnnxCodec: ...
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        device: str | torch.device = "cpu",
-        engine: str = "torch",
-        precision: str = "fp32",
-    ) -> Codec | OnnxCodec:
-        """Load a trained codec, ready to encode and decode.
+    def with_weights(cls: type[Model], config: CodecConfig, weights: dict[str, Tensor], name: str) -> Model:
+        """A codec for use, without gradients.
 
         Args:
-            name_or_path: the name of shipped weights ("small"); a directory with config.json and model.safetensors;
-                a path `dir/name` or `dir/name.json` beside `dir/name.safetensors`; a Hugging Face Hub id; or, for the
-                engine "onnx", a folder that `focalstream export` made.
-            device: where the weights go.
-            engine: "torch", or "onnx" for ONNX Runtime, which streams several times as fast on a CPU. The first time
-                it exports the codec into the user's cache ($XDG_CACHE_HOME or ~/.cache, in focalstream/onnx).
-            precision: "fp32"; "bf16" (torch only), for a GPU; or "int8" (onnx only). Other than "fp32" gives somewhat
-                other tokens of the same token space.
+            weights: by published name; they are stored as float32.
+            name: what to call the codec.
 
         Raises:
-            InputError: when nothing is found there, what is found is not a codec of this family, there is no such
-                device, or the engine is unknown, not installed, or does not run that precision there.
+            InputError: weights that are missing, of other shapes, not finite or unknown.
         """
-        device = str(device)
-        check_engine(engine, precision, device)
-        if engine == "onnx":
-            from tokenizer.onnx_engine.codec import load
-
-            return load(str(name_or_path), precision)
-        config, weights = checkpoint.load(str(name_or_path))
-        codec = cls(config, name=str(name_or_path))
-        checkpoint.assign(codec, weights, source=f"codec {name_or_path}")
-        codec = codec.to(device).requires_grad_(False)
-        return to_bfloat16(codec) if precision == "bf16" else codec
+        codec = cls(config, name)
+        checkpoint.assign(codec, weights, source=f"codec {name}")
+        return codec.requires_grad_(False)
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors, each atomically.
@@ -141,7 +105,7 @@ class Codec(Rates, nn.Module):
             directory: made when missing.
             dtype: store weights in this type (float16 halves the file); None keeps the module's own.
         """
-        checkpoint.save(self, Path(directory), dtype)
+        checkpoint.save(self.config, self.state_dict(), Path(directory), dtype)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -349,3 +313,18 @@ class Codec(Rates, nn.Module):
     def _dequantize_step(self, tokens: Tensor, state: Decompressor.State) -> tuple[Tensor, Decompressor.State]:
         codes = self.quantizer.codes(tokens, self.decompressor.in_proj.weight.dtype)
         return self.decompressor.step(codes, tokens >= 0, state)
+
+
+def to_bfloat16(codec: Model) -> Model:
+    """Turn the weights to bfloat16, but for spectra, whose decades and phases need more digits than it has."""
+    _ = codec.fingerprint  # computed and kept while the weights are what they were
+    codec.to(torch.bfloat16)
+    for module in codec.modules():
+        if isinstance(module, (LogMelStem, FourierHead)):
+            module.float()
+    return codec
+
+
+def widened(wave: Tensor) -> Tensor:
+    """A wave in at least float32, whatever precision made it."""
+    return wave.to(torch.promote_types(wave.dtype, torch.float32))

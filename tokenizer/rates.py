@@ -72,6 +72,16 @@ class Rates:
         self.check_causal()
         return self.config.encoder.chunk_frames * self.config.encoder.hop_samples
 
+    def tokens_for(self, seconds: float) -> int:
+        """Tokens of at least `seconds` of audio: a whole number of chunks, rounded up.
+
+        Raises:
+            InputError: where the codec does not stream.
+        """
+        chunk_seconds = self.tokens_per_chunk / self.token_rate
+        # A hair less, so that 0.8 s are ten chunks of 80 ms whatever the last bit of the division says.
+        return math.ceil(seconds / chunk_seconds - 1e-9) * self.tokens_per_chunk
+
     @property
     def longest_seconds(self) -> float:
         """Audio that `encode` takes at once; no limit where the codec streams."""

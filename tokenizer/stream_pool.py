@@ -14,31 +14,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tokenizer.chunks import StreamingCodec
 from tokenizer.errors import InputError
 from tokenizer.inputs import check_chunk, check_count, check_tokens
+from tokenizer.model import CodecModel
+from tokenizer.network.compiled_steps import CompiledSteps
 from tokenizer.network.state_tree import changed, leaves_of, rebuilt
-
-if TYPE_CHECKING:
-    from tokenizer.network.compiled_steps import CompiledSteps
-
-
-class StreamingCodec(Protocol):
-    """What a pool asks of a codec; see `tokenizer.Codec`."""
-
-    @property
-    def chunk_samples(self) -> int: ...
-    @property
-    def tokens_per_chunk(self) -> int: ...
-    @property
-    def codebook_size(self) -> int: ...
-    def init_state(self, batch_size: int) -> Any: ...
-    def encode_step(self, chunk: Tensor, state: Any) -> tuple[Tensor, Any]: ...
-    def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
 
 class StreamsRefused(InputError):
@@ -164,10 +150,7 @@ class StreamPool:
         return self._step(self._codec.decode_step, self._decoding, tokens)
 
     def _compile(self) -> CompiledSteps:
-        from tokenizer.model import Codec
-        from tokenizer.network.compiled_steps import CompiledSteps
-
-        if not isinstance(self._codec, Codec):
+        if not isinstance(self._codec, CodecModel):
             raise InputError(
                 f"StreamPool: compiled steps are PyTorch's, and this is a {type(self._codec).__name__}; load the codec "
                 'with engine="torch", or leave out compiled'

@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from tokenizer.model import Codec
+    from tokenizer import Codec
     from tokenizer.runs.ranks import join_ranks
-    from tokenizer.training.config import read_config
+    from tokenizer.training.recipe import read_config
     from tokenizer.training.train import check_trainable, train
 
     if args.threads < 0 or args.workers < 0:

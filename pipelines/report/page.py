@@ -17,7 +17,7 @@ from pipelines.pages.charts import Bar, bars_html, columns_html, curve_html
 from pipelines.pages.html import Row, base_css, data_uri, headlines_html, mp3_bytes
 from pipelines.report.figures import DURATION_STEP, LONGEST_RUN, NOT_SAID, Figures
 from pipelines.report.samples import LONGEST_SECONDS, Sample
-from tokenizer.words import counted
+from tokenizer.errors import counted
 
 ASSETS = Path(__file__).resolve().parent
 MOST_BARS = 12

@@ -15,7 +15,7 @@ from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizer.model import Codec
+    from tokenizer import Codec
 
 GOOD_SECONDS = 3.0  # a cut of at least this, where the shard has one
 LONGEST_SECONDS = 12.0  # only the beginning of longer cuts is decoded

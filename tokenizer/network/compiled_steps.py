@@ -13,14 +13,29 @@ Legend: N pool size, S samples of a chunk, T tokens of a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tokenizer.inputs import NO_TOKEN
-from tokenizer.model import Codec, CodecState
 from tokenizer.network.state_tree import leaves_of
+
+
+class Compilable(Protocol):
+    """What of a `tokenizer.model.CodecModel` is compiled, and the shapes of a step."""
+
+    @property
+    def chunk_samples(self) -> int: ...
+    @property
+    def tokens_per_chunk(self) -> int: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    def encode_checked(self, chunk: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+    def decode_checked(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -38,8 +53,8 @@ class CompiledSteps:
         encoding, decoding: which leaves a step of either kind changes, by their order.
     """
 
-    def __init__(self, codec: Codec, state: CodecState, encoding: frozenset[int], decoding: frozenset[int]) -> None:
-        self._codec, self._streams = codec, state.batch_size
+    def __init__(self, codec: Compilable, state: Any, encoding: frozenset[int], decoding: frozenset[int]) -> None:
+        self._codec, self._streams = codec, len(next(leaves_of(state)))
         for leaf in leaves_of(state):
             # A graph may then write to it in place, instead of copying it in and out.
             torch._dynamo.mark_static_address(leaf)
@@ -86,7 +101,7 @@ class CompiledSteps:
         return {row: output[row] for row in pieces}
 
 
-def _in_place(step: Callable[[Tensor, Any], tuple[Tensor, Any]], state: CodecState, touched: frozenset[int]) -> Step:
+def _in_place(step: Callable[[Tensor, Any], tuple[Tensor, Any]], state: Any, touched: frozenset[int]) -> Step:
     """`step`, compiled, on all rows of `state`; only where `moves`, bool [N], does it change the state."""
     leaves = list(leaves_of(state))
 

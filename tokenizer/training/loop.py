@@ -29,16 +29,16 @@ from tokenizer.audio import write_wav
 from tokenizer.checkpoint import fingerprint
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
-from tokenizer.model import Codec
+from tokenizer.model import CodecModel
 from tokenizer.network.encoder import Encoder
 from tokenizer.runs.monitor import Monitor, forget_from
 from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.ranks import Ranks
+from tokenizer.runs.schedule import Schedule
 from tokenizer.runs.stop_signals import stop_signals
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.batches import Batch, Batches
 from tokenizer.training.config import StageConfig
-from tokenizer.training.schedule import Schedule
 from tokenizer.training.stages import STAGES, Outcome, Stage
 from tokenizer.training.teachers import save_teacher
 
@@ -58,9 +58,9 @@ class Run:
     step: int = 0
 
     @property
-    def shown(self) -> Codec:
+    def shown(self) -> CodecModel:
         """The codec that is validated and saved."""
-        codec: Codec = self.stage.codec if self.averaged is None else self.averaged.module  # type: ignore[assignment]
+        codec: CodecModel = self.stage.codec if self.averaged is None else self.averaged.module  # type: ignore[assignment]
         return codec
 
     @property
@@ -78,7 +78,7 @@ class Run:
 def run_stage(
     name: str,
     config: StageConfig,
-    codec: Codec,
+    codec: CodecModel,
     teacher: Encoder | None,
     training: Batches,
     held_out: Batches | None,
@@ -154,7 +154,7 @@ def _as_it_is(batch: Any) -> Any:
 def _begin(
     name: str,
     config: StageConfig,
-    codec: Codec,
+    codec: CodecModel,
     teacher: Encoder | None,
     training: Batches,
     device: str,

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tokenizer import checkpoint
 from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
 from tokenizer.errors import InputError
-from tokenizer.model import Codec
+from tokenizer.model import CodecModel
 from tokenizer.network.encoder import Encoder
 from tokenizer.network.focal import Refiner
 from tokenizer.runs.ranks import Ranks
@@ -33,11 +34,11 @@ def train(
     held_out: Corpus | None,
     out: Path,
     stage: str | None = None,
-    initial: Codec | None = None,
+    initial: CodecModel | None = None,
     device: str = "cpu",
     workers: int = 0,
     ranks: Ranks = Ranks(),  # noqa: B008
-) -> tuple[Codec, str | None]:
+) -> tuple[CodecModel, str | None]:
     """Train a codec, or go on training it, in the folder `out`.
 
     Args:
@@ -91,7 +92,7 @@ def check_trainable(config: TrainingConfig) -> None:
             'model: "causal" is false; this training makes streaming codecs, so expects true in each stage'
         )
     with torch.device("meta"):  # names alone
-        parameters = [name for name, _ in Codec(config.model).named_parameters()]
+        parameters = [name for name, _ in CodecModel(config.model).named_parameters()]
     for name, settings in config.stages.items():
         _check_freeze(name, settings.freeze, parameters)
         if (STAGES[name].taught or ("features" in settings.losses and name == "end_to_end")) and config.teacher is None:
@@ -112,15 +113,15 @@ def _check_freeze(stage: str, freeze: tuple[str, ...], parameters: list[str]) ->
         raise InputError(f"stages.{stage}.freeze: {', '.join(freeze)} is all that the stage trains; freeze less")
 
 
-def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: Codec | None) -> Codec:
+def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: CodecModel | None) -> CodecModel:
     """What the first stage starts from: the stage before, or `initial`, or random weights."""
     if before:
         folder = out / before[-1] / "codec"
         if initial is None and not (folder / "config.json").is_file():
             raise InputError(f"{folder}: not there; run the stage {before[-1]!r} first, or give --init")
-        initial = initial or Codec.from_pretrained(str(folder))
+        initial = initial or CodecModel.with_weights(*checkpoint.load(str(folder)), str(folder))
     torch.manual_seed(next(iter(config.stages.values())).seed)
-    codec = Codec(config.model)
+    codec = CodecModel(config.model)
     if initial is not None:
         _check_same(config.model, initial)
         codec.load_state_dict(initial.state_dict())
@@ -130,7 +131,7 @@ def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: 
     return codec.train()
 
 
-def _check_same(model: CodecConfig, initial: Codec) -> None:
+def _check_same(model: CodecConfig, initial: CodecModel) -> None:
     if initial.config == model:
         return
     ours, theirs = model.to_dict(), initial.config.to_dict()
@@ -159,7 +160,7 @@ def _teacher(config: TrainingConfig, name: str, out: Path) -> Encoder | None:
     return load_teacher(config.teacher, out / "teacher" / "teacher", config.model.encoder)
 
 
-def _batches(name: str, corpus: Corpus, codec: Codec, settings: StageConfig, seed: int) -> Batches:
+def _batches(name: str, corpus: Corpus, codec: CodecModel, settings: StageConfig, seed: int) -> Batches:
     rates = Rates(ENCODER_SAMPLE_RATE, codec.sample_rate_out, codec.chunk_samples)
     if settings.crop_seconds is None:
         longest = round(settings.longest_seconds * ENCODER_SAMPLE_RATE)

@@ -1,13 +1,35 @@
-"""The learning rate of a stage: warm-up, then a cosine, a fall at plateaus, or a fall an epoch."""
+"""The learning rate of a training step.
+
+As functions of the step: linear warm-up, then a half cosine (arXiv 1608.03983, without restarts), or level until a
+short decay at the end (arXiv 2405.18392). `Schedule` also falls at plateaus of the validation loss, or once an epoch.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-from tokenizer.runs.decay import warmup_cosine
-from tokenizer.training.config import StageConfig
+from typing import Protocol
 
 ENOUGH = 0.0025  # share by which a validation loss must fall below the one before (arXiv 2509.16195's recipe)
+
+
+class ScheduleSettings(Protocol):
+    """What `Schedule` needs of a training's settings."""
+
+    @property
+    def schedule(self) -> str: ...  # "cosine", "plateau" or "epoch"
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def final_learning_rate(self) -> float: ...
+
+    @property
+    def warmup_steps(self) -> int: ...
+
+    @property
+    def annealing(self) -> float: ...  # factor of each fall at a plateau or an epoch
 
 
 @dataclass
@@ -22,7 +44,7 @@ class Schedule:
         anneals: times that the rate was lowered at a plateau.
     """
 
-    config: StageConfig
+    config: ScheduleSettings
     steps: int
     per_epoch: int
     best: float = float("inf")
@@ -51,3 +73,22 @@ class Schedule:
 
     def load(self, state: dict[str, float]) -> None:
         self.best, self.previous, self.anneals = state["best"], state["previous"], int(state["anneals"])
+
+
+def warmup_cosine(step: int, steps: int, warmup_steps: int, peak: float, final: float) -> float:
+    """The rate of `step` (counted from 0): up to `peak` in `warmup_steps`, then down to `final` at `steps`."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = min((step - warmup_steps) / (steps - warmup_steps), 1.0)
+    return final + (peak - final) * (0.5 + 0.5 * math.cos(math.pi * progress))
+
+
+def warmup_stable_decay(step: int, steps: int, warmup_steps: int, decay_steps: int, peak: float, final: float) -> float:
+    """The rate of `step` (counted from 0): up to `peak`, level, then from it to `final` over the last `decay_steps`.
+
+    The decay is one minus a square root, which arXiv 2405.18392 finds better than a line.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = min(max((step - (steps - decay_steps)) / decay_steps, 0.0), 1.0)
+    return final + (peak - final) * (1 - math.sqrt(progress))
