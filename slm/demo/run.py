@@ -1,7 +1,7 @@
-"""The whole path in one run: speech to shards, shards to a language model, a prompt to its continuation, and a page.
+"""The whole pipeline in one run: speech to shards, shards to a language model, a prompt to a continuation, and a page.
 
 OUT/index.html         the page
-OUT/*.wav              the continuations, and the clips before and after the codec
+OUT/*.wav              the continuations, and clips before and after the codec
 OUT/demo.json          every figure
 OUT/lists/             the manifests of training and held-out cuts
 OUT/tokens/            the two tokenized datasets
@@ -48,23 +48,23 @@ from tokenizer.machine import available_cores
 BUNDLED = Path(__file__).resolve().parent / "speech" / "cuts.jsonl.gz"
 CONFIG = "tiny"  # of the model that is trained
 CLIPS = 3
-VALIDATIONS = 12  # points of the held-out curve
-LONGEST_SECONDS = 60.0  # of a prompt or a continuation: the page holds them
-MADE_BY = "focalstream demo"  # in demo.json: the mark of a folder that the next run may empty
+VALIDATIONS = 12  # points on the held-out curve
+LONGEST_SECONDS = 60.0  # of a prompt or a continuation, because the page embeds them
+MADE_BY = "focalstream demo"  # in demo.json; marks a folder that the next run may empty
 FOLDERS = ("lists", "tokens", "lm")
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What a demo run is told.
+    """Settings of a demo run.
 
     Attributes:
         out: the folder to write; an earlier demo in it is replaced.
         data: a manifest, a folder of audio or a glob; None: the bundled synthetic speech.
         codec, lm: what `Codec.from_pretrained` and `load_lm` take.
         steps: optimizer steps of the training; None: those of the config.
-        prompt_seconds, seconds: the length of the prompt and of its continuation.
-        seed: of the training and of the sampling.
+        prompt_seconds, seconds: length of the prompt and of the continuation.
+        seed: of training and sampling.
     """
 
     out: Path
@@ -88,12 +88,12 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
     """Run everything and write `settings.out`.
 
     Args:
-        settings: what to run on.
-        say: called with the name of a step and what came of it, as the run goes on.
+        settings: of the run.
+        say: called with the name of each step and its result.
 
     Raises:
-        InputError: no speech, no codec or language model under that name, one that belongs to another codec, or a
-            folder that holds something else.
+        InputError: there is no speech, the codec or the language model cannot be loaded or do not belong together, or
+            the folder holds other files.
     """
     began = time.monotonic()
     out = settings.out
@@ -102,7 +102,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
     vocabulary.check(f"codec '{settings.codec}'", codec.fingerprint, codec.codebook_size)
     config, train_settings = training_settings(settings)
     split = split_data(settings.data or str(BUNDLED))
-    claim(out)  # only now: bad input leaves an earlier demo as it was
+    claim(out)  # after the checks, so that bad input leaves an earlier demo unchanged
     say("speech", speech_line(split, settings.data))
 
     training = tokenize_part(split.train, "train", out, settings.codec)
@@ -150,7 +150,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
 
 
 def training_settings(settings: DemoSettings) -> tuple[ModelConfig, TrainSettings]:
-    """Those of the config, but validated often enough for a curve, and warmed up in proportion."""
+    """The settings of the config, with enough validations for a curve and a warm-up of a tenth of the steps."""
     _, training = read_settings(CONFIG, {})
     steps = training.steps if settings.steps is None else settings.steps
     return read_settings(
@@ -165,14 +165,14 @@ def training_settings(settings: DemoSettings) -> tuple[ModelConfig, TrainSetting
 
 
 def claim(out: Path) -> None:
-    """Make the folder, or empty it of an earlier demo.
+    """Create the folder, or remove an earlier demo from it.
 
     Raises:
-        InputError: it holds anything else.
+        InputError: the folder holds other files.
     """
     if out.exists() and any(out.iterdir()):
         if not is_demo(out):
-            raise InputError(f"{out}: holds files that no demo wrote; give another --out, or empty it")
+            raise InputError(f"{out}: holds files that are not from a demo; give another --out, or empty it")
         for name in FOLDERS:
             shutil.rmtree(out / name, ignore_errors=True)
         for path in [*out.glob("*.wav"), out / "index.html"]:
@@ -182,7 +182,7 @@ def claim(out: Path) -> None:
 
 
 def is_demo(out: Path) -> bool:
-    """Whether a demo, finished or not, wrote this folder."""
+    """Whether the folder was written by a demo, finished or not."""
     try:
         content = json.loads((out / "demo.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -191,7 +191,7 @@ def is_demo(out: Path) -> bool:
 
 
 def keep_tokenized(cuts: Sequence[SourceCut], part: Part) -> list[SourceCut]:
-    """The cuts that are in the dataset: others could not be read, and cannot be shown."""
+    """The cuts that are in the dataset; the others could not be read."""
     ids = {part.dataset.cut_id(index) for index in range(len(part.dataset))}
     return [source for source in cuts if source.cut["id"] in ids]
 
@@ -199,7 +199,7 @@ def keep_tokenized(cuts: Sequence[SourceCut], part: Part) -> list[SourceCut]:
 def write_results(
     out: Path, figures: DemoFigures, continuations: Sequence[Continuation], clips: Sequence[Clip]
 ) -> None:
-    """The clips as WAV, the page, and, last, the figures."""
+    """Write the clips as WAV, the page, and last the figures."""
     for number, clip in enumerate(clips, 1):
         write_wav(out / f"clip-{number}-original.wav", clip.original.wave, clip.original.sample_rate)
         write_wav(out / f"clip-{number}-resynthesis.wav", clip.resynthesis.wave, clip.resynthesis.sample_rate)

@@ -55,7 +55,8 @@ def read_benchmark(folder: Path) -> Iterator[tuple[str, list[FilePair]]]:
         if not parts:
             raise InputError(
                 f"{folder}: not the layout of a benchmark; expected {GOLD} beside WAV files (ZeroSpeech 2021), "
-                "sample_N_0.wav and sample_N_1.wav (SALMon), WAV files whose names start with a number, or a folder of such folders"
+                "sample_N_0.wav and sample_N_1.wav (SALMon), WAV files whose names start with a number, or a folder "
+                "of such folders"
             )
         for part in parts:
             yield from read_benchmark(part)

@@ -11,12 +11,11 @@ whole chunks: a partial chunk would be padded with zeros, and the model would se
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -105,8 +104,8 @@ class Continuation:
             )
         self._codec, self._model, self._vocabulary = codec, model, vocabulary
         self._sampling, self._seed = sampling, seed
-        self._min_codes = tokens_of(min_seconds, codec)
-        self._max_codes = None if max_seconds is None else tokens_of(max_seconds, codec)
+        self._min_codes = codec.tokens_for(min_seconds)
+        self._max_codes = None if max_seconds is None else codec.tokens_for(max_seconds)
         began = time.perf_counter()
         codes = codec.encode(torch.from_numpy(np.ascontiguousarray(prompt[:whole]))[None])
         encoded = time.perf_counter()
@@ -181,13 +180,6 @@ class Continuation:
         self._chunk_times.append(seconds)
         self._new_time += seconds
         self._new_codes += codes
-
-
-def tokens_of(seconds: float, codec: Any) -> int:
-    """Seconds of speech as tokens of a `Codec` or an `OnnxCodec`, rounded up to whole chunks."""
-    chunk_seconds = codec.tokens_per_chunk / codec.token_rate
-    # The margin keeps 0.8 s at ten chunks of 80 ms when the division rounds up in its last bit.
-    return math.ceil(seconds / chunk_seconds - 1e-9) * codec.tokens_per_chunk
 
 
 def warm_up(codec: Codec, model: LanguageModel, vocabulary: Vocabulary) -> None:

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from slm.generation.continuation import tokens_of
 from slm.serve.messages import (
     Cancel,
     Command,
@@ -40,8 +39,7 @@ from slm.serve.messages import (
     Sound,
 )
 from slm.serve.slots import PIECE_CHUNKS, Piece, SlotBatch, Voice, piece_chunks
-from tokenizer.inputs import NO_TOKEN
-from tokenizer.live import to_pcm
+from tokenizer.live import LiveStream, to_pcm
 
 CLOSE = 0.5  # share of the minimum lead below which a step has priority over prompts
 PATIENCE = 8  # steps after which a prompt has priority anyway, on a machine that is too slow
@@ -122,8 +120,8 @@ class Scheduler:
 
     def _open(self, command: Open) -> None:
         request = command.request
-        least = tokens_of(request.min_seconds, self._batch.codec)
-        most = None if request.max_seconds is None else tokens_of(request.max_seconds, self._batch.codec)
+        least = self._batch.codec.tokens_for(request.min_seconds)
+        most = None if request.max_seconds is None else self._batch.codec.tokens_for(request.max_seconds)
         voice = Voice(request.sampling, request.seed, least, most)
         stream = Stream(command.stream, request, voice)
         if self._has_slot_for(stream):
@@ -277,25 +275,16 @@ class Scheduler:
 
     def _encode(self, samples: np.ndarray) -> Iterator[bytes | None]:
         codec = self._batch.codec
-        state, tokens = codec.init_state(1), []
-        for block in _blocks(samples, codec.chunk_samples, 0.0):
-            codes, state = codec.encode_step(block, state)
-            tokens.append(codes[0].cpu().numpy())
+        stream, tokens = LiveStream(codec), []
+        for block in torch.from_numpy(samples).split(PIECE_CHUNKS * codec.chunk_samples):
+            tokens.append(stream.encode(block).cpu().numpy())
             yield None
-        yield np.concatenate(tokens)[: codec.token_count(len(samples))].astype("<u2").tobytes()
+        yield np.concatenate(tokens).astype("<u2").tobytes()
 
     def _decode(self, codes: np.ndarray) -> Iterator[bytes | None]:
         codec = self._batch.codec
-        state, pcm = codec.init_state(1), []
-        for block in _blocks(codes, codec.tokens_per_chunk, NO_TOKEN):
-            wave, state = codec.decode_step(block, state)
-            pcm.append(to_pcm(wave[0].float().cpu().numpy()))
+        stream, pcm = LiveStream(codec), []
+        for block in torch.from_numpy(codes).split(PIECE_CHUNKS * codec.tokens_per_chunk):
+            pcm.append(to_pcm(stream.decode(block).float().cpu().numpy()))
             yield None
-        yield b"".join(pcm)[: 2 * len(codes) * codec.samples_per_token]
-
-
-def _blocks(values: np.ndarray, chunk: int, fill: float) -> Iterator[torch.Tensor]:
-    """[1, n * chunk] tensors of at most `PIECE_CHUNKS` chunks, the last one filled up."""
-    whole = np.pad(values, (0, -len(values) % chunk), constant_values=fill)
-    for begin in range(0, len(whole), PIECE_CHUNKS * chunk):
-        yield torch.from_numpy(whole[begin : begin + PIECE_CHUNKS * chunk])[None]
+        yield b"".join(pcm)
