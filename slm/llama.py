@@ -31,16 +31,16 @@ Its tokens are those of codec `{codec}` (fingerprint `{fingerprint}`), {rate:g} 
 | id | meaning |
 |---|---|
 | {pad}, {bos}, {eos} | padding, begin, end |
-| {text}, {speech} | in models with text: a part of text, of speech begins |
-| {interleaved} | in models with text, after the begin: such parts take turns |
+| {text}, {speech} | in models with text: start of a part of text, of speech |
+| {interleaved} | in models with text, after the begin: such parts alternate |
 | {unused} to {last_special} | not used |
 | {first} to {last} | code 0 to {last_code} of the codec |{text_row}
 
-A prompt is the id {bos}, then the codes of some speech, each plus {first}. Only codes and the end are to be drawn:
-`generation_config.json` suppresses the other ids.{text_note} The model was trained to see {context} tokens at a time
-(`max_position_embeddings`); where there are more, this layout has no sliding window, and focalstream has one.
+A prompt is the id {bos}, then the codes of some speech, each plus {first}. Only codes and the end should be generated:
+`generation_config.json` suppresses the other ids.{text_note} The model was trained with a context of {context} tokens
+(`max_position_embeddings`). Beyond it focalstream uses a sliding window, which this layout does not have.
 
-focalstream reads this folder as it is: `focalstream continue PROMPT.wav OUT.wav --lm THIS_FOLDER`. transformers:
+focalstream reads this folder directly: `focalstream continue PROMPT.wav OUT.wav --lm THIS_FOLDER`. transformers:
 
 ```python
 import torch
@@ -52,7 +52,7 @@ ids = model.generate(prompt, max_new_tokens=250)[0, prompt.shape[1] :]
 codes = ids[ids >= {first}] - {first}
 ```
 
-vLLM, ids in and ids out, without a tokenizer (written after its documentation, not run by this project):
+vLLM with ids as input and output, without a tokenizer (from its documentation, not tested by this project):
 
 ```python
 from vllm import LLM, SamplingParams
@@ -69,8 +69,8 @@ codes = [i - {first} for i in output.token_ids if i >= {first}]
 
 TEXT_ROW = """
 | {first_piece} to {last_piece} | piece 0 (unknown) to {pieces_end} of the SentencePiece model `text.model` |"""
-TEXT_NOTE = """ To have a text said, prompt with {bos}, {text}, its pieces, each plus {first_piece}, and {speech}. To
-have speech written down, prompt with {bos}, {speech}, its codes, {text}, and suppress {first} to {last} in place of
+TEXT_NOTE = """ For text to speech, prompt with {bos}, {text}, the text's pieces, each plus {first_piece}, and {speech}.
+For speech to text, prompt with {bos}, {speech}, the codes, {text}, and suppress {first} to {last} instead of
 {first_piece} to {last_piece}."""
 
 
@@ -188,7 +188,7 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
     """
     config = llama_config(model.config, vocabulary.size, dtype)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is there already; give a new or empty folder")
+        raise InputError(f"{folder}: exists already; give a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
         name: tensor.detach().to("cpu", DTYPES[dtype]).contiguous()

@@ -95,7 +95,7 @@ def test_what_cannot_be_swapped_is_refused(said):
     dataset = Cuts(len(said))
     with pytest.raises(InputError, match=r"0 background\(s\) with recordings of at least 2 s"):
         make_swaps(dataset, said, "background", OPTIONS)
-    with pytest.raises(InputError, match="no room has another one of the same room"):
+    with pytest.raises(InputError, match="no room can be swapped with another one of the same room"):
         make_swaps(dataset, said, "room", dataclasses.replace(OPTIONS, hold="room"))
     with pytest.raises(InputError, match="expected at least min_seconds, 1"):
         SwapOptions(prompt_seconds=0.5)
@@ -176,7 +176,7 @@ def test_broken_benchmark_folders_are_refused(tmp_path):
         list(read_benchmark(tmp_path / "nosuch"))
     with pytest.raises(InputError, match="not the layout of a benchmark"):
         list(read_benchmark(touch(tmp_path / "empty")))
-    with pytest.raises(InputError, match=r"sample_0_1.wav: is not there"):
+    with pytest.raises(InputError, match=r"sample_0_1.wav: is missing"):
         list(read_benchmark(touch(tmp_path / "half", "sample_0_0.wav")))
     with pytest.raises(InputError, match="3 WAV files, an odd number"):
         list(read_benchmark(touch(tmp_path / "odd", "0.wav", "1.wav", "2.wav")))
