@@ -122,8 +122,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     base = read_config(CONFIG)
     rate = base.model.sample_rate_out
-    spoken = corpus(args.train, args.out / "corpus" / "train", rate)
-    held_out = corpus(args.held_out, args.out / "corpus" / "held_out", rate)
+    spoken = corpus([args.train], args.out / "corpus" / "train", rate)
+    held_out = corpus([args.held_out], args.out / "corpus" / "held_out", rate)
     table = variants(base, args.steps)
     for name, variant in table.items():
         if args.only is None or name in args.only:

@@ -50,11 +50,7 @@ class EncoderConfig:
     mel_hop: int = 160  # samples; a frame holds hop_samples / mel_hop mel vectors side by side
 
     def __post_init__(self) -> None:
-        if not len(self.hidden_dims) == len(self.kernel_sizes) == len(self.strides):
-            raise InputError(
-                f"encoder_config: hidden_dims ({len(self.hidden_dims)}), kernel_sizes ({len(self.kernel_sizes)}) and "
-                f"strides ({len(self.strides)}) must have one entry per convolution, so the same length"
-            )
+        _check_same_length("encoder_config", self, "hidden_dims", "kernel_sizes", "strides")
         if self.dim % self.num_heads:
             raise InputError(f"encoder_config: dim {self.dim} must be a multiple of num_heads {self.num_heads}")
         if self.dim % self.conv_pos_groups:
@@ -131,7 +127,7 @@ class CompressorConfig(FocalConfig):
     downscale_factors: tuple[int, ...] = (1, 1, 1)
 
     def __post_init__(self) -> None:
-        _same_length("compressor_config", "hidden_dims", self.hidden_dims, "downscale_factors", self.downscale_factors)
+        _check_same_length("compressor_config", self, "hidden_dims", "downscale_factors")
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ class DecompressorConfig(FocalConfig):
     lookahead_size: int = 3
 
     def __post_init__(self) -> None:
-        _same_length("decompressor_config", "hidden_dims", self.hidden_dims, "upscale_factors", self.upscale_factors)
+        _check_same_length("decompressor_config", self, "hidden_dims", "upscale_factors")
 
 
 @dataclass(frozen=True)
@@ -347,9 +343,8 @@ def _without_old_keys(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in named.items() if key != "padding"}
 
 
-def _same_length(section: str, left_name: str, left: tuple, right_name: str, right: tuple) -> None:
-    if len(left) != len(right):
-        raise InputError(
-            f"{section}: {left_name} ({len(left)} entries) and {right_name} ({len(right)} entries) must have one "
-            "entry per block, so the same length"
-        )
+def _check_same_length(section: str, config: Any, *names: str) -> None:
+    lengths = [len(getattr(config, name)) for name in names]
+    if len(set(lengths)) > 1:
+        found = ", ".join(f"{name} ({length})" for name, length in zip(names, lengths, strict=True))
+        raise InputError(f"{section}: {found}: expected one entry for each layer, so the same number")

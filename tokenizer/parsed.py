@@ -42,6 +42,32 @@ def dataclass_from_dict(cls: type[Config], raw: Any, section: str) -> Config:
         raise InputError(f"{section}: {str(error).split('__init__() ')[-1]}") from None
 
 
+def values_of_pairs(pairs: list[str], option: str, example: str) -> dict[str, Any]:
+    """["heads=4", "tied_embeddings=false"] to values, as YAML reads them.
+
+    Args:
+        option: of the command line, which gave the pairs; for error messages.
+        example: of a pair, likewise.
+
+    Raises:
+        InputError: a pair without "=", or whose value is no YAML.
+    """
+    import yaml
+
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"{option} {pair}: expected KEY=VALUE, such as {example}")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(
+                f"{option} {pair}: {value!r} is not a YAML value; expected KEY=VALUE, such as {example}"
+            ) from None
+    return values
+
+
 def _fits(value: Any, kind: str) -> bool:
     """Whether a parsed value has the annotated type. Annotations are strings here (postponed evaluation)."""
     for option in (part.strip() for part in kind.split("|")):

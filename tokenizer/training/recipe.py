@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tokenizer.config import CodecConfig
@@ -12,9 +14,24 @@ from tokenizer.parsed import dataclass_from_dict
 from tokenizer.training.config import ADVERSARIAL, StageConfig, TeacherConfig, TrainingConfig
 from tokenizer.training.stages import STAGES
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-def read_config(path: Path) -> TrainingConfig:
+
+def read_config(
+    path: Path,
+    settings: Mapping[str, Any] = NOTHING,
+    stage: str | None = None,
+    model: Mapping[str, Any] = NOTHING,
+    teacher: Mapping[str, Any] = NOTHING,
+) -> TrainingConfig:
     """Read a training's YAML: `model` in the published layout, `teacher` (optional), `stages` by name.
+
+    Args:
+        settings: values of `StageConfig` that replace those of the file; `losses` replaces single weights, and `steps`
+            or `epochs` replaces both.
+        stage: the stage that `settings` are for; None: every stage.
+        model: values that replace those of the file, by dotted name: {"encoder_config.dim": 128}.
+        teacher: likewise, of `TeacherConfig`.
 
     Raises:
         InputError: naming the file, the section and the key.
@@ -32,14 +49,41 @@ def read_config(path: Path) -> TrainingConfig:
         raise InputError(f"{path}: stages: expected a mapping of stage names to their settings")
     if unknown := [name for name in stages if name not in STAGES]:
         raise InputError(f"{path}: stages: {unknown[0]!r} is unknown; the stages are {', '.join(STAGES)}")
-    teacher = None
-    if "teacher" in raw:
-        teacher = dataclass_from_dict(TeacherConfig, raw["teacher"], f"{path}: teacher")
+    for name, values in stages.items():
+        if stage in (None, name) and isinstance(values, dict):
+            stages[name] = _with_settings(values, settings)
+    source = None
+    if "teacher" in raw or teacher:
+        values = raw.get("teacher", {})
+        values = {**values, **teacher} if isinstance(values, dict) else values
+        source = dataclass_from_dict(TeacherConfig, values, f"{path}: teacher")
     return TrainingConfig(
-        CodecConfig.from_dict(raw["model"], f"{path}: model"),
-        teacher,
+        CodecConfig.from_dict(_with_dotted(raw["model"], model), f"{path}: model"),
+        source,
         {name: _stage(values, STAGES[name].losses, f"{path}: stages.{name}") for name, values in stages.items()},
     )
+
+
+def _with_settings(stage: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings in the file, replaced by others."""
+    replaced = ("steps", "epochs") if {"steps", "epochs"} & set(settings) else ()
+    kept = {key: value for key, value in stage.items() if key not in replaced}
+    given = dict(settings)
+    if "losses" in given and isinstance(kept.get("losses", {}), dict):
+        given["losses"] = {**kept.get("losses", {}), **given["losses"]}
+    return {**kept, **given}
+
+
+def _with_dotted(raw: Any, values: Mapping[str, Any]) -> Any:
+    """The file's `model`, with {"encoder_config.dim": 128} in it."""
+    out = raw
+    for name, value in values.items():
+        section, dot, key = name.partition(".")
+        if not dot:
+            raise InputError(f"--model {name}={value}: expected SECTION.KEY=VALUE, such as encoder_config.num_layers=4")
+        if isinstance(out, dict) and isinstance(out.get(section, {}), dict):
+            out = {**out, section: {**out.get(section, {}), key: value}}
+    return out
 
 
 def _stage(raw: Any, own: dict[str, float], section: str) -> StageConfig:

@@ -18,6 +18,7 @@ from tokenizer.model import CodecModel
 from tokenizer.network.encoder import Encoder
 from tokenizer.network.focal import Refiner
 from tokenizer.runs.ranks import Ranks
+from tokenizer.runs.settings import differences
 from tokenizer.training.batches import Batches, Crops, Rates, Utterances
 from tokenizer.training.config import StageConfig, TrainingConfig
 from tokenizer.training.corpus import Corpus
@@ -84,6 +85,11 @@ def train(
     return codec.eval(), None
 
 
+def has_begun(config: TrainingConfig, out: Path, stage: str | None) -> bool:
+    """Whether `out` holds a run of a stage that is to be trained: of `stage`, or of any where that is None."""
+    return any((out / name / "run.json").exists() for name in config.stages if stage in (None, name))
+
+
 def check_trainable(config: TrainingConfig) -> None:
     """Raises InputError: a model that does not stream, or stages without the teacher that they need or that freeze what
     is not there or all there is."""
@@ -118,7 +124,7 @@ def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: 
     if before:
         folder = out / before[-1] / "codec"
         if initial is None and not (folder / "config.json").is_file():
-            raise InputError(f"{folder}: not there; run the stage {before[-1]!r} first, or give --init")
+            raise InputError(f"{folder}: not there; run the stage {before[-1]!r} first, or give --init-from")
         initial = initial or CodecModel.with_weights(*checkpoint.load(str(folder)), str(folder))
     torch.manual_seed(next(iter(config.stages.values())).seed)
     codec = CodecModel(config.model)
@@ -132,20 +138,11 @@ def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: 
 
 
 def _check_same(model: CodecConfig, initial: CodecModel) -> None:
-    if initial.config == model:
-        return
-    ours, theirs = model.to_dict(), initial.config.to_dict()
-    differing = [
-        f"{section}.{key}"
-        for section in ours
-        if isinstance(ours[section], dict)
-        for key in ours[section]
-        if theirs.get(section, {}).get(key) != ours[section][key]
-    ]
-    raise InputError(
-        f"--init {initial.name}: is not of the configuration's 'model' (they differ in "
-        f"{', '.join(differing) or 'their stages'}); expected the same"
-    )
+    if differing := differences(initial.config.to_dict(), model.to_dict()):
+        raise InputError(
+            f"--init-from {initial.name}: is not of the configuration's 'model' (they differ in "
+            f"{', '.join(differing)}); expected the same"
+        )
 
 
 def _teacher(config: TrainingConfig, name: str, out: Path) -> Encoder | None:
