@@ -7,11 +7,10 @@ import dataclasses
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 from slm.training.settings import TrainSettings, read_settings
-from tokenizer.errors import InputError
 from tokenizer.machine import check_device
+from tokenizer.parsed import values_of_pairs
 
 SIGNALS = ("SIGTERM", "SIGINT")
 
@@ -94,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
     overrides = {name: value for name, value in vars(args).items() if name in names}
-    model, settings = read_settings(args.config, overrides, model_overrides(args.model))
+    model, settings = read_settings(args.config, overrides, values_of_pairs(args.model, "--model", "heads=4"))
     check_device(args.device)
     codec = None if args.codec is None else Codec.from_pretrained(args.codec, device=args.device)
     with join_ranks(args.device) as (ranks, device):
@@ -136,21 +135,3 @@ def run(args: argparse.Namespace) -> int:
                 "in Python"
             )
     return status
-
-
-def model_overrides(pairs: list[str]) -> dict[str, Any]:
-    """["heads=4", "tied_embeddings=false"] to a dict of YAML values. Raises InputError."""
-    import yaml
-
-    values = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--model {pair}: expected KEY=VALUE, such as head_groups=2")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(
-                f"--model {pair}: {value!r} is not a YAML value; expected KEY=VALUE, such as heads=4"
-            ) from None
-    return values

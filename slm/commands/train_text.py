@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 
@@ -16,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="datasets written by `focalstream tokenize`, folders or URLs, whose cuts have texts",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="SentencePiece model to write, such as text.model")
-    parser.add_argument("old", nargs="*", metavar="DATASET ... OUT", help="the spelling before --data and --out")
+    parser.add_argument("old", nargs="*", metavar="DATASET ... OUT", help=argparse.SUPPRESS)
     parser.add_argument("--pieces", type=int, default=1000, help="size of the text vocabulary")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder for files behind URLs")
 
@@ -25,12 +24,13 @@ def run(args: argparse.Namespace) -> int:
     """Train the text model and report its size."""
     from pipelines.dataset.token_dataset import TokenDataset
     from slm.text_model import TextModel, texts_of
+    from tokenizer.commands.old_options import note
     from tokenizer.errors import InputError
 
     data, out = args.data, args.out
     if len(args.old) > 1 and not data and out is None:
         data, out = args.old[:-1], Path(args.old[-1])
-        print("focalstream train-text: note: DATASET ... OUT is now --data DATASET ... --out OUT", file=sys.stderr)
+        note("DATASET ... OUT is now --data DATASET ... --out OUT; the next release drops the old form")
     elif args.old or not data or out is None:
         raise InputError("expected --data DATASET ... and --out FILE, and nothing else without an option")
     if out.is_dir() or not out.parent.is_dir():

@@ -22,7 +22,7 @@ from slm.evaluation.baselines import Counts
 from slm.evaluation.benchmarks import FilePair, read_benchmark
 from slm.evaluation.likelihood import Reader, Scorer, lm_reader, scorer
 from slm.evaluation.pairs import Pair, accuracy
-from slm.evaluation.samples import Sample, SampleOptions, draw_samples, sample_figures, silence, speak
+from slm.evaluation.samples import Sample, SampleOptions, decode_sample, draw_samples, sample_figures, silence
 from slm.evaluation.swaps import Swap, SwapOptions, Swaps, chosen_swaps, join_codes, join_waves
 from slm.evaluation.token_errors import token_errors
 from slm.evaluation.transcripts import error_rates, write_transcripts
@@ -287,7 +287,7 @@ def sampled(
     else:
         silent: dict[str, list[np.ndarray]] = {system: [] for system in figures}
         for sample in samples:
-            waves = speak(codec, sample)
+            waves = decode_sample(codec, sample)
             after = len(sample.prompt) * codec.samples_per_token
             for system, wave in zip(figures, waves, strict=True):
                 silent[system].append(silence(wave, codec.sample_rate_out, after))

@@ -116,7 +116,7 @@ def code_figures(continuations: Sequence[np.ndarray], token_rate: float, most: i
     }
 
 
-def speak(codec: Codec, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+def decode_sample(codec: Codec, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """The decoded recording, and the prompt with the model's continuation: float32 [S] each."""
     rows = (np.concatenate((sample.prompt, codes)) for codes in (sample.recorded, sample.generated))
     recorded, generated = (codec.decode(torch.from_numpy(row)[None])[0].float().cpu().numpy() for row in rows)

@@ -5,9 +5,8 @@ the contents of its other rows, so shapes must not depend on the other streams:
 
 - a prompt is encoded, decoded and prefilled alone, in pieces whose sizes follow from its length (`piece_chunks`);
 - a step of the language model computes all N rows, and rows that are not due do not advance;
-- the decoder steps N rows too, and missing rows are fillers. ONNX Runtime needs no fillers: its rows are the same at
-any
-  batch size (tests/slm/serve/test_scheduler.py).
+- the decoder steps N rows too, and missing rows are fillers. ONNX Runtime needs no fillers: its rows are the same
+  at any batch size (tests/slm/serve/test_scheduler.py).
 
 Legend: N slots, T tokens, S samples, W ids of a repetition window.
 """

@@ -44,6 +44,7 @@ from tokenizer.parsed import dataclass_from_dict
 from tokenizer.runs.monitor import forget_from
 from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.ranks import Ranks
+from tokenizer.runs.settings import differences
 
 # Settings that may change on resuming: none changes a batch, or more than the rounding of a step.
 MAY_CHANGE = {
@@ -264,13 +265,3 @@ def read_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimize
             if any(parameter is mine for group in member.param_groups for mine in group["params"]):
                 kinds = {k.rpartition("/")[2]: tensor for k, tensor in state.items() if k.rpartition("/")[0] == name}
                 member.state[parameter].update(kinds)
-
-
-def differences(old: dict[str, Any], new: dict[str, dict[str, Any]]) -> list[str]:
-    """Dotted names of the values in `new` that differ from `old`."""
-    return [
-        f"{section}.{key}"
-        for section, values in new.items()
-        for key, value in values.items()
-        if old.get(section, {}).get(key) != value
-    ]

@@ -107,6 +107,7 @@ def test_the_command_exports_in_half_precision_once(tmp_path, capsys):
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
     assert main(["export-lm", str(tmp_path / "lm"), str(tmp_path / "old"), "--dtype", "bfloat16"]) == 0
+    assert main(["export-lm", str(tmp_path / "none")]) == 2
     assert "note: LM OUT_DIR is now OUT_DIR --lm LM" in capsys.readouterr().err
     weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("out", "old")]
     assert weights[0] == weights[1]
