@@ -57,8 +57,8 @@ def split_data(data: str) -> Split:
     for part, name in ((split.train, "to train on"), (split.heldout, "held out")):
         if not any(readable(source) for source in part):
             raise InputError(
-                f"{data}: of {len(cuts)} cuts, {len(part)} are {name}, and none of these can be read; expected at "
-                "least one readable cut in each part"
+                f"{data}: of {len(cuts)} cuts, {len(part)} are {name}, and none of these can be read; expected a "
+                "readable cut in each part: give at least two cuts"
             )
     return split
 
