@@ -215,7 +215,8 @@ RECONSTRUCTION = {  # towards the wave without discriminators
 class EndToEndStage(Stage):
     """Everything at once towards the wave; with a weight on "features", towards the teacher's features too.
 
-    "content" and "distilled" learn what is said from any full-context encoder: `tokenizer.training.content`.
+    "content" and "distilled" learn what is said from any full-context encoder: `tokenizer.training.content`;
+    "recognition" learns it from the texts: letters are to be read off the dequantized features.
     """
 
     losses = RECONSTRUCTION | {
@@ -223,6 +224,7 @@ class EndToEndStage(Stage):
         "features": 0.0,
         "content": 0.0,
         "distilled": 0.0,
+        "recognition": 0.0,
     }
     taught = False
 
@@ -230,10 +232,11 @@ class EndToEndStage(Stage):
         super().__init__(codec, teacher, config)
         dims = codec.config.decoder.input_dim, 0 if teacher is None else teacher.dim
         self.content = ContentLosses(set(config.losses), codec.sample_rate_out, *dims)
+        self.recogniser = Recogniser(dims[0]) if "recognition" in config.losses else None
 
     @staticmethod
     def trains(name: str) -> bool:
-        return name.startswith(("codec.", "content."))
+        return name.startswith(("codec.", "content.", "recogniser."))
 
     def forward(self, batch: Batch) -> Outcome:
         latents = passes.latents(self.codec, passes.feature_layers(self.codec, batch.wave)[-1])
@@ -243,6 +246,8 @@ class EndToEndStage(Stage):
         if "features" in self.weights:
             wanted, frames = self._taught(batch)
             losses["features"] = squared_error(features, wanted[-1], frames)
+        if self.recogniser is not None:
+            losses["recognition"] = self.recogniser(features, self._frames(batch), batch.texts)
         if self.content.names:
             assert self.teacher is not None
             losses |= self.content(self.teacher, features, wave, batch.wave, batch.lengths)

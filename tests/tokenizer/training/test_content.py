@@ -11,7 +11,7 @@ import torch
 from tests.tokenizer.training.conftest import make_corpus, quick, records
 from tests.tokenizer.training.test_whisper import SIZES, reference, speechlike, stored
 from tokenizer import Codec, InputError
-from tokenizer.training.batches import Crops, Rates
+from tokenizer.training.batches import Crops, Rates, Utterances
 from tokenizer.training.config import TeacherConfig, TrainingConfig
 from tokenizer.training.content import ContentLosses, Resample, angle, scaled_distance
 from tokenizer.training.loop import run_stage
@@ -85,6 +85,18 @@ def test_training_lowers_them_and_leaves_the_teacher(kind: str, tiny_codec: Code
     assert held_out[-1] < held_out[0]
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
     assert Codec.from_pretrained(str(tmp_path / "codec")).config == tiny_codec.config  # the head is thrown away
+
+
+def test_letters_are_read_off_the_features_of_whole_utterances(tiny_codec: Codec, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    codec = Codec(tiny_codec.config)
+    codec.load_state_dict(tiny_codec.state_dict())
+    batches = Utterances(make_corpus((0.9, 0.8, 0.7, 0.6)), RATES, 16000 * 20, 2, seed=0)
+    losses = {"multi_mel": 1.0, "recognition": 0.5}
+    config = quick("end_to_end", steps=12, learning_rate=1e-2, losses=losses, crop_seconds=None, bfloat16=False)
+    run_stage("end_to_end", config, codec.train(), None, batches, None, tmp_path)
+    heard = [row["recognition"] for row in records(tmp_path)]
+    assert max(heard[-2:]) < min(heard[:2])
 
 
 class Broken:
