@@ -16,12 +16,17 @@ from tokenizer.words import counted
 def introduction(figures: Figures) -> str:
     description, shards = figures.description, len(figures.description["shards"])
     codec, totals = description["codec"], description["totals"]
-    read = "all of them" if figures.shards_read == shards else f"{figures.shards_read:,} of them, spread evenly"
     bitrate = codec["token_rate"] * codec["bits_per_token"]
+    if figures.shards_read == shards:
+        coverage = "The figures cover all shards."
+    else:
+        coverage = (
+            f"Totals and sizes cover all shards; the other figures come from {figures.shards_read:,} of them, spread "
+            "evenly."
+        )
     return (
         f"{counted(totals['cuts'], 'cut')} in {counted(shards, 'shard')}, tokenized by codec {codec['name']}: "
-        f"{codec['token_rate']:g} tokens per second of {codec['bits_per_token']} bits, {bitrate:g} bit/s. Totals and "
-        f"sizes cover all shards; the other figures are from {read}."
+        f"{codec['token_rate']:g} tokens per second of {codec['bits_per_token']} bits, {bitrate:g} bit/s. {coverage}"
     )
 
 

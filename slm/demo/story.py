@@ -242,7 +242,7 @@ def training_line(training: TrainingFigures, models: Sequence[ModelFigures]) -> 
         f"{in_words(training.seconds)}, {training.tokens_per_second:,.0f} tokens per second; training loss from "
         f"{training.train_curve[0][1]:.2f} to {training.train_curve[-1][1]:.2f} bits per token; held-out "
         f"{min(bits for _, bits in training.heldout_curve):.2f} at best, at step {training.best_step} (unigram "
-        f"{training.unigram_bits_per_token:.2f}); per second of held-out speech {losses}"
+        f"{training.unigram_bits_per_token:.2f}); held-out speech: {losses}"
     )
 
 

@@ -74,8 +74,8 @@ def choices(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     hold = (result["settings"]["swaps"] or {}).get("hold")
     kept = f" (same {hold})" if hold else ""
     words = {
-        "true": "true continuation or another {}",
-        "matched": "same {0} or another {0}, other recordings",
+        "true": "true continuation vs another {}",
+        "matched": "same {0} vs another {0} (other recordings)",
     }
     named = {
         words[test].format(field) + kept: systems

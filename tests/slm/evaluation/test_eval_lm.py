@@ -48,7 +48,7 @@ def test_table_json_and_page(command, spoken_dataset, tmp_path, capsys):
         "unigram",
         "bigram",
         "true continuation",
-        "same gender or another gender",
+        "same gender vs another gender",
         "<i>part",
     ):
         assert words in table
