@@ -106,7 +106,7 @@ def quarantine_text(figures: Figures) -> str:
 def speed_text(speed: Speed | None) -> str:
     if speed is None:
         return (
-            "Not known: a dataset does not record when it was made. Tokenize with `focalstream tokenize --log FILE`, "
+            "Not known: a dataset does not record its timing. Tokenize with `focalstream tokenize --log FILE`, "
             "and give the same file to `focalstream report --log FILE`."
         )
     hours, audio = speed.points[-1]
