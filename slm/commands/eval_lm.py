@@ -103,9 +103,9 @@ def run(args: argparse.Namespace) -> int:
 
     from slm.checkpoint import load_lm
     from slm.evaluation.evaluate import Options, evaluate
-    from slm.evaluation.page import render
+    from slm.evaluation.lm_page import render
+    from slm.evaluation.lm_table import table
     from slm.evaluation.samples import SampleOptions
-    from slm.evaluation.table import table
     from tokenizer import Codec
     from tokenizer.devices import check_device
     from tokenizer.files import check_place, write_atomically

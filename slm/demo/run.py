@@ -24,8 +24,8 @@ from pipelines.storage.stable_bytes import json_bytes
 from slm.checkpoint import load_lm
 from slm.demo import stages as demo_stages
 from slm.demo import story as demo_story
+from slm.demo.demo_page import Clip, Continuation, render
 from slm.demo.figures import DemoFigures
-from slm.demo.page import Clip, Continuation, render
 from slm.demo.split import load_wave, pick_clips, pick_prompt, split_data
 from slm.model.transformer import ModelConfig
 from slm.training.settings import TrainSettings, read_settings

@@ -19,8 +19,8 @@ from pipelines.dataset.token_dataset import TokenDataset, read_description
 from pipelines.format.layout import Layout
 from pipelines.sources.manifests import SourceCut
 from pipelines.tools.verify import verify
+from slm.demo.demo_page import Clip, Sound
 from slm.demo.figures import CodecFigures, ContinuationFigures, DatasetFigures, ModelFigures, TrainingFigures
-from slm.demo.page import Clip, Sound
 from slm.demo.split import load_wave, speaker, text, write_manifest
 from slm.evaluation.baselines import Counts
 from slm.generation.continuation import Continuation, warm_up

@@ -1,4 +1,4 @@
-// A version's button puts its sound in the clip's player, at the place where the last one was.
+// A version's button loads its sound into the clip's player and keeps the position.
 for (const clip of document.querySelectorAll("article")) {
   const audio = clip.querySelector("audio");
   const buttons = clip.querySelectorAll("button");

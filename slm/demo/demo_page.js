@@ -1,5 +1,5 @@
 "use strict";
-// Each [data-sound] figure shows where its player is; a click on the picture seeks.
+// Each [data-sound] figure shows the position of its player; a click on the picture seeks.
 for (const figure of document.querySelectorAll("[data-sound]")) {
   const audio = figure.querySelector("audio");
   const seconds = Number(figure.dataset.seconds);
@@ -25,7 +25,7 @@ for (const figure of document.querySelectorAll("[data-sound]")) {
     });
   }
 }
-// A token track names the token under the pointer, or the one that the arrow keys have reached.
+// A token track shows the token under the pointer, or the one selected with the arrow keys.
 for (const track of document.querySelectorAll(".track")) {
   const tokens = track.dataset.tokens.split(",").map(Number);
   const bits = Number(track.dataset.bits);

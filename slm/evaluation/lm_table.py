@@ -1,19 +1,19 @@
-"""An evaluation as text for the terminal; the cells of its tables and its sentences are the page's too."""
+"""An evaluation of a language model as text for the terminal. The page uses the same rows and sentences."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pipelines.evaluation.table import aligned
+from pipelines.evaluation.codec_table import Grid, aligned
 from slm.evaluation.evaluate import LM, share_of_unigram
 
 SAMPLE_COLUMNS = {  # figure -> head, digits, scale
-    "seconds": ("mean s", 2, 1),
+    "seconds": ("mean length, s", 2, 1),
     "ended": ("ended %", 0, 100),
     "entropy_bits": ("entropy, bits", 2, 1),
-    "repeated": ("same code %", 1, 100),
-    "repeated_ngrams": ("4 codes again %", 1, 100),
-    "silent": ("silent %", 1, 100),
+    "repeated": ("repeated tokens %", 1, 100),
+    "repeated_ngrams": ("repeated 4-grams %", 1, 100),
+    "silent": ("silence %", 1, 100),
 }
 
 
@@ -33,8 +33,8 @@ def extent(result: dict[str, Any]) -> str:
     return f"{result['cuts']:,} cuts, {result['hours']:.2f} h, {result['tokens']:,} tokens"
 
 
-def likelihood_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: bits and perplexity of each system, and how often its likeliest code is wrong."""
+def likelihood_rows(result: dict[str, Any]) -> Grid:
+    """Bits and perplexity of each system, and how often its most likely token is wrong."""
     rows = [
         [
             system,
@@ -46,12 +46,19 @@ def likelihood_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]
         ]
         for system, row in result["likelihood"].items()
     ]
-    head = ["held-out", "bits a token", "bits a second of speech", "perplexity", "token errors %", "wrong bits a token"]
+    head = [
+        "held-out speech",
+        "bits per token",
+        "bits per second",
+        "perplexity",
+        "token errors %",
+        "wrong bits per token",
+    ]
     return head, rows
 
 
-def choice_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: how often each system chose right, of every test."""
+def choice_rows(result: dict[str, Any]) -> Grid:
+    """The accuracy of each system in every test."""
     systems = list(result["likelihood"])
     rows = []
     for name, tests in choices(result).items():
@@ -59,27 +66,27 @@ def choice_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         interval = f"{100 * of_lm['low']:.0f} to {100 * of_lm['high']:.0f}"
         shares = [f"{100 * tests[system]['accuracy']:.1f}" for system in systems]
         rows.append([name, str(of_lm["items"]), shares[0], interval, *shares[1:]])
-    return ["right choices, %", "of", systems[0], "95 % of it", *systems[1:]], rows
+    return ["accuracy, %", "pairs", systems[0], "95 % interval", *systems[1:]], rows
 
 
 def choices(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Every test of pairs by its name."""
     hold = (result["settings"]["swaps"] or {}).get("hold")
-    kept = f", same {hold}" if hold else ""
+    kept = f" (same {hold})" if hold else ""
     words = {
-        "true": "true continuation, not of another {}{}",
-        "matched": "other recording of the same {0}, not of another{1}",
+        "true": "true continuation vs another {}",
+        "matched": "same {0} vs another {0} (other recordings)",
     }
     named = {
-        words[test].format(field, kept): systems
+        words[test].format(field) + kept: systems
         for field, tests in result["swaps"].items()
         for test, systems in tests.items()
     }
     return {**named, **result["benchmarks"]}
 
 
-def transcript_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and row: error rates of what the model writes down."""
+def transcript_rows(result: dict[str, Any]) -> Grid:
+    """Error rates of the transcripts; empty where there are none."""
     if not (found := result["transcripts"]):
         return [], []
     rates = [found[f"{kind}_error_rate"] for kind in ("piece", "character", "word")]
@@ -87,8 +94,8 @@ def transcript_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]
     return head, [[LM, str(found["words"]), *("-" if rate is None else f"{100 * rate:.1f}" for rate in rates)]]
 
 
-def sample_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: what the recordings and the model go on with."""
+def sample_rows(result: dict[str, Any]) -> Grid:
+    """Figures of the original and the sampled continuations; empty where none were drawn."""
     if not result["samples"]:
         return [], []
     systems = result["samples"]["systems"]
@@ -110,7 +117,7 @@ def facts(result: dict[str, Any]) -> list[str]:
     baseline = result["baseline"]
     pseudo_count = f"pseudo-count {baseline['pseudo_count']:g}"
     return [
-        f"the language model takes {100 * share:.1f} % of the unigram's bits",
-        f"unigram (one added to each count) and bigram (interpolated with it, {pseudo_count}) "
-        f"of {baseline['tokens']:,} tokens",
+        f"the language model needs {100 * share:.1f} % of the unigram's bits",
+        f"baselines counted on {baseline['tokens']:,} training tokens: unigram (add-one smoothing) and bigram "
+        f"(interpolated with the unigram, {pseudo_count})",
     ]

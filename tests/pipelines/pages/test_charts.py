@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipelines.pages.axes import Axis, curve_path, span_axis, value_axis
+from pipelines.pages.charts import Axis, curve_path, span_axis, value_axis
 
 
 def test_axes_hold_their_values_and_tick_at_round_ones():
