@@ -34,12 +34,12 @@ from pipelines.format.ledger import Receipt, read_receipts
 from pipelines.sources.cuts import Selection
 from pipelines.sources.manifests import find_inputs
 from pipelines.storage.folders import Folder, remove_tree
-from tokenizer.devices import check_device
 from tokenizer.errors import InputError
 from tokenizer.files import check_place
+from tokenizer.machine import check_device
 
 if TYPE_CHECKING:
-    from tokenizer.model import Codec
+    from tokenizer import Codec
 
 
 @dataclass(frozen=True)

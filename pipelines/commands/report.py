@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(args: argparse.Namespace, figures: Figures, speed: Speed | None) -> list[str]:
     from pipelines.report import summary
-    from tokenizer.words import counted
+    from tokenizer.errors import counted
 
     totals = figures.description["totals"]
     lines = [

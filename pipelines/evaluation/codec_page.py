@@ -15,8 +15,8 @@ from pipelines.evaluation.systems import CODEC
 from pipelines.pages.charts import Bar, bars
 from pipelines.pages.html import Row, render_page
 from pipelines.pages.player import PlayerClip, player_clip
+from tokenizer.errors import counted
 from tokenizer.metrics import METRICS_RATE
-from tokenizer.words import counted
 
 TEMPLATE = Path(__file__).resolve().with_suffix(".html")
 CHARTED = {"estoi": 1.0, "stoi": 1.0, "pesq_wb": 4.64}  # measure -> its highest possible value

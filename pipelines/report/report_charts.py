@@ -11,7 +11,7 @@ from pipelines.bulk.run_log import Speed
 from pipelines.pages.charts import Bar, bars, columns, curve
 from pipelines.report.figures import DURATION_STEP, LONGEST_RUN, NOT_SAID, Figures
 from pipelines.report.summary import size
-from tokenizer.words import counted
+from tokenizer.errors import counted
 
 MOST_BARS = 12
 MOST_COLUMNS = 40

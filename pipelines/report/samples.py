@@ -15,7 +15,7 @@ from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizer.model import Codec
+    from tokenizer import Codec
 
 GOOD_SECONDS = 3.0  # cuts of at least this are preferred
 LONGEST_SECONDS = 12.0  # longer cuts are decoded up to here

@@ -10,7 +10,7 @@ from pipelines.bulk.run_log import Speed
 from pipelines.pages.html import Row
 from pipelines.report.figures import NOT_SAID, Figures
 from pipelines.report.samples import LONGEST_SECONDS, Sample
-from tokenizer.words import counted
+from tokenizer.errors import counted
 
 
 def introduction(figures: Figures) -> str:

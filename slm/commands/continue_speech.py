@@ -133,8 +133,8 @@ def read_prompt(args: argparse.Namespace, sample_rate: int) -> np.ndarray:
 def check_request(args: argparse.Namespace) -> None:
     """Raise InputError for what would only be found out after the work: bad durations, an output that cannot be."""
     from slm.generation.audio_sinks import WavSink, sound_devices
-    from tokenizer.devices import check_device
     from tokenizer.errors import InputError
+    from tokenizer.machine import check_device
 
     if not args.seconds > 0 or not 0 <= args.min_seconds < math.inf or not 0 < args.prompt_seconds < math.inf:
         raise InputError(

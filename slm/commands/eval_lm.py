@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
     from slm.evaluation.lm_table import table
     from slm.evaluation.samples import SampleOptions
     from tokenizer import Codec
-    from tokenizer.devices import check_device
     from tokenizer.files import check_place, write_atomically
+    from tokenizer.machine import check_device
 
     for option, least in (("threads", 1), ("pairs", 0), ("cuts", 0), ("transcripts", 0), ("samples", 0), ("seed", 0)):
         if getattr(args, option) < least:

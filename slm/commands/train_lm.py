@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from slm.training.settings import TrainSettings, read_settings
-from tokenizer.devices import check_device
 from tokenizer.errors import InputError
+from tokenizer.machine import check_device
 
 SIGNALS = ("SIGTERM", "SIGINT")
 

@@ -24,7 +24,7 @@ from slm.generation.generate import Sampling, draw
 from slm.model.decoding import Cache, DecodingWeights, decode_one_token, make_cache, prefill
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import BOS, EOS, NO_CODE, PAD, Vocabulary
-from tokenizer.model import Codec
+from tokenizer import Codec
 from tokenizer.stream_pool import StreamPool
 
 PIECE_CHUNKS = 4  # of a prompt at once, at most: a newcomer's piece must fit between two steps of the others

@@ -16,8 +16,8 @@ from pipelines.dataset.batches import PackedBatches
 from slm.generation.generate import Sampling, generate
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import FIRST_CODE, Vocabulary
+from tokenizer import Codec
 from tokenizer.audio import write_wav
-from tokenizer.model import Codec
 
 COUNT = 2
 PROMPT_SECONDS = 3.0  # or shorter, where the speech is

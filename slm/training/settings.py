@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict
-from tokenizer.runs.decay import warmup_cosine, warmup_stable_decay
+from tokenizer.runs.schedule import warmup_cosine, warmup_stable_decay
 
 if TYPE_CHECKING:
     from slm.model.transformer import ModelConfig

@@ -39,9 +39,9 @@ from slm.training.settings import TrainSettings
 from slm.training.utilisation import flops_per_token, peak_flops
 from slm.training.warm_start import warm_start
 from slm.vocabulary import Vocabulary
-from tokenizer.devices import check_device
+from tokenizer import Codec
 from tokenizer.errors import InputError
-from tokenizer.model import Codec
+from tokenizer.machine import check_device
 from tokenizer.runs.monitor import Monitor
 from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.ranks import Ranks

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenizer.runs.decay import warmup_cosine
+from tokenizer.runs.schedule import warmup_cosine
 
 
 def test_corners() -> None:
