@@ -64,7 +64,7 @@ def test_table_json_and_page(command, spoken_dataset, tmp_path, capsys):
     assert errors["bigram"] < errors["unigram"] < 1 and errors["language model"] > 0.9
     assert own["wrong_bits"] == pytest.approx(4, abs=0.5)
     assert "token errors %" in table and "wrong bits per token" in (tmp_path / "out.html").read_text()
-    assert "not measured: transcripts: the model knows no text" in table
+    assert "not measured: transcripts: the model has no text" in table
     assert result["swaps"]["speaker"]["true"]["language model"]["items"] == 8
     assert result["benchmarks"]["<i>part"]["unigram"]["items"] == 4
     systems = result["samples"]["systems"]

@@ -12,9 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from slm.checkpoint import load_lm, save_lm
 from slm.cli import main
-from slm.export import export_lm
 from slm.generation.generate import Sampling, generate
-from slm.llama import llama_config, model_config
+from slm.llama import export_lm, llama_config, model_config
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.training.train import train
 from slm.training.warm_start import new_rows, warm_start
@@ -99,14 +98,19 @@ def test_an_exported_folder_loads_back(tied, tmp_path):
 
 def test_the_command_exports_in_half_precision_once(tmp_path, capsys):
     save_lm(model_of(), VOCABULARY, tmp_path / "lm")
-    command = ["export-lm", str(tmp_path / "lm"), str(tmp_path / "out"), "--dtype", "bfloat16"]
+    command = ["export-lm", str(tmp_path / "out"), "--lm", str(tmp_path / "lm"), "--dtype", "bfloat16"]
     assert main(command) == 0
     assert "LlamaForCausalLM, bfloat16, 80 ids" in capsys.readouterr().out
     note = (tmp_path / "out" / "README.md").read_text()
     assert "ab" * 32 in note and "range(16, 80)" in note and "max_model_len=48" in note
     assert LlamaForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
     assert main(command) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
+    assert main(["export-lm", str(tmp_path / "lm"), str(tmp_path / "old"), "--dtype", "bfloat16"]) == 0
+    assert main(["export-lm", str(tmp_path / "none")]) == 2
+    assert "note: LM OUT_DIR is now OUT_DIR --lm LM" in capsys.readouterr().err
+    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("out", "old")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_what_our_model_is_not_is_refused(change, message):
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path, text_llama):
-    with pytest.raises(InputError, match=r"not one of speech; begin a training with it: .* --init-from"):
+    with pytest.raises(InputError, match=r"not a speech model; to train one from it: .* --init-from"):
         load_lm(text_llama)
     export_lm(model_of(), VOCABULARY, tmp_path / "out")
     dataclasses.replace(VOCABULARY, codebook_size=32).save(tmp_path / "out" / "vocabulary.json")
@@ -190,7 +194,7 @@ def test_training_begins_with_a_text_model_and_resumes(text_llama, token_dataset
     longer = dataclasses.replace(settings, steps=6)
     report = train(config, longer, [token_dataset], run, resume=True, show_progress=False, init_from=str(text_llama))
     assert report.step == 6
-    with pytest.raises(InputError, match="write there: width: 32, heads: 4"):
+    with pytest.raises(InputError, match="set there: width: 32, heads: 4"):
         other = dataclasses.replace(config, width=16, heads=2)
         train(other, settings, [token_dataset], tmp_path / "third", show_progress=False, init_from=str(text_llama))
 
