@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.bulk.run_log import Speed
+from pipelines.bulk.progress import Speed
+from pipelines.format.description import CodecEntry, Description
 from pipelines.pages.charts import Bar, bars_html, columns_html, curve_html
 from pipelines.pages.html import Row, base_css, data_uri, headlines_html, mp3_bytes
 from pipelines.report.figures import DURATION_STEP, LONGEST_RUN, NOT_SAID, Figures
 from pipelines.report.samples import LONGEST_SECONDS, Sample
+from pipelines.storage.stable_bytes import bytes_text as size
 from tokenizer.words import counted
 
 ASSETS = Path(__file__).resolve().parent
@@ -53,7 +55,7 @@ def render(name: str, figures: Figures, samples: Sequence[Sample], why_silent: s
         speed_text=escape(speed_text(speed)),
         speed_charts=speed_charts(speed),
         identity=terms_html(identity(description)),
-        footer=escape(f"Codec fingerprint {description['codec']['fingerprint']}"),
+        footer=escape(f"Codec fingerprint {description.codec.fingerprint}"),
     )
 
 
@@ -61,32 +63,30 @@ def render(name: str, figures: Figures, samples: Sequence[Sample], why_silent: s
 
 
 def introduction(figures: Figures) -> str:
-    description, shards = figures.description, len(figures.description["shards"])
-    codec, totals = description["codec"], description["totals"]
+    description, shards = figures.description, len(figures.description.shards)
+    codec, totals = description.codec, description.totals
     read = "all of them" if figures.shards_read == shards else f"{figures.shards_read:,} of them, spread evenly"
     return (
-        f"{counted(totals['cuts'], 'cut')} in {counted(shards, 'shard')}, tokenized by codec {codec['name']}: "
-        f"{codec['bits_per_token']} bits at {codec['token_rate']:g} Hz, {bitrate(codec):g} bit/s. Totals and sizes are "
+        f"{counted(totals.cuts, 'cut')} in {counted(shards, 'shard')}, tokenized by codec {codec.name}: "
+        f"{codec.bits_per_token} bits at {codec.token_rate:g} Hz, {bitrate(codec):g} bit/s. Totals and sizes are "
         f"of all shards; the other figures are of {read}."
     )
 
 
 def headlines(figures: Figures) -> list[Row]:
     """The few figures on top."""
-    totals, usage = figures.description["totals"], figures.usage()
+    totals, usage = figures.description.totals, figures.usage()
     rows = [
-        Row("of audio", f"{totals['hours']:,.2f} h"),
-        Row("tokens", f"{totals['tokens']:,}"),
-        Row("cuts", f"{totals['cuts']:,}"),
-        Row("quarantined", f"{totals['quarantined']:,}"),
+        Row("of audio", f"{totals.hours:,.2f} h"),
+        Row("tokens", f"{totals.tokens:,}"),
+        Row("cuts", f"{totals.cuts:,}"),
+        Row("quarantined", f"{totals.quarantined:,}"),
     ]
     if figures.hours:
         rows.append(Row("an hour on disk", size(figures.sizes.total() / figures.hours)))
     if usage:
         rows.append(Row("codes used", f"{100 * usage['used']:.1f} %"))
-        rows.append(
-            Row("entropy", f"{usage['entropy_bits']:.2f} of {figures.description['codec']['bits_per_token']} bits")
-        )
+        rows.append(Row("entropy", f"{usage['entropy_bits']:.2f} of {figures.description.codec.bits_per_token} bits"))
     return rows
 
 
@@ -123,12 +123,12 @@ def size_text(figures: Figures) -> str:
 
 
 def quarantine_text(figures: Figures) -> str:
-    totals = figures.description["totals"]
-    if not totals["quarantined"]:
-        return f"None: all of {counted(totals['planned'], 'planned cut')} could be tokenized."
-    share = 100 * totals["quarantined"] / totals["planned"]
+    totals = figures.description.totals
+    if not totals.quarantined:
+        return f"None: all of {counted(totals.planned, 'planned cut')} could be tokenized."
+    share = 100 * totals.quarantined / totals.planned
     return (
-        f"{totals['quarantined']:,} of {counted(totals['planned'], 'planned cut')} ({share:.3g} %) could not be "
+        f"{totals.quarantined:,} of {counted(totals.planned, 'planned cut')} ({share:.3g} %) could not be "
         "tokenized. The first one of each reason stands below, all are in quarantine.jsonl."
     )
 
@@ -144,18 +144,18 @@ def speed_text(speed: Speed | None) -> str:
     return f"{audio:,.2f} h of audio in {hours:,.2f} h{runs}: {speed.times_real_time:,.0f} x real time."
 
 
-def identity(description: dict[str, Any]) -> dict[str, str]:
-    codec, made_from = description["codec"], description["made_from"]
+def identity(description: Description) -> dict[str, str]:
+    codec, made_from = description.codec, description.made_from
     rest = {name: value for name, value in made_from.items() if name not in ("input", "codec")}
     return {
-        "codec": codec["name"],
-        "fingerprint": codec["fingerprint"],
-        "rates": f"{codec['sample_rate']} Hz in; {codec['bits_per_token']} bits {codec['token_rate']:g} times a second",
+        "codec": codec.name,
+        "fingerprint": codec.fingerprint,
+        "rates": f"{codec.sample_rate} Hz in; {codec.bits_per_token} bits {codec.token_rate:g} times a second",
         "input": ", ".join(map(str, made_from.get("input", {}).get("paths", ["other datasets"]))),
         **{name: plain(value) for name, value in rest.items()},
-        "totals": plain(description["totals"]),
-        "versions": plain(description["tools"]),
-        "checksum": description["checksum"],
+        "totals": plain(vars(description.totals)),
+        "versions": plain(description.tools),
+        "checksum": description.checksum,
     }
 
 
@@ -175,7 +175,7 @@ def cut_charts(figures: Figures) -> str:
     longest = (len(steps)) * DURATION_STEP
     note = f"the longest are of up to {longest:g} s" if shown < len(steps) else ""
     charts = [columns_html("Cuts by duration", columns.tolist(), merged * DURATION_STEP, "s", "", note)]
-    rate = figures.description["codec"]["token_rate"]
+    rate = figures.description.codec.token_rate
     for title, counts in (("speaker", figures.speakers), ("language", figures.languages)):
         if len(counts) > 1:
             known = len(counts) - (NOT_SAID in counts)
@@ -249,9 +249,9 @@ def size_charts(figures: Figures) -> str:
     bars = [Bar(kind, value, size(value), colour) for kind, value, colour in rows]
     bars.append(Bar("ideal: the codes' bits alone", figures.ideal_bytes / hour, size(figures.ideal_bytes / hour), ""))
     charts = bars_html("Bytes an hour of audio", bars, bars[0].value or 1.0)
-    shards = figures.description["shards"]
+    shards = figures.description.shards
     if len(shards) > 1:
-        hours = np.array([entry["seconds"] for entry in shards]) / 3600
+        hours = np.array([entry.seconds for entry in shards]) / 3600
         merged = -(-len(shards) // MOST_COLUMNS)
         columns = np.add.reduceat(hours, np.arange(0, len(hours), merged))
         title = "Audio by shard" if merged == 1 else f"Audio by shard, {merged} a column"
@@ -292,8 +292,8 @@ def sample_html(sample: Sample) -> str:
 
 def examples_html(figures: Figures) -> str:
     lines = {
-        reason: f"{entry['id']} ({entry['source'] or 'no source'}): {entry['detail']}"
-        for reason, (_, entry) in figures.reasons.items()
+        reason: f"{failed.id} ({failed.source or 'no source'}): {failed.detail}"
+        for reason, (_, failed) in figures.reasons.items()
     }
     return f'<dl class="terms">{terms_html(lines)}</dl>' if lines else ""
 
@@ -313,14 +313,5 @@ def duration_text(hours: float) -> str:
     return f"{hours:,.2f} h" if hours >= 0.1 else f"{60 * hours:.1f} min"
 
 
-def bitrate(codec: dict[str, Any]) -> float:
-    return codec["token_rate"] * codec["bits_per_token"]
-
-
-def size(count: float) -> str:
-    """Bytes in words."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.2f} TB"
+def bitrate(codec: CodecEntry) -> float:
+    return codec.token_rate * codec.bits_per_token

@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from pipelines.bulk.ownership import flocked
+from pipelines.storage.locks import flocked
 from slm.checkpoint import BEST, check_fit, checkpoints_of, copy_weights, whole_weights, write_lm
 from slm.model.transformer import LanguageModel
 from slm.training.settings import TrainSettings

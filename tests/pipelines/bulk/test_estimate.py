@@ -12,7 +12,7 @@ def test_the_estimate_is_what_comes(audio_folder, tiny_codec_dir, tmp_path, caps
     options = ["--codec", str(tiny_codec_dir), "--pack", "--min-seconds", "0.5", *size]
     assert main(["plan", str(audio_folder), *options, "--rate", "100", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
-    assert main(["tokenize", str(audio_folder), str(tmp_path / "out"), *options, "--engine", "inline"]) == 0
+    assert main(["tokenize", str(audio_folder), str(tmp_path / "out"), *options, "--executor", "inline"]) == 0
     description = json.loads((tmp_path / "out/dataset.json").read_text())
     totals = description["totals"]
     assert [planned[key] for key in ("cuts", "skipped", "tokens")] == [
