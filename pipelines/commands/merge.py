@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
+from pipelines.commands.corpus_options import add_sharding_arguments, read_sharding
 from pipelines.storage.folders import local_folder
 from pipelines.tools.rewrite import merge
 from tokenizer.words import counted

@@ -10,8 +10,12 @@ from typing import Any
 
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.estimate import Estimate, estimate, measured_rate
-from pipelines.commands.selection_options import add_selection_arguments, read_selection
-from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
+from pipelines.commands.corpus_options import (
+    add_selection_arguments,
+    add_sharding_arguments,
+    read_selection,
+    read_sharding,
+)
 from pipelines.sources.manifests import find_inputs
 from pipelines.storage.stable_bytes import bytes_text
 from tokenizer.devices import check_device

@@ -17,8 +17,12 @@ from pipelines.bulk.executors.local import Local, check_workers
 from pipelines.bulk.executors.ray import Ray
 from pipelines.bulk.executors.slurm import ArrayTask, read_part
 from pipelines.bulk.run import Job, Result, tokenize
-from pipelines.commands.selection_options import add_selection_arguments, read_selection
-from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
+from pipelines.commands.corpus_options import (
+    add_selection_arguments,
+    add_sharding_arguments,
+    read_selection,
+    read_sharding,
+)
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import dataset_folder
 from tokenizer.errors import InputError
@@ -152,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
 def read_executor(args: argparse.Namespace) -> Executor:
     """The executor that the options name. Raises InputError for options that make no sense."""
     if args.engine is not None:
-        print("focalstream tokenize: --engine is now called --executor", file=sys.stderr)
+        print("note: --engine is now --executor; the next release drops --engine", file=sys.stderr)
         if args.executor not in (None, args.engine):
             raise InputError(f"--executor is {args.executor} and --engine {args.engine}: give --executor alone")
     check_workers(args.workers)

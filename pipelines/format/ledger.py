@@ -1,4 +1,4 @@
-"""The ledger of a run: a receipt for each finished shard, and a reason for each cut that could not be tokenized."""
+"""The records of a run: a receipt for each finished shard, and a reason for each cut that could not be tokenized."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECEIPTS_AT_A_TIME = 16
 
 @dataclass(frozen=True)
 class Quarantined:
-    """One line of `quarantine.jsonl`, where the number of its shard stands before it.
+    """One line of `quarantine.jsonl`, which also states the shard, first.
 
     `reason` is a phrase to group by: "missing file", "unreadable", "zero length", "truncated", "not finite",
     "not audio", "no such channel", "impossible start", "too long", "encoder failed", "killed its worker". `error` is
@@ -42,7 +42,7 @@ Outcome = np.ndarray | Quarantined
 
 
 def quarantine(item: SourceCut, error: Exception, attempts: int) -> Quarantined:
-    """The ledger entry for a cut whose last attempt raised `error`. It is the same in every run."""
+    """The line for a cut whose last attempt raised `error`; the same in every run."""
     return Quarantined(item.id, describe_source(item), _reason(error), type(error).__name__, _detail(error), attempts)
 
 
@@ -79,12 +79,12 @@ class Receipt:
 
 
 def write_receipt(layout: Layout, receipt: Receipt) -> None:
-    """Say that a shard is done."""
+    """Record that a shard is done."""
     layout.write(_receipt_path(layout, receipt.shard), json_bytes(asdict(receipt)))
 
 
 def read_receipts(layout: Layout, shards: Sequence[int]) -> list[Receipt | None]:
-    """The receipt of each of these shards; None where a shard is still to be done (again, if a file of it is gone)."""
+    """The receipt of each of these shards; None where the shard is still to be done, or one of its files is missing."""
     there = sizes_in(layout.receipts)
     sizes = {
         f"{folder.name}/{name}": size

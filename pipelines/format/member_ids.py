@@ -1,6 +1,6 @@
-"""Names of tar members: cut ids escaped so that Lhotse, webdataset and Hugging Face `datasets` all read them alike.
+"""Names of tar members: cut ids escaped so that Lhotse, webdataset and Hugging Face `datasets` read them the same way.
 
-Lhotse takes the file stem for the id, webdataset cuts at the first dot, `datasets` skips names that begin with `__` or
+Lhotse takes the file stem as the id, webdataset cuts at the first dot, `datasets` skips names that begin with `__` or
 a dot, and a USTAR header holds 100 bytes. So a member id uses only ASCII letters, digits, `_`, `-`, `%` and `~`:
 
     speaker/42.take 1      ->  speaker%2F42%2Etake%201      percent-encoded, as in a URL
@@ -28,7 +28,7 @@ def member_id(cut_id: str, occurrence: int = 1) -> str:
 
     Args:
         cut_id: any non-empty text.
-        occurrence: 1 for the first cut of this id, 2 for the second ...: duplicates keep apart.
+        occurrence: 1 for the first cut of this id, 2 for the second, and so on, so that duplicates get different names.
     """
     assert cut_id and occurrence >= 1
     escaped = quote(cut_id, safe="", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E")
@@ -44,16 +44,16 @@ def member_id(cut_id: str, occurrence: int = 1) -> str:
 
 
 def original_id(member: str) -> str | None:
-    """The cut id a member name stands for, or None where it is a shortened one (the cut's `custom` field has it)."""
+    """The cut id that a member name stands for; None for a shortened one (the cut's `custom` field has the id)."""
     escaped, _, rest = member.partition("~")
     return None if rest.startswith("h") else unquote(escaped, errors="surrogatepass")
 
 
 class SeenIds:
-    """Occurrence numbers of ids, in one pass.
+    """Occurrence numbers of ids, in one pass over millions of them, at about 8 bytes per id.
 
-    Ids are kept as 64-bit hashes in sorted runs of doubling size; only those that really repeat are counted by name.
-    Two different ids that share a hash (one chance in 30,000 for 35 million ids) cost nothing but a needless suffix.
+    Ids are kept as 64-bit hashes in sorted runs of doubling size; only repeated ones are counted by name. Two different
+    ids with the same hash (one chance in 30,000 for 35 million ids) only cause a needless suffix.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class SeenIds:
         self._repeats: dict[str, int] = {}
 
     def occurrence(self, text: str) -> int:
-        """1 when `text` comes by for the first time, 2 the second time ..."""
+        """1 for the first occurrence of `text`, 2 for the second, and so on."""
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         key = int.from_bytes(digest, "little")
         if key in self._recent or any(_contains(run, key) for run in self._runs):
@@ -75,7 +75,7 @@ class SeenIds:
 
     @property
     def duplicates(self) -> int:
-        """How many times an id came by after its first time, in total."""
+        """Occurrences of ids after their first, in total."""
         return sum(count - 1 for count in self._repeats.values())
 
     def _settle(self) -> None:

@@ -140,7 +140,7 @@ def read_shard(layout: Layout, shard: int) -> tuple[list[dict[str, Any]], list[n
     except (OSError, EOFError, ValueError, TypeError, zlib.error, tarfile.TarError) as error:
         raise InputError(
             f"{layout.out}: shard {shard} cannot be read ({error}); `focalstream verify {layout.out}` lists what is "
-            "wrong, `focalstream repair` mends it"
+            "wrong, `focalstream repair` fixes it"
         ) from error
     return [cut for cut, _ in stored], [pair.codes for _, pair in stored]
 
@@ -185,7 +185,7 @@ def _count_reasons(layout: Layout, figures: Figures) -> None:
             counts[failed.reason] += 1
             examples.setdefault(failed.reason, failed)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{layout.quarantine} cannot be read ({error}); mend it with `focalstream repair`") from error
+        raise InputError(f"{layout.quarantine} cannot be read ({error}); fix it with `focalstream repair`") from error
     figures.reasons = {reason: (count, examples[reason]) for reason, count in counts.most_common()}
 
 

@@ -1,4 +1,4 @@
-"""A damaged dataset made whole: broken and missing shards done again, the rest left as it is."""
+"""Repairs a damaged dataset: broken and missing shards are done again, the rest stays as it is."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Repaired:
 
 
 def repair(out: Path, codec: str | None = None, device: str | None = None, workers: int | None = None) -> Repaired:
-    """Bring back every file of a dataset that is missing or not as it was written.
+    """Restore every file of a dataset that is missing or not as it was written.
 
-    Shards are made again from the audio, and so are the ledgers; `dataset.json` and its copy restore each other.
+    Shards are made again from the audio, and so is `quarantine.jsonl`; `dataset.json` and its copy restore each other.
 
     Args:
         codec: where the codec is now; None: where it was.
@@ -49,7 +49,7 @@ def repair(out: Path, codec: str | None = None, device: str | None = None, worke
 
     Raises:
         InputError: no dataset is there, both copies of `dataset.json` are damaged, or a shard has to be done again and
-            its input, its codec or the device is another than before.
+            its input, its codec or the device has changed.
     """
     layout = Layout(out.absolute())
     if not layout.dataset.exists() and not layout.dataset_copy.exists():

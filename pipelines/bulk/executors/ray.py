@@ -164,7 +164,7 @@ class RayWorker:
 
     def ending(self) -> str | None:
         self.stop()
-        if self._is_node_gone():
+        if self._is_node_lost():
             log.warning("a machine of the cluster was lost; its shard is done again")
             return None
         return next(iter(str(self._error).strip().splitlines()), type(self._error).__name__)
@@ -172,7 +172,7 @@ class RayWorker:
     def stop(self) -> None:
         import ray
 
-        with contextlib.suppress(Exception):  # it is gone, or the cluster is
+        with contextlib.suppress(Exception):  # the actor or the cluster is lost already
             ray.kill(self._actor)
 
     @staticmethod
@@ -181,7 +181,7 @@ class RayWorker:
             raise value
         return value
 
-    def _is_node_gone(self) -> bool:
+    def _is_node_lost(self) -> bool:
         import ray
 
         if "node has died" in str(self._error) or getattr(self._error, "preempted", False):

@@ -141,7 +141,7 @@ def test_audio_that_is_gone_is_told_and_found_again(damaged, tmp_path, capsys, f
     (tmp_path / "audio/0.wav").rename(tmp_path / "0.wav")
     (damaged / "shards/codes.000000.tar").unlink()
     assert main(["repair", str(damaged), "--workers", "1"]) == 1
-    assert "1 cut can be read no more" in capsys.readouterr().out
+    assert "1 cut can no longer be read" in capsys.readouterr().out
     (tmp_path / "0.wav").rename(tmp_path / "audio/0.wav")
     run(tmp_path / "cuts.jsonl", damaged, shard_cuts=2, pack=True, retry_quarantined=True)
     assert file_bytes(damaged) == before

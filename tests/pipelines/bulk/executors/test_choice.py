@@ -40,7 +40,7 @@ def test_options_name_an_executor(chosen):
 def test_the_old_name_of_the_option_works_with_a_note(chosen, capsys):
     for name, executor in {"inline": Inline(), "local": Local(), "ray": Ray()}.items():
         assert chosen("--engine", name) == executor
-        assert capsys.readouterr().err == "focalstream tokenize: --engine is now called --executor\n"
+        assert capsys.readouterr().err == "note: --engine is now --executor; the next release drops --engine\n"
     assert chosen("--executor", "inline") == Inline() and capsys.readouterr().err == ""
 
 
