@@ -204,5 +204,5 @@ def _names(folder: RemotePath) -> dict[str, tuple[str, int]]:
         entries = folder._request("ls", detail=True)
     except FileNotFoundError:
         return {}
-    found = ((entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries)
-    return {name: (entry["type"], int(entry["size"] or 0)) for name, entry in sorted(found, key=lambda pair: pair[0])}
+    found = {listed["name"].rstrip("/").rpartition("/")[2]: listed for listed in entries}
+    return {name: (listed["type"], int(listed["size"] or 0)) for name, listed in sorted(found.items())}

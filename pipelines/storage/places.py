@@ -82,7 +82,7 @@ def names_in(folder: str) -> list[str]:
         return sorted(name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name)))
     files, path = open_file_system(folder)
     entries = retried(lambda: files.ls(path, detail=True))
-    return sorted(name_of(entry["name"]) for entry in entries if entry["type"] == "file")
+    return sorted(name_of(listed["name"]) for listed in entries if listed["type"] == "file")
 
 
 def files_below(folder: str) -> Iterator[str]:

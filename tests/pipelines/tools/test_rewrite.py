@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.bulk.plan import Sharding
 from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
 from pipelines.format.shards import stored_cuts
 from pipelines.tools.rewrite import merge, part_of, split
@@ -95,7 +96,7 @@ def test_a_speaker_stays_together_whatever_else_is_there(run, write_manifest, sp
 
 
 def speakers(out):
-    shards = {entry["shard"] for entry in json.loads((out / "dataset.json").read_text())["shards"]}
+    shards = {entry.shard for entry in read_description(Layout(out)).shards}
     return {c.cut["supervisions"][0]["speaker"] for shard in shards for c, _ in stored_cuts(Layout(out), shard)}
 
 
