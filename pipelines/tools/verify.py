@@ -130,11 +130,11 @@ def _quarantine(layout: Layout, description: Description) -> Iterator[str]:
     expected = description.totals.quarantined
     try:
         lines = list(read_quarantine(layout))
+        by_shard = Counter(shard for shard, _ in lines)
     except READ_ERRORS as error:
         yield f"quarantine.jsonl: cannot be read ({error!r})"
         return
     unexplained = sum(not (failed.id and failed.reason) for _, failed in lines)
-    by_shard = Counter(shard for shard, _ in lines)
     if len(lines) != expected:
         yield f"quarantine.jsonl: {len(lines)} cuts, dataset.json says {expected}"
     if unexplained:

@@ -184,3 +184,17 @@ def test_no_dataset(tmp_path, capsys):
     with pytest.raises(InputError, match=r"holds no dataset\.json"):
         verify(tmp_path)
     assert main(["verify", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"shard": 0}',
+        '{"shard": [], "id": "a", "source": "", "reason": "r", "error": "", "detail": "", "attempts": 2}',
+    ],
+)
+def test_a_damaged_quarantine_is_a_problem(copied, line):
+    (copied / "quarantine.jsonl").write_text(line + "\n")
+    assert any(problem.startswith("quarantine.jsonl: cannot be read") for problem in verify(copied))
