@@ -1,10 +1,11 @@
-"""The options that say which cuts of an input take part."""
+"""Options of several commands: which cuts of an input take part, and when a shard of a dataset is full."""
 
 from __future__ import annotations
 
 import argparse
 import math
 
+from pipelines.bulk.plan import Sharding
 from pipelines.sources.cuts import Selection
 
 SOURCE_HELP = (
@@ -31,3 +32,19 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
 def read_selection(args: argparse.Namespace) -> Selection:
     """Raises InputError for limits that make no sense."""
     return Selection(args.min_seconds, args.max_seconds, args.channel)
+
+
+def add_sharding_arguments(parser: argparse.ArgumentParser) -> None:
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--shard-cuts", type=int, metavar="N", help="cuts in a shard, instead of hours")
+    size.add_argument("--shard-hours", type=float, default=1.0, metavar="H", help="hours of audio in a shard")
+    parser.add_argument(
+        "--pack",
+        action="store_true",
+        help="write packed/ as well: the codes bit by bit, about a seventh of the size of the tars",
+    )
+
+
+def read_sharding(args: argparse.Namespace) -> Sharding:
+    """Raises InputError for sizes that make no sense."""
+    return Sharding(args.shard_cuts, args.shard_hours if args.shard_cuts is None else None, args.pack)
