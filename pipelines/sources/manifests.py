@@ -24,7 +24,7 @@ from pipelines.storage.places import (
     parent,
     size_of,
 )
-from tokenizer.audio import AUDIO_SUFFIXES
+from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.errors import InputError
 
 MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz")
