@@ -1,4 +1,12 @@
-"""The one exception that means "your input is wrong", as opposed to "this program is wrong"."""
+"""The one exception that means "your input is wrong", as opposed to "this program is wrong"; and text of the input for
+a terminal."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class InputError(ValueError):
@@ -7,3 +15,15 @@ class InputError(ValueError):
     The message names the thing, its value, what was expected and what to do. The command line prints it as one line
     and exits with status 2; any other exception is a defect of this program and keeps its traceback.
     """
+
+
+def printable(text: str) -> str:
+    """Text with what could command a terminal (control characters, changes of direction) written out: `\\x1b`."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Log lines of which nothing commands a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.sources.access import REFUSED, why_refused
 from pipelines.sources.audio_bytes import open_reader
 from pipelines.sources.cuts import FILE_SOURCES, CutError, SourceCut, describe_source, recordings
 from pipelines.storage.places import open_place
@@ -155,6 +156,10 @@ def _resample(blocks: Blocks, sample_rate: int) -> Iterator[np.ndarray]:
 
 def _mono_blocks(item: SourceCut) -> Blocks:
     cut = item.cut
+    for recording in recordings(cut):
+        for source in recording["sources"]:
+            if source["type"] == REFUSED:
+                raise CutError("refused", why_refused(source))
     sources = [] if cut["type"] == "MixedCut" else cut["recording"]["sources"]
     is_file = all(source["type"] in FILE_SOURCES for source in sources) or item.audio is not None
     if cut["type"] == "MixedCut" or cut["recording"].get("transforms") or not is_file:

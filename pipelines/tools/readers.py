@@ -6,13 +6,20 @@ with what this project reads.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from pipelines.format.layout import Layout
+from pipelines.storage.folders import Folder
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./+@ -]*")
 
 Reader = Callable[[Layout, list[int]], Iterator[tuple[str, np.ndarray]]]
 
@@ -20,30 +27,42 @@ Reader = Callable[[Layout, list[int]], Iterator[tuple[str, np.ndarray]]]
 def lhotse_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, np.ndarray]]:
     from lhotse import CutSet
 
-    fields = {
-        "cuts": [str(layout.cuts_file(shard)) for shard in shards],
-        "codes": [str(layout.codes_tar(shard)) for shard in shards],
-    }
-    for cut in CutSet.from_shar(fields=fields):
-        yield cut.id, cut.load_codes()
+    plain = _plainly_named([file(shard) for shard in shards for file in (layout.cuts_file, layout.codes_tar)])
+    with plain as files:
+        for cut in CutSet.from_shar(fields={"cuts": files[::2], "codes": files[1::2]}):
+            yield cut.id, cut.load_codes()
 
 
 def webdataset_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, np.ndarray]]:
     import webdataset
 
-    tars = [str(layout.codes_tar(shard)) for shard in shards]
-    for sample in webdataset.WebDataset(tars, shardshuffle=False).decode():
-        yield sample["__key__"], sample["npy"]
+    with _plainly_named([layout.codes_tar(shard) for shard in shards]) as tars:
+        for sample in webdataset.WebDataset(tars, shardshuffle=False).decode():
+            yield sample["__key__"], sample["npy"]
 
 
 def datasets_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, np.ndarray]]:
     from datasets import load_dataset
 
-    # It takes names for glob patterns, and knows no way to escape brackets in them.
-    tars = [re.sub(r"[*\[\]]", "?", str(layout.codes_tar(shard).absolute())) for shard in shards]
-    # Streaming: loading would copy the corpus into a cache.
-    for sample in load_dataset("webdataset", data_files=tars, split="train", streaming=True):
-        yield sample["__key__"], np.asarray(sample["npy"], np.uint16)
+    with _plainly_named([layout.codes_tar(shard) for shard in shards]) as tars:
+        # Streaming: loading would copy the corpus into a cache.
+        for sample in load_dataset("webdataset", data_files=tars, split="train", streaming=True):
+            yield sample["__key__"], np.asarray(sample["npy"], np.uint16)
+
+
+@contextlib.contextmanager
+def _plainly_named(files: list[Folder]) -> Iterator[list[str]]:
+    """Absolute paths of files by names that mean nothing else: these libraries take `#`, `?`, `::`, `{1,2}` and `[` in
+    a name for parts of a URL or of a pattern. Where a path has such, links to the files stand for them."""
+    paths = [str(file.absolute()) if isinstance(file, Path) else str(file) for file in files]
+    if all(_PLAIN.fullmatch(path) for path in paths) or not all(isinstance(file, Path) for file in files):
+        yield paths
+        return
+    with tempfile.TemporaryDirectory(prefix="focalstream-") as folder:
+        links = [os.path.join(folder, os.path.basename(path)) for path in paths]
+        for path, link in zip(paths, links, strict=True):
+            os.symlink(path, link)
+        yield links
 
 
 def installed_readers() -> dict[str, Reader]:

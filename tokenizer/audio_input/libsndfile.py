@@ -47,6 +47,8 @@ class SndfileStream:
             self.sample_rate, self.channels = file.samplerate, file.channels
             announced = file.frames
         self.frames = announced if announced < _NO_LENGTH else None
+        if kind == "MPEG" and stream.frames is not None and abs(announced - stream.frames) > stream.tolerance:
+            raise BadAudio("unreadable", f"libsndfile takes its {stream.frames} samples for {announced}")
 
     def read(self, start: int, frames: int | None, block: int) -> Iterator[np.ndarray]:
         """float32 blocks [n, C] of up to `frames` frames (None: all) from frame `start` on.

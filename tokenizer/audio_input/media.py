@@ -16,7 +16,7 @@ from tokenizer.audio_input.kinds import MEDIA_FORMATS
 
 TOLERANCE_SECONDS = 0.2  # containers round, and count the samples that a decoder needs to begin with
 _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0}
-_SAYS_LENGTH = ("MP4", "Matroska", "ASF", "AVI")  # others guess it from their bit rate
+_SAYS_LENGTH = ("MP4", "Matroska", "ASF", "AVI", "WavPack", "TTA", "APE")  # others guess it from their bit rate
 _EXACT_TIMES = ("MP4",)  # to the sample, so that a reader may begin in the middle
 PREROLL_SECONDS = 1.0  # decoded before the first sample asked for
 
@@ -125,6 +125,7 @@ class _Container:
             self._container.close()
             raise BadAudio("unreadable", f"FFmpeg has no decoder for the audio in this {kind} file")
         self.audio.codec_context.thread_count = 1
+        self.audio.codec_context.options = {"err_detect": "crccheck+explode"}  # damage is an error, not concealed
 
     def __enter__(self) -> _Container:
         return self

@@ -112,7 +112,8 @@ def examine_mpeg(source: ByteSource) -> Contents | None:
         frame = group.first
         per_second = frame.rate / frame.samples
         for at, size, before in group.gaps:
-            damage.append(Damage("damaged", f"{size} bytes at {at} are no MPEG audio", seconds + before / per_second))
+            second = seconds + before / per_second
+            damage.append(Damage("damaged", f"{size} bytes at {at}, after {second:.3f} s, are no MPEG audio", second))
         seconds += group.frames / per_second
         if group.announced is not None and abs(group.announced - group.frames) > 1:
             detail = (
@@ -150,6 +151,8 @@ def _stream(group: _Group) -> Stream:
     tolerance = group.first.samples
     if group.announced is not None:
         return Stream((part,), tolerance=tolerance)
+    if group.first.layer != 3:  # which has no header frames
+        return Stream((part,), group.frames * tolerance, tolerance)
     return Stream((_header_frame(group.first, group.frames), part), group.frames * tolerance, tolerance)
 
 

@@ -146,7 +146,7 @@ def test_a_manifest_of_odd_cuts(speech, run, tmp_path, write_manifest, nasty_ids
         "rate 0": ({"recording": {**recording, "sampling_rate": 0}}, "zero length"),
         "rate NaN": ({"recording": {**recording, "sampling_rate": float("nan")}}, "zero length"),
         "no sources": ({"recording": {**recording, "sources": []}}, "no such channel"),
-        "a command that fails": ({"recording": with_source(recording, "command", "exit 3")}, "unreadable"),
+        "a command that fails": ({"recording": with_source(recording, "command", "exit 3")}, "refused"),
         "an unknown source": ({"recording": with_source(recording, "gramophone", "x")}, "unreadable"),
         "a URL of nothing": ({"recording": with_source(recording, "url", "memory://nothing.wav")}, "missing file"),
         "a protocol of nobody": ({"recording": with_source(recording, "url", "gopher://a/b.wav")}, "unreadable"),
