@@ -74,8 +74,9 @@ _known: dict[Any, Contents] = {}
 _known_lock = threading.Lock()
 
 
-def open_reader(source: dict[str, Any], audio: TarSlice | None) -> tuple[AudioReader, ByteSource]:
-    """The decoder of a source, and its bytes, which the caller closes.
+def open_reader(source: dict[str, Any], audio: TarSlice | None, quick: bool = False) -> tuple[AudioReader, ByteSource]:
+    """The decoder of a source, and its bytes, which the caller closes. `quick` is for its length only: what does not
+    show at the ends of the file is found when it is read.
 
     Raises:
         OSError: it cannot be opened.
@@ -85,7 +86,9 @@ def open_reader(source: dict[str, Any], audio: TarSlice | None) -> tuple[AudioRe
     try:
         key = _identity(source, audio, data.size)
         contents = _known.get(key)
-        if contents is None:
+        if contents is None and quick:
+            contents = examine(data, quick)
+        elif contents is None:
             contents = examine(data)
             with _known_lock:
                 while len(_known) >= REMEMBERED:

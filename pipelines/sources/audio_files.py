@@ -76,7 +76,7 @@ def audio_file_cut(place: str, cut_id: str) -> SourceCut:
     why."""
     source = {"type": "url" if is_url(place) else "file", "source": place}
     try:
-        reader, data = open_reader(source, None)
+        reader, data = open_reader(source, None, quick=True)
         with contextlib.closing(data):
             rate, frames, channels = reader.sample_rate, reader.frames(), list(range(reader.channels))
     except Exception:  # of the audio, the system or a network: reading the cut meets it again, and tells

@@ -9,15 +9,15 @@ from tokenizer.audio_input.tags import id3v2_size
 _MARKERS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # followed by STREAMINFO, the last block or not
 
 
-def examine_flac(source: ByteSource, whole: bool) -> Contents:
-    """The streams of a file. Only `whole` looks for further ones, which takes all its bytes."""
+def examine_flac(source: ByteSource, quick: bool) -> Contents:
+    """The streams of a file; `quick` looks for no second one, which takes all its bytes."""
     window = Window(source)
     begins = [id3v2_size(window.at(0, 10))]
-    while whole:
-        found = [at for marker in _MARKERS if (at := window.find(marker, begins[-1] + 42)) is not None]
-        if not found:
-            break
-        begins.append(min(found))
+    at = None if quick else window.find(b"fLaC", begins[0] + 42)
+    while at is not None:
+        if window.at(at, 8) in _MARKERS:
+            begins.append(at)
+        at = window.find(b"fLaC", at + 4)
     ends = [*begins[1:], source.size]
     return Contents("FLAC", tuple(_stream(window, begin, end) for begin, end in zip(begins, ends, strict=True)))
 

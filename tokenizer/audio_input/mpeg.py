@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tokenizer.audio_input.byte_source import ByteSource, Window
 from tokenizer.audio_input.contents import Contents, Damage, Stream
-from tokenizer.audio_input.tags import tag_size
+from tokenizer.audio_input.tags import ID3V1_BYTES, tag_size
 
 _KBPS = {
     (1, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -100,8 +100,11 @@ def first_frame(data: bytes, within: int | None = None) -> int | None:
     return None
 
 
-def examine_mpeg(source: ByteSource) -> Contents | None:
-    """The streams of a file: joined files are several. None where no frame is found."""
+def examine_mpeg(source: ByteSource, quick: bool = False) -> Contents | None:
+    """The streams of a file: joined files are several. None where no frame is found. `quick` takes it for one sound
+    stream where its header frame announces as many bytes as there are."""
+    if quick and (samples := _samples_where_whole(source)):
+        return Contents("MPEG", (Stream(((0, source.size),), tolerance=samples),))
     groups = _groups(source)
     # one frame more than announced is an encoder that did not count its last
     groups = [g for i, g in enumerate(groups) if g.frames > 1 or g.announced is not None or i == 0]
@@ -154,6 +157,19 @@ def _stream(group: _Group) -> Stream:
     if group.first.layer != 3:  # which has no header frames
         return Stream((part,), group.frames * tolerance, tolerance)
     return Stream((_header_frame(group.first, group.frames), part), group.frames * tolerance, tolerance)
+
+
+def _samples_where_whole(source: ByteSource) -> int:
+    """Samples a frame of a file whose header frame announces its size; 0 of others."""
+    window = Window(source, 1 << 16)
+    at = tag_size(window, 0)
+    head = window.at(at, 60)
+    frame = parse_header(head)
+    if frame is None or not _announced(frame, head):
+        return 0
+    tag = frame.side
+    flags, _, announced = struct.unpack(">III", head[tag + 4 : tag + 16]) if head[36:40] != b"VBRI" else (0, 0, 0)
+    return frame.samples if flags & 2 and 0 <= source.size - at - announced <= 2 * ID3V1_BYTES else 0
 
 
 def _groups(source: ByteSource) -> list[_Group]:

@@ -20,8 +20,9 @@ from tokenizer.audio_input.sizes import examine_sizes
 BLOCK_SECONDS = 10.0
 
 
-def examine(source: ByteSource) -> Contents:
-    """What an audio file holds, without decoding it. Its bytes are read once (of WAV and the like the headers only).
+def examine(source: ByteSource, quick: bool = False) -> Contents:
+    """What an audio file holds, without decoding it. Its bytes are read once (of WAV and the like the headers only);
+    `quick` reads the ends of a file only, where these agree that it is one sound stream.
 
     Raises:
         BadAudio: it is empty, or no audio that is known.
@@ -34,11 +35,11 @@ def examine(source: ByteSource) -> Contents:
         raise BadAudio("unreadable", f"it holds no audio of a known kind; it begins with {_shown(head)}")
     whole = Contents(kind, (Stream(((0, source.size),)),))
     if kind == "FLAC":
-        return examine_flac(source, whole=True)
+        return examine_flac(source, quick)
     if kind == "Ogg":
-        return examine_ogg(source)
+        return examine_ogg(source, quick)
     if kind == "MPEG":
-        return examine_mpeg(source) or whole
+        return examine_mpeg(source, quick) or whole
     if kind == "WAV":
         return examine_wav(source) or whole
     return examine_sizes(kind, source)

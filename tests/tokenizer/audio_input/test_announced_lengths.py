@@ -10,7 +10,7 @@ import soundfile
 from tokenizer.audio import read_audio
 from tokenizer.audio_input.byte_source import FileBytes
 from tokenizer.audio_input.contents import BadAudio
-from tokenizer.audio_input.reader import AudioReader
+from tokenizer.audio_input.reader import AudioReader, examine
 from tokenizer.errors import InputError
 
 
@@ -231,3 +231,24 @@ def test_floats_of_another_scale_are_refused(tmp_path, loudness):
     soundfile.write(tmp_path / "a.wav", wave / np.abs(wave).max() * loudness, 16000, subtype="FLOAT")
     with pytest.raises(InputError, match="peak"):
         read_audio(tmp_path / "a.wav", 16000)
+
+
+@pytest.mark.parametrize("name", ["flac", "vorbis", "opus", "mp3", "vbr mp3"])
+def test_a_quick_look_at_a_sound_file_reads_little_and_finds_the_same_length(name):
+    data = encoded(np.concatenate([noise(5.0)] * 8), **FORMATS[name])
+    read = []
+
+    class Counting(FileBytes):
+        def read_at(self, offset, size):
+            found = super().read_at(offset, size)
+            read.append(len(found))
+            return found
+
+    source = Counting(io.BytesIO(data), len(data))
+    contents = examine(source, quick=True)
+    assert sum(read) <= 3 << 16 or name == "flac"  # of which one block of 1 MiB at most
+    assert AudioReader(source, contents).frames() == reader_of(data).frames()
+    joined = data + encoded(noise(1.0, seed=1), **FORMATS[name])
+    if name != "flac":
+        quick = examine(FileBytes(io.BytesIO(joined), len(joined)), quick=True)
+        assert len(quick.streams) == 2
