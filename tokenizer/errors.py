@@ -1,5 +1,4 @@
-"""The one exception that means "your input is wrong", as opposed to "this program is wrong"; and text of the input for
-a terminal."""
+"""Messages for users: the exception for wrong input, counts in sentences, and text of the input for a terminal."""
 
 from __future__ import annotations
 
@@ -27,3 +26,8 @@ class PrintableFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 cut", "2,000 cuts"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pipelines.sources.cuts import TarSlice
 from pipelines.storage.places import is_url, open_place, size_of
 from pipelines.storage.retries import retried
 from tokenizer.audio_input.byte_source import ByteSource, FileBytes
 from tokenizer.audio_input.contents import Contents
 from tokenizer.audio_input.reader import AudioReader, examine
+
+if TYPE_CHECKING:
+    from pipelines.sources.cuts import TarSlice
 
 REMEMBERED = 256  # files whose contents are known, so that not every cut of a long recording goes through all its bytes
 MEMORY_BYTES = 32 << 20  # files behind a URL up to this size are fetched once, whole
