@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-codec": ("pipelines.commands.train_codec", "train a codec from a Lhotse manifest"),
     "eval-codec": ("pipelines.commands.eval_codec", "measure a codec on held-out speech"),
     # AUDIO -> SHARDS
+    "segment": ("pipelines.commands.segment", "cut long recordings at their pauses, for tokenizing"),
     "plan": ("pipelines.commands.plan", "estimate shards, bytes, device-hours and cost of a corpus"),
     "tokenize": ("pipelines.commands.tokenize", "a manifest or a folder of audio to token shards"),
     "verify": ("pipelines.commands.verify", "read a tokenized dataset again and list all errors in it"),

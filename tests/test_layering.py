@@ -26,6 +26,7 @@ ORDER = {
     "pipelines": [
         "storage",
         "sources",
+        "segmentation",
         "format",
         "dataset",
         "bulk",

@@ -79,11 +79,11 @@ def read_resampled(item: SourceCut, samples: int, sample_rate: int) -> Iterator[
             raise CutError(
                 "not audio", f"a sample is {peak:.3g}, full scale is 1; are its numbers floats from -1 to 1?"
             )
-        block = block[:remaining]
-        remaining -= len(block)
-        yield block
-        if remaining == 0:
-            return
+        if len(block := block[:remaining]):  # to the end of the blocks, where the file is held against its checksum
+            remaining -= len(block)
+            yield block
+    if remaining == 0:
+        return
     if remaining == samples or (remaining > SHORTAGE_SECONDS * sample_rate and remaining > _tolerance() * sample_rate):
         found, wanted = (samples - remaining) / sample_rate, samples / sample_rate
         raise CutError("truncated", f"the cut lasts {wanted:.3f} s, but its audio ends after {found:.3f} s")
