@@ -25,6 +25,7 @@ from pipelines.commands.corpus_options import (
 )
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import dataset_folder
+from tokenizer.commands.old_options import note
 from tokenizer.errors import InputError, counted
 
 EXECUTORS: dict[str | None, Callable[[argparse.Namespace], Executor]] = {
@@ -155,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
 def read_executor(args: argparse.Namespace) -> Executor:
     """The executor that the options name. Raises InputError for options that make no sense."""
     if args.engine is not None:
-        print("note: --engine is now --executor; the next release drops --engine", file=sys.stderr)
+        note("--engine is now --executor; the next release drops --engine")
         if args.executor not in (None, args.engine):
             raise InputError(f"--executor is {args.executor} and --engine {args.engine}: give --executor alone")
     check_workers(args.workers)

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 from markupsafe import Markup
 
-from pipelines.bulk.run_log import Speed
+from pipelines.bulk.progress import Speed
 from pipelines.pages.charts import Bar, bars, columns, curve
 from pipelines.report.figures import DURATION_STEP, LONGEST_RUN, NOT_SAID, Figures
 from pipelines.storage.stable_bytes import bytes_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.bulk.run_log import Speed
+from pipelines.bulk.progress import Speed
 from pipelines.pages.html import render_page
 from pipelines.pages.player import PlayerClip, player_clip
 from pipelines.report import report_charts, summary

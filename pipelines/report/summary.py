@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.bulk.run_log import Speed
+from pipelines.bulk.progress import Speed
 from pipelines.format.description import Description
 from pipelines.pages.html import Row
 from pipelines.report.figures import NOT_SAID, Figures
@@ -86,11 +86,11 @@ def size_text(figures: Figures) -> str:
     hours, all_bytes = figures.hours, figures.sizes.total()
     if not hours:
         return f"{bytes_text(all_bytes)} in all, and no audio."
+    per_hour, ideal = bytes_text(all_bytes / hours), bytes_text(figures.ideal_bytes / hours)
     return (
-        f"{bytes_text(all_bytes)} in all, {bytes_text(all_bytes / hours)} per hour of audio. That is "
-        f"{all_bytes / figures.ideal_bytes:.1f} times the bit-packed ideal, "
-        f"{bytes_text(figures.ideal_bytes / hours)} per hour. Tar and NumPy headers take about 2 kB per cut; they let other libraries "
-        "read the shards unmodified."
+        f"{bytes_text(all_bytes)} in all, {per_hour} per hour of audio. That is {all_bytes / figures.ideal_bytes:.1f} "
+        f"times the bit-packed ideal, {ideal} per hour. Tar and NumPy headers take about 2 kB per cut; they let other "
+        "libraries read the shards unmodified."
     )
 
 

@@ -21,6 +21,7 @@ from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.tasks import Event, Progress, Ready, Report, ShardWork, Task, Worker, do_task, load_codec, portable
 from pipelines.format.layout import Layout
 from tokenizer.errors import InputError
+from tokenizer.machine import available_cores
 
 if TYPE_CHECKING:
     from tokenizer import Codec
@@ -57,12 +58,6 @@ def check_workers(workers: int | None) -> None:
     """Raise InputError for less than one worker."""
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}, expected at least 1 (or --executor inline for no worker processes)")
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Processes:
