@@ -42,6 +42,7 @@ ORDER = {
     "pipelines": [
         "storage",
         "sources",
+        "segmentation",
         "format",
         "dataset",
         "bulk",

@@ -128,7 +128,7 @@ class SelectedCuts:
     def __init__(self, inputs: list[str], selection: Selection) -> None:
         self.skipped = 0
         self._selection = selection
-        self._source = read_cuts(inputs)
+        self._source = read_cuts(inputs, selection.access)
 
     def __iter__(self) -> SelectedCuts:
         return self

@@ -27,11 +27,27 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="C",
         help="of recordings with several channels take channel C, counted from 0; when not given, the mean of all",
     )
+    parser.add_argument(
+        "--allow-commands",
+        action="store_true",
+        help="run the shell commands that a manifest gives as sources of audio (Lhotse's type command); whoever wrote "
+        "the manifest can then run anything on this machine",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="H",
+        help="of a manifest that came from a URL, fetch audio from this host too (https://host, s3://bucket); may be "
+        "given several times",
+    )
 
 
 def read_selection(args: argparse.Namespace) -> Selection:
     """Raises InputError for limits that make no sense."""
-    return Selection(args.min_seconds, args.max_seconds, args.channel)
+    return Selection(
+        args.min_seconds, args.max_seconds, args.channel, args.allow_commands, tuple(sorted(set(args.allow_host)))
+    )
 
 
 def add_sharding_arguments(parser: argparse.ArgumentParser) -> None:

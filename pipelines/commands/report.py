@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
                 silent = f"No samples: {error}."
                 print(f"focalstream report: no samples: {error}", file=sys.stderr)
         page = render(args.out.absolute().name, figures, samples, silent, speed)
-        write_atomically(args.html, page.encode())
+        write_atomically(args.html, page.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode())
     if args.json:
         result = figures.to_dict()
         json.dump(

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 from pipelines.storage.retries import retried
 from tokenizer.errors import InputError
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)")  # "zip::s3://..." chains two
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::.*)?://")  # "zip::s3://..." chains two
 
 
 def is_url(place: str) -> bool:

@@ -6,10 +6,13 @@ durations; the totals with each other; and the shards as Lhotse, webdataset and 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
+import os
 import re
 import tarfile
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -243,6 +246,8 @@ def _packed(layout: Layout, entry: ShardEntry, pairs: list[Pair]) -> Iterator[st
 # ---- other libraries --------------------------------------------------------------------------------------------
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9_./+@ -]*")
+
 Reader = Callable[[Layout, list[int]], Iterator[tuple[str, np.ndarray]]]
 """Each (member id, codes uint16 [T]) of these shards, in order, as another library reads them."""
 
@@ -250,30 +255,42 @@ Reader = Callable[[Layout, list[int]], Iterator[tuple[str, np.ndarray]]]
 def lhotse_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, np.ndarray]]:
     from lhotse import CutSet
 
-    fields = {
-        "cuts": [str(layout.cuts_file(shard)) for shard in shards],
-        "codes": [str(layout.codes_tar(shard)) for shard in shards],
-    }
-    for cut in CutSet.from_shar(fields=fields):
-        yield cut.id, cut.load_codes()
+    plain = _plainly_named([file(shard) for shard in shards for file in (layout.cuts_file, layout.codes_tar)])
+    with plain as files:
+        for cut in CutSet.from_shar(fields={"cuts": files[::2], "codes": files[1::2]}):
+            yield cut.id, cut.load_codes()
 
 
 def webdataset_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, np.ndarray]]:
     import webdataset
 
-    tars = [str(layout.codes_tar(shard)) for shard in shards]
-    for sample in webdataset.WebDataset(tars, shardshuffle=False).decode():
-        yield sample["__key__"], sample["npy"]
+    with _plainly_named([layout.codes_tar(shard) for shard in shards]) as tars:
+        for sample in webdataset.WebDataset(tars, shardshuffle=False).decode():
+            yield sample["__key__"], sample["npy"]
 
 
 def datasets_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, np.ndarray]]:
     from datasets import load_dataset
 
-    # It treats names as glob patterns, and brackets in them cannot be escaped.
-    tars = [re.sub(r"[*\[\]]", "?", str(layout.codes_tar(shard).absolute())) for shard in shards]
-    # Streaming, because loading copies the corpus into a cache.
-    for sample in load_dataset("webdataset", data_files=tars, split="train", streaming=True):
-        yield sample["__key__"], np.asarray(sample["npy"], np.uint16)
+    with _plainly_named([layout.codes_tar(shard) for shard in shards]) as tars:
+        # Streaming, because loading copies the corpus into a cache.
+        for sample in load_dataset("webdataset", data_files=tars, split="train", streaming=True):
+            yield sample["__key__"], np.asarray(sample["npy"], np.uint16)
+
+
+@contextlib.contextmanager
+def _plainly_named(files: list[Folder]) -> Iterator[list[str]]:
+    """Absolute paths of files by names without a second meaning: these libraries take `#`, `?`, `::`, `{1,2}` and `[`
+    in a name for parts of a URL or of a pattern. Where a path has such, links to the files stand for them."""
+    paths = [str(file.absolute()) if isinstance(file, Path) else str(file) for file in files]
+    if all(_PLAIN.fullmatch(path) for path in paths) or not all(isinstance(file, Path) for file in files):
+        yield paths
+        return
+    with tempfile.TemporaryDirectory(prefix="focalstream-") as folder:
+        links = [os.path.join(folder, os.path.basename(path)) for path in paths]
+        for path, link in zip(paths, links, strict=True):
+            os.symlink(path, link)
+        yield links
 
 
 def installed_readers() -> dict[str, Reader]:
