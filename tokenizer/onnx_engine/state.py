@@ -17,6 +17,7 @@ import numpy as np
 from onnx import TensorProto
 
 from tokenizer.onnx_engine.builder import GraphBuilder
+from tokenizer.onnx_engine.kernels import Kernel
 from tokenizer.onnx_engine.manifest import StateSpec
 
 LONG = 100  # frames of past from which a state is a history
@@ -30,8 +31,8 @@ class StepGraph:
     where there is a history, `slot` int64 [1], chunks that were written to the histories before.
     """
 
-    def __init__(self, int8: bool) -> None:
-        self.builder = GraphBuilder(int8)
+    def __init__(self, kernel: Kernel | None) -> None:
+        self.builder = GraphBuilder(kernel)
         self.states: list[StateSpec] = []
         self.op = self.builder.op
         self.position = self.builder.input("position", TensorProto.INT64, ["batch"])
