@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("slm.commands.serve", "live continuation for many people, with a page to try it"),
     "speak": ("slm.commands.speak", "say a text, with a language model trained on texts"),
     "transcribe": ("slm.commands.transcribe", "write down a recording, with a language model trained on texts"),
+    "doctor": ("slm.commands.doctor", "this machine: what was found, what is chosen and why, how fast the models run"),
     "demo": ("slm.commands.demo", "the whole path on a small bundled speech set, with a page to listen to"),
 }
 
