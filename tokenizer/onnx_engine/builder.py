@@ -103,11 +103,13 @@ class GraphBuilder:
         return self.kernel is not None and min(weight.shape) >= SMALLEST and weight.shape[1] <= LONGEST
 
     def rows(self, x: str, largest: str | None = None) -> Rows:
-        """x [..., K] in 8 bits, whose rows have the magnitudes `largest` [..., 1]; None: computed here."""
+        """x [..., K] in 8 bits, whose rows have the magnitudes `largest` [..., 1]; None: computed here.
+
+        A row of zeros becomes whatever byte stands for 0 / 0, whose product is then multiplied by 0.
+        """
         if x not in self._rows:
             if largest is None:
                 largest = self.op("ReduceMax", self.op("Abs", x), self.ints(-1))
-            largest = self.op("Max", largest, self.floats(float(torch.finfo(torch.float32).tiny)))  # for rows of zeros
             zero = self.constant(np.array(ZERO, dtype=np.uint8))
             step = self.constant(np.array(1 / LEVELS, dtype=np.float32))
             self._rows[x] = Rows(self.op("QuantizeLinear", self.op("Div", x, largest), step, zero), largest)

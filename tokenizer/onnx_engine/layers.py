@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.network.streaming import CausalConv1d, FeedForward
-from tokenizer.onnx_engine.state import END, StepGraph
+from tokenizer.onnx_engine.state import END, LONG, StepGraph
 
 TO_CONV, FROM_CONV = [0, 3, 1, 2], [0, 2, 3, 1]  # [B, 1, T, D] -> [B, D, 1, T] and back
 
@@ -92,10 +92,14 @@ def _grouped_products(g: StepGraph, x: str, name: str, layer: CausalConv1d, rate
 def depthwise_conv(g: StepGraph, x: str, name: str, layer: CausalConv1d, rate: int) -> str:
     """The same for groups of few channels, [B, D, 1, T] -> the same."""
     past = layer.kernel_size[0] - 1
-    state = g.state(f"{name}.past", (layer.in_channels, 1, 0), axis=3, past=past, rate=rate)
-    joined = g.join(state, x, first_frame(g, x, 3) if layer.replicate else None)
-    if state.history:
-        joined = g.window(state, joined, g.length(x, 3))
+    if past >= LONG:  # a history, of a vector a frame
+        x = g.op("Transpose", x, perm=FROM_CONV)
+        state = g.state(f"{name}.past", (1, 0, layer.in_channels), axis=2, past=past, rate=rate)
+        history = g.join(state, x, first_frame(g, x, 2) if layer.replicate else None)
+        joined = g.op("Transpose", g.window(state, history, g.length(x, 2)), perm=TO_CONV)
+    else:
+        state = g.state(f"{name}.past", (layer.in_channels, 1, 0), axis=3, past=past, rate=0)
+        joined = g.join(state, x, first_frame(g, x, 3) if layer.replicate else None)
     weights = [g.builder.weight(f"{name}.weight", layer.weight[:, :, None])]
     if layer.bias is not None:
         weights.append(g.builder.weight(f"{name}.bias", layer.bias))
