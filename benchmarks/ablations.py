@@ -26,8 +26,9 @@ from pipelines.evaluation.systems import CODEC, LATENTS
 from tokenizer import Codec
 from tokenizer.config import CodecConfig
 from tokenizer.files import write_atomically
-from tokenizer.training.config import StageConfig, TeacherConfig, TrainingConfig, read_config
+from tokenizer.training.config import StageConfig, TeacherConfig, TrainingConfig
 from tokenizer.training.corpus import Corpus
+from tokenizer.training.recipe import read_config
 from tokenizer.training.train import train
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "codec" / "ablation.yaml"
@@ -121,8 +122,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     base = read_config(CONFIG)
     rate = base.model.sample_rate_out
-    spoken = corpus(args.train, args.out / "corpus" / "train", rate)
-    held_out = corpus(args.held_out, args.out / "corpus" / "held_out", rate)
+    spoken = corpus([args.train], args.out / "corpus" / "train", rate)
+    held_out = corpus([args.held_out], args.out / "corpus" / "held_out", rate)
     table = variants(base, args.steps)
     for name, variant in table.items():
         if args.only is None or name in args.only:

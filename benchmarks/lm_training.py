@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipelines.dataset.batches import Batch
-from slm.documents.objective import summed_loss, targets_of
+from slm.documents.tasks import summed_loss, targets_of
 from slm.model.cross_entropy import IGNORED
 from slm.model.transformer import LanguageModel
 from slm.training.settings import read_settings

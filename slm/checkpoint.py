@@ -1,9 +1,9 @@
 """A trained language model on disk: config.json, vocabulary.json, model.safetensors.
 
-A folder in the layout of `transformers.LlamaForCausalLM` (`slm.export`) loads the same way.
+`load_lm` also reads folders in the layout of `transformers.LlamaForCausalLM` (`slm.llama`).
 
-Weights may be stored in half precision; in memory they are float32. To make a small file of a training run's best
-model:  model, vocabulary = load_lm("runs/lm"); save_lm(model, vocabulary, Path("exported"), torch.float16)
+Weights may be stored in half precision; in memory they are float32. To export the best model of a training run to a
+small file:  model, vocabulary = load_lm("runs/lm"); save_lm(model, vocabulary, Path("exported"), torch.float16)
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from slm.llama import is_llama, model_config, own_names
 from slm.model.transformer import LanguageModel, ModelConfig
-from slm.training.parallel import fill, settle, whole
 from slm.vocabulary import Vocabulary
 from tokenizer.checkpoint import read_weights
 from tokenizer.errors import InputError
@@ -27,7 +27,7 @@ from tokenizer.parsed import dataclass_from_dict
 
 SHIPPED = Path(__file__).parent / "weights"
 FORMAT = "focalstream language model"
-BEST = "best.json"  # in the folder of a training run: names its best checkpoint
+BEST = "best.json"  # in a run's folder; names its best checkpoint
 
 
 def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, Vocabulary]:
@@ -35,22 +35,22 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
 
     Args:
         name_or_path: the name of shipped weights ("small"), a checkpoint folder, an exported folder, or the folder of a
-            training run, which stands for its best checkpoint (the latest one before any was validated).
-        device: where the weights go.
+            training run, which means its best checkpoint (or the latest one before the first validation).
+        device: of the weights.
 
     Returns:
         The model, in evaluation mode and float32, and its vocabulary.
 
     Raises:
-        InputError: nothing is there, or what is there is damaged or does not fit together.
+        InputError: there is no such model, or its files are damaged or do not fit together.
     """
     folder = locate(str(name_or_path))
     raw = read_json(folder / "config.json")
     exported = is_llama(raw)
     if exported and not (folder / "vocabulary.json").is_file():
         raise InputError(
-            f"{folder}: is a model of transformers without a vocabulary.json, so not one of speech; begin a "
-            f"training with it: `focalstream train-lm --init-from {folder}`"
+            f"{folder}: is a transformers model without a vocabulary.json, so it is not a speech model; to train one "
+            f"from it: `focalstream train-lm --init-from {folder}`"
         )
     config = model_config(raw, folder / "config.json") if exported else parse_config(raw, folder / "config.json")
     vocabulary = Vocabulary.load(folder / "vocabulary.json")
@@ -64,26 +64,41 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
     weights = read_weights(folder / "model.safetensors")
     if exported:
         weights = own_names(weights, config.tied_embeddings)
-    if f"layers.{config.layers - 1}.input_layernorm.weight" not in weights:  # before building what a hostile file says
+    if (
+        f"layers.{config.layers - 1}.input_layernorm.weight" not in weights
+    ):  # before building a model of a size that the file claims
         raise InputError(
             f"{folder}: config.json says {config.layers} layers, model.safetensors has fewer; copy it again"
         )
-    with torch.device("meta"):  # no memory is taken before names and shapes are known to fit
-        check_fit(LanguageModel(config, vocabulary.size, vocabulary.pieces), weights, folder / "model.safetensors")
+    check_fit(_without_weights(config, vocabulary), weights, folder / "model.safetensors")  # before memory is taken
     return model_of(config, vocabulary, weights, device), vocabulary
 
 
 def model_of(
     config: ModelConfig, vocabulary: Vocabulary, weights: dict[str, Tensor], device: str | torch.device
 ) -> LanguageModel:
-    """A model for generation, in evaluation mode and float32, with weights that fit it."""
-    with torch.device("meta"):  # so that no random numbers are drawn for weights that are known
-        model = LanguageModel(config, vocabulary.size, vocabulary.pieces)
+    """A model for generation in evaluation mode and float32, from weights that fit its configuration."""
+    model = _without_weights(config, vocabulary)
     model.to_empty(device=device)
     if config.tied_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     copy_weights(model, weights)
     return model.eval().requires_grad_(False)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips `torch.nn.init`, which on the meta device would import torch._dynamo: seconds of loading time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", *args[:1])
+        return func(*args, **(kwargs or {}))
+
+
+def _without_weights(config: ModelConfig, vocabulary: Vocabulary) -> LanguageModel:
+    """A model on the meta device: names and shapes, without memory and random numbers."""
+    with torch.device("meta"), _NoInitialisation():
+        return LanguageModel(config, vocabulary.size, vocabulary.pieces)
 
 
 def locate(name: str) -> Path:
@@ -94,7 +109,7 @@ def locate(name: str) -> Path:
         if (folder / BEST).is_file():
             return folder / read_best(folder)["checkpoint"]
         if (folder / "run.json").is_file() and (found := checkpoints_of(folder)):
-            return found[-1]  # stopped before it was known which is best
+            return found[-1]  # stopped before the first validation
     shipped = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir())) if SHIPPED.is_dir() else ""
     raise InputError(
         f"language model '{name}': no such model; expected a folder with config.json, vocabulary.json and "
@@ -103,7 +118,7 @@ def locate(name: str) -> Path:
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """The whole checkpoints of a training run, oldest first."""
+    """The complete checkpoints of a training run, oldest first."""
     return sorted(
         (folder for folder in run.iterdir() if re.fullmatch(r"step-\d+", folder.name)),
         key=lambda folder: int(folder.name[5:]),
@@ -111,7 +126,7 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 
 def read_best(run: Path) -> dict:
-    """What a training run says of its best checkpoint: `checkpoint` (a folder in the run), `step`, `bits_per_token`."""
+    """best.json of a training run: `checkpoint` (a folder in the run), `step`, `bits_per_token`. Raises InputError."""
     try:
         best = json.loads((run / BEST).read_text(encoding="utf-8"))
         if re.fullmatch(r"step-\d+", best["checkpoint"]) and (run / best["checkpoint"] / "config.json").is_file():
@@ -130,7 +145,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_config(raw: Any, path: Path) -> ModelConfig:
-    """The model that our own config.json, read from `path`, describes. Raises InputError."""
+    """The configuration in our own config.json, read from `path`. Raises InputError."""
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or set(raw) != {"format", "model"}:
         raise InputError(f"{path}: is not a language model's config.json (expected format: '{FORMAT}', and model)")
     try:
@@ -140,8 +155,8 @@ def parse_config(raw: Any, path: Path) -> ModelConfig:
 
 
 def check_fit(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> None:
-    """Raise InputError unless weights read from `path` have exactly the names and shapes of a model, and are finite."""
-    expected = named_weights(model)
+    """Raise InputError unless weights read from `path` are finite and have the names and shapes of the model."""
+    expected = model.stored_weights()
     if set(weights) != set(expected):
         odd = sorted(set(weights) ^ set(expected))[0]
         state = "lacks" if odd in expected else "has an unknown"
@@ -157,41 +172,29 @@ def check_fit(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> N
 
 
 def copy_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
-    """Copy weights that fit into the model's own tensors, which an optimizer may hold and processes may share."""
-    for name, tensor in named_weights(model).items():
-        fill(tensor, weights[name])
-
-
-def named_weights(model: LanguageModel) -> dict[str, Tensor]:
-    """The weights that a file holds: a tied head is left out, as it is the embedding."""
-    weights = dict(model.state_dict())
-    if model.config.tied_embeddings:
-        del weights["lm_head.weight"]
-    return weights
-
-
-def whole_weights(model: LanguageModel) -> dict[str, Tensor]:
-    """The weights that a file holds, put together on the CPU; all processes that share a model must ask at once."""
-    settle(model)
-    return {name: whole(tensor.detach()).cpu() for name, tensor in named_weights(model).items()}
+    """Copy weights that fit into the model's tensors. For FSDP's shards see `slm.training.parallel`."""
+    with torch.no_grad():
+        for name, tensor in model.stored_weights().items():
+            tensor.copy_(weights[name])
 
 
 def save_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a model that `load_lm` reads; each file appears by rename.
+    """Write a model that `load_lm` reads; each file is replaced atomically.
 
     Args:
-        model: on any device, whole.
+        model: on any device, not sharded.
         vocabulary: its vocabulary.
         folder: made when missing.
         dtype: of the stored weights; float16 halves the file.
     """
-    write_lm(model.config, whole_weights(model), vocabulary, folder, dtype)
+    weights = {name: tensor.detach().cpu() for name, tensor in model.stored_weights().items()}
+    write_lm(model.config, weights, vocabulary, folder, dtype)
 
 
 def write_lm(
     config: ModelConfig, weights: dict[str, Tensor], vocabulary: Vocabulary, folder: Path, dtype: torch.dtype
 ) -> None:
-    """`save_lm`, of weights by themselves."""
+    """`save_lm` for weights without their model."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""The `focalstream` command: finds the module of a subcommand, parses, runs, and turns bad input into one line.
+"""The `focalstream` command: imports the module of a subcommand, parses, runs, and prints bad input as one line.
 
 A subcommand is a module with two functions:
 
     add_arguments(parser)     declares every option with its unit and default
-    run(args) -> int          does the work, returns the exit status
+    run(args) -> int          does the work and returns the exit status
 
-Its one line of help stands in the table below, so that listing the commands imports none of them.
+Its help line is in the table below, so that listing the commands imports none of them.
 """
 
 from __future__ import annotations
@@ -20,46 +20,49 @@ from tokenizer.errors import InputError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # AUDIO <-> TOKENS
-    "encode": ("tokenizer.commands.encode", "audio file (or a live pipe) to tokens"),
-    "decode": ("tokenizer.commands.decode", "tokens to an audio file (or a live pipe)"),
-    "roundtrip": ("tokenizer.commands.roundtrip", "resynthesise a file; print bitrate, speed and quality"),
-    "convert": ("tokenizer.commands.convert", "a recording (or a live pipe) in another speaker's voice"),
-    "export": ("tokenizer.commands.export", "a codec as ONNX graphs that run without this package"),
+    "encode": ("tokenizer.commands.encode", "audio file or live pipe to tokens"),
+    "decode": ("tokenizer.commands.decode", "tokens to an audio file or live pipe"),
+    "roundtrip": ("tokenizer.commands.roundtrip", "encode and decode a file; print bitrate, speed and quality"),
+    "convert": ("tokenizer.commands.convert", "voice conversion of a file or live pipe"),
+    "export": ("tokenizer.commands.export", "export a codec as ONNX graphs that run without this package"),
     "train-codec": ("pipelines.commands.train_codec", "train a codec from a Lhotse manifest"),
     "eval-codec": ("pipelines.commands.eval_codec", "measure a codec on held-out speech"),
     # AUDIO -> SHARDS
-    "plan": ("pipelines.commands.plan", "shards, bytes, device-hours and cost of a corpus, before anything is spent"),
-    "tokenize": ("pipelines.commands.tokenize", "a manifest or a directory of audio to token shards"),
-    "verify": ("pipelines.commands.verify", "re-read a tokenized dataset and list everything wrong with it"),
-    "repair": ("pipelines.commands.repair", "do broken or missing shards of a tokenized dataset again"),
+    "plan": ("pipelines.commands.plan", "estimate shards, bytes, device-hours and cost of a corpus"),
+    "tokenize": ("pipelines.commands.tokenize", "a manifest or a folder of audio to token shards"),
+    "verify": ("pipelines.commands.verify", "read a tokenized dataset again and list all errors in it"),
+    "repair": ("pipelines.commands.repair", "rewrite broken or missing shards of a tokenized dataset"),
     "report": (
         "pipelines.commands.report",
-        "what is in a tokenized dataset: figures, a page with plots, samples to hear",
+        "describe a tokenized dataset: figures, a page with plots and audio samples",
     ),
-    "merge": ("pipelines.commands.merge", "several tokenized datasets of one codec as one"),
-    "split": ("pipelines.commands.split", "one tokenized dataset divided into several"),
+    "merge": ("pipelines.commands.merge", "merge tokenized datasets of one codec"),
+    "split": ("pipelines.commands.split", "split a tokenized dataset into several"),
     "export-dataset": (
         "pipelines.commands.export_dataset",
-        "a tokenized dataset as Parquet, for Hugging Face datasets",
+        "export a tokenized dataset as Parquet, for Hugging Face datasets",
     ),
     # TOKENS -> TOKENS -> AUDIO
-    "train-text": ("slm.commands.train_text", "a text model from the transcripts of token shards"),
+    "train-text": ("slm.commands.train_text", "train a text model on the transcripts of token shards"),
     "train-lm": ("slm.commands.train_lm", "train a language model on token shards"),
     "eval-lm": ("slm.commands.eval_lm", "measure a language model on held-out tokens"),
-    "export-lm": ("slm.commands.export_lm", "a language model for transformers and vLLM"),
+    "export-lm": ("slm.commands.export_lm", "export a language model for transformers and vLLM"),
     "continue": ("slm.commands.continue_speech", "continue a spoken prompt"),
-    "serve": ("slm.commands.serve", "live continuation for many people, with a page to try it"),
-    "speak": ("slm.commands.speak", "say a text, with a language model trained on texts"),
-    "transcribe": ("slm.commands.transcribe", "write down a recording, with a language model trained on texts"),
-    "doctor": ("slm.commands.doctor", "this machine: what was found, what is chosen and why, how fast the models run"),
-    "demo": ("slm.commands.demo", "the whole path on a small bundled speech set, with a page to listen to"),
+    "serve": ("slm.commands.serve", "live speech continuation for many clients, with a page to try it"),
+    "speak": ("slm.commands.speak", "text to speech with a language model trained with text"),
+    "transcribe": ("slm.commands.transcribe", "speech to text with a language model trained with text"),
+    "doctor": (
+        "slm.commands.doctor",
+        "show what this machine has, what is chosen on it, and how fast the models run",
+    ),
+    "demo": ("slm.commands.demo", "run the whole pipeline on a small bundled speech set and write a page"),
 }
 
 EXIT_BAD_INPUT = 2
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Says the default of options that have one."""
+    """Adds the default of options that have one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.required or action.default is None or action.default is False:
@@ -74,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments after the program's name; `sys.argv[1:]` when None.
 
     Returns:
-        The exit status: 0 done, 1 the command's own "no" (for example `verify` found damage), 2 bad input,
+        The exit status: 0 success, 1 a negative result (for example `verify` found damage), 2 bad input,
         130 interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -88,11 +91,11 @@ def main(argv: list[str] | None = None) -> int:
     modules = {}
     for name, (module_name, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary, formatter_class=HelpFormatter)
-        if name == wanted:  # only the command asked for is imported: `focalstream --help` stays instant
+        if name == wanted:  # only this command is imported, so that `focalstream --help` is instant
             modules[name] = importlib.import_module(module_name)
             modules[name].add_arguments(subparser)
     args = parser.parse_args(argv)
-    if sys.stdin is None:  # closed by the shell: reads as empty
+    if sys.stdin is None:  # closed by the shell; reads as empty
         sys.stdin = io.TextIOWrapper(io.BytesIO())
     if sys.stdout is None:
         print(f"focalstream {args.command}: standard output is closed; give it a file or a pipe", file=sys.stderr)
@@ -105,17 +108,17 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"focalstream {args.command}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our pipe went away; nothing is left to say or to write
+    except BrokenPipeError:  # the reader of our pipe is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a full disk, a device that fails
+    except OSError as error:  # a full disk or a failing device
         print(f"focalstream {args.command}: {describe(error)}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BAD_INPUT
 
 
 def describe(error: Exception) -> str:
-    """The one line shown for bad input."""
+    """The line that is printed for bad input."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.strerror:

@@ -1,27 +1,81 @@
-"""Our model in the words of `transformers.LlamaForCausalLM`: its config.json and the names of its weights.
+"""Our model as `transformers.LlamaForCausalLM`: its config.json, the names of its weights, and a folder of them.
 
-The two are one architecture as long as no more than `context` tokens are seen: Llama has no sliding window, so
-`max_position_embeddings` is the context.
+Both have the same architecture up to `context` tokens. Llama has no sliding window, so `max_position_embeddings` is the
+context.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save
 from torch import Tensor
 
-from slm.model.transformer import ModelConfig
-from slm.vocabulary import BOS, EOS, PAD
+from slm.model.transformer import LanguageModel, ModelConfig
+from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, PAD, SPEECH, TEXT, Vocabulary
 from tokenizer.errors import InputError
+from tokenizer.files import write_atomically
 
 MODEL_TYPE = "llama"
-PREFIX = "model."  # of every weight but the head's
+PREFIX = "model."  # of all weights except the head
 HEAD = "lm_head.weight"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+README = """# A speech language model as transformers.LlamaForCausalLM
+
+Its tokens are those of codec `{codec}` (fingerprint `{fingerprint}`), {rate:g} a second of speech.
+
+| id | meaning |
+|---|---|
+| {pad}, {bos}, {eos} | padding, begin, end |
+| {text}, {speech} | in models with text: start of a part of text, of speech |
+| {interleaved} | in models with text, after the begin: such parts alternate |
+| {unused} to {last_special} | not used |
+| {first} to {last} | code 0 to {last_code} of the codec |{text_row}
+
+A prompt is the id {bos}, then the codes of some speech, each plus {first}. Only codes and the end should be generated:
+`generation_config.json` suppresses the other ids.{text_note} The model was trained with a context of {context} tokens
+(`max_position_embeddings`). Beyond it focalstream uses a sliding window, which this layout does not have.
+
+focalstream reads this folder directly: `focalstream continue PROMPT.wav OUT.wav --lm THIS_FOLDER`. transformers:
+
+```python
+import torch
+from transformers import LlamaForCausalLM
+
+model = LlamaForCausalLM.from_pretrained("THIS_FOLDER")
+prompt = torch.cat((torch.tensor([{bos}]), codes + {first}))[None]  # codes: int64 [T], of Codec.encode
+ids = model.generate(prompt, max_new_tokens=250)[0, prompt.shape[1] :]
+codes = ids[ids >= {first}] - {first}
+```
+
+vLLM with ids as input and output, without a tokenizer (from its documentation, not tested by this project):
+
+```python
+from vllm import LLM, SamplingParams
+
+model = LLM("THIS_FOLDER", skip_tokenizer_init=True, max_model_len={context})
+sampling = SamplingParams(
+    temperature=1.0, top_p=0.95, max_tokens=250, detokenize=False,
+    stop_token_ids=[{eos}], allowed_token_ids=[{eos}, *range({first}, {size})],
+)
+output = model.generate([{{"prompt_token_ids": prompt[0].tolist()}}], sampling)[0].outputs[0]
+codes = [i - {first} for i in output.token_ids if i >= {first}]
+```
+"""
+
+TEXT_ROW = """
+| {first_piece} to {last_piece} | piece 0 (unknown) to {pieces_end} of the SentencePiece model `text.model` |"""
+TEXT_NOTE = """ For text to speech, prompt with {bos}, {text}, the text's pieces, each plus {first_piece}, and {speech}.
+For speech to text, prompt with {bos}, {speech}, the codes, {text}, and suppress {first} to {last} instead of
+{first_piece} to {last_piece}."""
 
 
 def is_llama(raw: Any) -> bool:
-    """Whether a parsed config.json is of transformers' layout, of Llama or not."""
+    """Whether a parsed config.json has transformers' layout (not necessarily Llama's)."""
     return isinstance(raw, dict) and "model_type" in raw
 
 
@@ -29,12 +83,12 @@ def llama_config(config: ModelConfig, vocabulary_size: int, dtype: str) -> dict[
     """config.json as transformers 4 (`rope_theta`, `torch_dtype`) and 5 (`rope_parameters`, `dtype`) read it.
 
     Raises:
-        InputError: a model with options that Llama does not have.
+        InputError: the model has options that Llama does not have.
     """
     if config.code_embedding == "bits" or config.head_groups > 1:
         raise InputError(
-            f"the model has code_embedding {config.code_embedding!r} and head_groups {config.head_groups}, which no "
-            "Llama has; only models with a table of codes and one head can be exported"
+            f"the model has code_embedding {config.code_embedding!r} and head_groups {config.head_groups}, which "
+            "Llama does not have; only models with a table of codes and one head can be exported"
         )
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -66,7 +120,7 @@ def model_config(raw: dict[str, Any], path: Path) -> ModelConfig:
     """The shape that a transformers config.json describes.
 
     Raises:
-        InputError: another architecture than Llama, or a part of it that ours does not have.
+        InputError: it is not a Llama, or has options that our model does not have.
     """
     if raw.get("model_type") != MODEL_TYPE:
         raise InputError(
@@ -101,19 +155,87 @@ def model_config(raw: dict[str, Any], path: Path) -> ModelConfig:
         ("quantization_config", raw.get("quantization_config"), None),
     ):
         if found != needed:
-            raise InputError(f"{path}: {name} is {found!r}; expected {needed!r}, as our model has no other")
+            raise InputError(f"{path}: {name} is {found!r}; expected {needed!r}, the only one that our model has")
     return config
 
 
 def llama_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under transformers' names."""
+    """Our weights with transformers' names."""
     return {name if name == HEAD else PREFIX + name: tensor for name, tensor in weights.items()}
 
 
 def own_names(weights: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
-    """Weights of transformers under our names, without the copy of a tied head and the rotary tables of old files."""
+    """Transformers' weights with our names, without a tied head and the rotary tables of old files."""
     return {
         name.removeprefix(PREFIX): tensor
         for name, tensor in weights.items()
         if not name.endswith("rotary_emb.inv_freq") and not (tied and name == HEAD)
     }
+
+
+def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: str = "float32") -> None:
+    """Write config.json, generation_config.json, model.safetensors, vocabulary.json and README.md; for a
+    model with text also text.model.
+
+    Args:
+        model: on any device.
+        vocabulary: its vocabulary, with the codec's fingerprint.
+        folder: is created; it may exist if it is empty.
+        dtype: of the stored weights, a key of `DTYPES`.
+
+    Raises:
+        InputError: the folder is not empty or cannot be written, or Llama does not have the model's options.
+    """
+    config = llama_config(model.config, vocabulary.size, dtype)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists already; give a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: tensor.detach().to("cpu", DTYPES[dtype]).contiguous()
+        for name, tensor in llama_names(model.stored_weights()).items()
+    }
+    pieces = range(vocabulary.first_piece, vocabulary.size)
+    not_drawn = [*(i for i in range(FIRST_CODE) if i != EOS), *pieces]
+    generation = {
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+        "suppress_tokens": not_drawn,
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 0.95,
+    }
+    ids = {
+        "pad": PAD,
+        "bos": BOS,
+        "eos": EOS,
+        "text": TEXT,
+        "speech": SPEECH,
+        "interleaved": INTERLEAVED,
+        "unused": INTERLEAVED + 1,
+        "last_special": FIRST_CODE - 1,
+        "first": FIRST_CODE,
+        "last": vocabulary.first_piece - 1,
+        "first_piece": vocabulary.first_piece,
+        "last_piece": vocabulary.size - 1,
+        "pieces_end": vocabulary.pieces - 1,
+    }
+    note = README.format(
+        codec=vocabulary.codec_name,
+        fingerprint=vocabulary.codec_fingerprint,
+        rate=vocabulary.token_rate,
+        last_code=vocabulary.codebook_size - 1,
+        size=vocabulary.first_piece,
+        context=model.config.context,
+        text_row=TEXT_ROW.format(**ids) if pieces else "",
+        text_note=TEXT_NOTE.format(**ids) if pieces else "",
+        **ids,
+    )
+    write_atomically(folder / "README.md", note.encode())
+    vocabulary.save(folder / "vocabulary.json")
+    write_atomically(folder / "generation_config.json", (json.dumps(generation, indent=2) + "\n").encode())
+    write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
+    write_atomically(
+        folder / "config.json", (json.dumps(config, indent=2) + "\n").encode()
+    )  # last: without it the folder is incomplete

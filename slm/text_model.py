@@ -1,7 +1,7 @@
-"""Text as pieces: a SentencePiece model trained on the transcripts of the datasets themselves, never downloaded.
+"""Text as pieces: a SentencePiece model that is trained on the transcripts of the datasets and never downloaded.
 
 Byte pair encoding (arXiv 1508.07909) by SentencePiece (arXiv 1808.06226), with Unicode normalised (NFKC) and upper case
-made lower: case is not heard, and corpora disagree about it. Piece 0 stands for what no piece can spell.
+lowercased: case is not audible, and corpora differ in it. Piece 0 stands for unknown characters.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
 
 UNKNOWN = 0  # the piece of characters that the training texts did not have
-MOST_TEXTS = 1_000_000  # that a model is trained on; more would take memory and teach it no other pieces
-LONGEST_TEXT = 1 << 24  # bytes: SentencePiece would leave longer ones out without a word
+MOST_TEXTS = 1_000_000  # used in training; more would need memory without changing the pieces
+LONGEST_TEXT = 1 << 24  # bytes: SentencePiece skips longer texts silently
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TextModel:
     """Texts to pieces and back.
 
     Attributes:
-        proto: the model as SentencePiece stores it.
+        proto: the serialised SentencePiece model.
     """
 
     proto: bytes = field(repr=False)
@@ -41,7 +41,7 @@ class TextModel:
 
     @cached_property
     def pieces(self) -> int:
-        """How many there are, piece 0 among them."""
+        """Number of pieces, including piece 0."""
         return int(self._processor.get_piece_size())
 
     @cached_property
@@ -50,19 +50,19 @@ class TextModel:
         return hashlib.sha256(self.proto).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Pieces of a text; `UNKNOWN` for what they cannot spell."""
+        """Text to pieces, `UNKNOWN` for unknown characters."""
         return list(self._processor.encode(text))
 
     def decode(self, pieces: Sequence[int]) -> str:
-        """The normalised text of pieces."""
+        """Pieces to normalised text."""
         return str(self._processor.decode(list(pieces)))
 
     def unknown_characters(self, text: str) -> str:
-        """Those of a text that no piece has, each once, in order."""
+        """The characters of a text that no piece has, each once, in order."""
         return "".join(dict.fromkeys(c for c in text if UNKNOWN in self.encode(c)))
 
     def save(self, path: Path) -> None:
-        """Write the file that SentencePiece reads; it appears by rename."""
+        """Write a SentencePiece model file; it is replaced atomically."""
         write_atomically(path, self.proto)
 
     @classmethod
@@ -70,11 +70,11 @@ class TextModel:
         """Read what `save`, or SentencePiece itself, wrote.
 
         Raises:
-            InputError: a missing file, or one that is not a SentencePiece model.
+            InputError: the file is missing or is not a SentencePiece model.
         """
         try:
             model = cls(path.read_bytes())
-            if model.proto and model.pieces:  # an empty one loads
+            if model.proto and model.pieces:  # an empty file loads without an error
                 return model
             reason = "it has no pieces"
         except (OSError, RuntimeError) as error:
@@ -86,16 +86,16 @@ class TextModel:
         """Make a model; the same texts give the same bytes.
 
         Args:
-            texts: empty ones are left out; of more than `MOST_TEXTS`, so many are chosen.
-            pieces: how many to make, piece 0 among them.
+            texts: empty ones are skipped; `MOST_TEXTS` are drawn if there are more.
+            pieces: how many to make, including piece 0.
 
         Raises:
-            InputError: no texts, or more pieces asked for than they have, or fewer than they have characters.
+            InputError: there are no texts, or the number of pieces is too high or too low for them.
         """
         from sentencepiece import SentencePieceTrainer
 
         if pieces < 2:
-            raise InputError(f"--pieces {pieces}: expected at least 2, better some hundreds")
+            raise InputError(f"--pieces {pieces}: expected at least 2, usually several hundred")
         said = [text for text in texts if text.strip()]
         if not said:
             raise InputError("none of the cuts has a text: give datasets whose manifests have supervisions with text")
@@ -120,12 +120,12 @@ class TextModel:
             )
         except RuntimeError as error:
             reason = " ".join(str(error).split()).rpartition("] ")[2]
-            raise InputError(f"--pieces {pieces}: so many cannot be made of {len(said):,} texts ({reason})") from None
+            raise InputError(f"--pieces {pieces}: cannot be made from {len(said):,} texts ({reason})") from None
         return cls(written.getvalue())
 
 
 def texts_of(cuts: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """The text of each cut: those of its supervisions in order of time, joined; "" where there is none."""
+    """The text of each cut: its supervisions' texts joined in order of time, or "" if it has none."""
     for cut in cuts:
         said = sorted(cut.get("supervisions") or [], key=lambda supervision: supervision.get("start") or 0.0)
         texts = [text for supervision in said if isinstance(text := supervision.get("text"), str)]

@@ -1,13 +1,13 @@
-"""The language model's token ids: special tokens, the codec's codes, then the pieces of text, if it has text.
+"""The language model's token ids: special tokens, then the codec's codes, then the pieces of text, if it has text.
 
     id   0      1      2      3       4         5              6 .. 15    16 .. 16 + codebook_size - 1  from there on
-         <pad>  <bos>  <eos>  <text>  <speech>  <interleaved>  kept free  codes 0 .. codebook_size - 1  pieces from 0
+         <pad>  <bos>  <eos>  <text>  <speech>  <interleaved>  reserved   codes 0 .. codebook_size - 1  pieces from 0
 
-`<text>` and `<speech>` open a part of a document of both, `<interleaved>` says that such parts take turns; a document
-of speech alone has none of them (`slm.documents.tasks`).
+`<text>` and `<speech>` start a part of a document that has both. `<interleaved>` starts a document in which such parts
+alternate. A document of speech alone has none of them (`slm.documents.tasks`).
 
-A vocabulary also names the codec its codes come from. Codes of another codec mean nothing to the model, so every
-meeting of a model with a dataset or a codec goes through `check`. The text model lies beside it, in `text.model`.
+A vocabulary also names the codec of its codes. Codes of another codec mean nothing to the model, so `check` is called
+wherever a model meets a dataset or a codec. The text model is stored beside it, in `text.model`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tokenizer.files import write_atomically
 PAD, BOS, EOS, TEXT, SPEECH, INTERLEAVED = range(6)
 FIRST_CODE = 16
 NO_CODE = -1  # the codec's "no token"
-TEXT_MODEL = "text.model"  # beside the file of a vocabulary that has one
-KINDS: dict[str, type | tuple[type, ...]] = {  # what that file always says
+TEXT_MODEL = "text.model"  # stored beside the vocabulary
+KINDS: dict[str, type | tuple[type, ...]] = {  # required keys of the file
     "codebook_size": int,
     "token_rate": (int, float),
     "codec_name": str,
@@ -46,7 +46,7 @@ class Vocabulary:
 
     codebook_size: int
     token_rate: float  # tokens per second of speech
-    codec_name: str  # what the codec was loaded by, for messages; the fingerprint is what counts
+    codec_name: str  # the name it was loaded by, for messages; the fingerprint identifies it
     codec_fingerprint: str
     text: TextModel | None = None
 
@@ -73,12 +73,12 @@ class Vocabulary:
 
     @property
     def code_ids(self) -> range:
-        """The ids that speech is made of."""
+        """The ids of codes."""
         return range(FIRST_CODE, self.first_piece)
 
     @property
     def piece_ids(self) -> range:
-        """The ids that text is written in: of all pieces but the unknown one."""
+        """The ids of pieces of text, without the unknown piece."""
         return range(self.first_piece + UNKNOWN + 1, self.size)
 
     def ids(self, codes: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class Vocabulary:
         return torch.where(ids < self.first_piece, ids - FIRST_CODE, NO_CODE).clamp(min=NO_CODE)
 
     def check(self, what: str, fingerprint: str, codebook_size: int) -> None:
-        """Refuse a dataset or a codec with codes that are not this vocabulary's.
+        """Check that a dataset or a codec has the codes of this vocabulary.
 
         Args:
             what: the dataset or codec, as the user named it.
@@ -98,7 +98,7 @@ class Vocabulary:
             codebook_size: its number of codes.
 
         Raises:
-            InputError: another fingerprint or another codebook size.
+            InputError: its fingerprint or its codebook size differs.
         """
         if fingerprint == self.codec_fingerprint and codebook_size == self.codebook_size:
             return
@@ -110,17 +110,17 @@ class Vocabulary:
         )
 
     def check_text(self, lm: str) -> TextModel:
-        """The text model; raise InputError for a language model, named `lm` by the user, that has none."""
+        """The text model. Raises InputError if the language model, named `lm` by the user, has none."""
         if self.text is not None:
             return self.text
         raise InputError(
-            f"language model '{lm}' knows no text: it was trained on speech alone. To train one that does: "
-            "`focalstream train-text DATASET text.model`, then `focalstream train-lm ... --text-model text.model "
-            "--text-to-speech-weight 1 --speech-to-text-weight 1`"
+            f"language model '{lm}' has no text: it was trained on speech alone. To train one with text: "
+            "`focalstream train-text --data DATASET --out text.model`, then `focalstream train-lm ... --text-model "
+            "text.model --text-to-speech-weight 1 --speech-to-text-weight 1`"
         )
 
     def save(self, path: Path) -> None:
-        """Write as JSON, after the text model beside it; each file appears by rename."""
+        """Write the text model and then the vocabulary as JSON; each file is replaced atomically."""
         values: dict[str, Any] = {key: getattr(self, key) for key in KINDS}
         if self.text is not None:
             self.text.save(path.with_name(TEXT_MODEL))
@@ -132,7 +132,7 @@ class Vocabulary:
         """Read what `save` wrote.
 
         Raises:
-            InputError: a missing file, one that is not a vocabulary, or a text model that is not its own.
+            InputError: the file is missing or not a vocabulary, or the text model does not belong to it.
         """
         try:
             values: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -143,18 +143,19 @@ class Vocabulary:
             or values.keys() - {"text"} != KINDS.keys()
             or not all(isinstance(values[key], kind) for key, kind in KINDS.items())
         ):
-            raise InputError(f"{path}: is not a vocabulary; expected exactly the keys {', '.join(KINDS)}, perhaps text")
+            raise InputError(
+                f"{path}: is not a vocabulary; expected exactly the keys {', '.join(KINDS)}, and optionally text"
+            )
         if "text" not in values:
             return cls(**values)
         if not path.with_name(TEXT_MODEL).exists():
             raise InputError(
-                f"{path}: is of a model with text, but {TEXT_MODEL} is not beside it; copy it from where this file is "
-                "from"
+                f"{path}: belongs to a model with text, but {TEXT_MODEL} is missing; copy it from the original folder"
             )
         text = TextModel.load(path.with_name(TEXT_MODEL))
         if values["text"] != {"pieces": text.pieces, "fingerprint": text.fingerprint}:
             raise InputError(
                 f"{path.with_name(TEXT_MODEL)}: is not the text model of {path}, which says {values['text']}; copy "
-                "both files again from where the language model was trained"
+                "both files again from the folder of the language model"
             )
         return cls(**{**values, "text": text})

@@ -5,16 +5,17 @@ from typing import TYPE_CHECKING, Any
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
+    from tokenizer.codec import Codec
     from tokenizer.config import CodecConfig
-    from tokenizer.model import Codec, CodecState
+    from tokenizer.model import CodecState
 
 __all__ = ["Codec", "CodecConfig", "CodecState", "InputError"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load PyTorch when a codec is first asked for, not when the command line lists its commands."""
+    """Import PyTorch when a codec is first asked for: the command line lists its commands without it."""
     if name in ("Codec", "CodecState"):
-        from tokenizer import model as codec
+        from tokenizer import codec
 
         return getattr(codec, name)
     if name == "CodecConfig":

@@ -11,8 +11,9 @@ import hashlib
 import json
 import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,6 @@ from torch import Tensor, nn
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
-from tokenizer.onnx_engine.manifest import MANIFEST
-from tokenizer.weight_names import renamed, with_fused_attention
-
-if TYPE_CHECKING:
-    from tokenizer.model import Codec
 
 SHIPPED = Path(__file__).parent / "weights"
 WEIGHT_SUFFIXES = (".safetensors", ".pt")
@@ -60,8 +56,6 @@ def locate(name: str) -> tuple[Path, Path]:
         config_path = base if base.suffix == ".json" or not base.name else base.with_name(f"{base.name}.json")
         if config_path.is_file():
             return config_path, _weights_beside(config_path.with_suffix(""), name)
-    if (Path(name) / MANIFEST).is_file():
-        raise InputError(f'codec {name}: is an exported codec; run it with --engine onnx (in Python, engine="onnx")')
     if Path(name).exists() or Path(name).is_absolute() or name.startswith("."):
         raise InputError(f"codec {name}: no config.json there; expected config.json beside model.safetensors")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -92,7 +86,7 @@ def download(repo: str, weights: tuple[str, ...]) -> tuple[Path, Path]:
             with contextlib.suppress(EntryNotFoundError):
                 return config, Path(hf_hub_download(repo, name))
         return config, Path(hf_hub_download(repo, weights[-1]))
-    except Exception as error:  # offline, no such repository, no access: each is the user's to mend
+    except Exception as error:  # offline, no such repository, no access: for the user to fix
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{repo}: no such directory here, and the Hugging Face Hub did not give it ({reason}). "
@@ -109,7 +103,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_plain(path: Path) -> Any:
-    """What a `.safetensors` or PyTorch file holds, on the CPU. Raises InputError when it is damaged or holds code."""
+    """The content of a `.safetensors` or PyTorch file, on the CPU. Raises InputError: it is damaged or holds code."""
     import safetensors
     from safetensors.torch import load_file
 
@@ -158,17 +152,14 @@ def assign(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
 
 
-def save(codec: Codec, directory: Path, dtype: torch.dtype | None) -> None:
-    """Write config.json and model.safetensors; each appears by rename, so a crash leaves the old file or the new."""
+def save(config: CodecConfig, weights: dict[str, Tensor], directory: Path, dtype: torch.dtype | None = None) -> None:
+    """Write config.json and model.safetensors, each atomically."""
     from safetensors.torch import save as serialize
 
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
-        for name, tensor in codec.state_dict().items()
-    }
+    tensors = {name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous() for name, tensor in weights.items()}
     write_atomically(directory / "model.safetensors", serialize(tensors))
-    text = json.dumps(codec.config.to_dict(), indent=2) + "\n"
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
     write_atomically(directory / "config.json", text.encode())
 
 
@@ -180,3 +171,25 @@ def fingerprint(config: CodecConfig, weights: dict[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def renamed(weights: dict[str, Tensor], rules: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Weights with every name rewritten by all (pattern, replacement) rules in order, as by `re.sub`."""
+    out = {}
+    for name, tensor in weights.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        out[name] = tensor
+    return out
+
+
+def with_fused_attention(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with query, key and value projections joined into `qkv_proj`; a missing one makes its shape too small."""
+    out = {}
+    for name, tensor in weights.items():
+        if ".q_proj." in name:
+            parts = (weights.get(name.replace(".q_proj.", f".{part}_proj."), tensor[:0]) for part in "qkv")
+            out[name.replace(".q_proj.", ".qkv_proj.")] = torch.cat(list(parts))
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            out[name] = tensor
+    return out

@@ -36,25 +36,21 @@ class EncoderConfig:
     num_heads: int = 16
     num_buckets: int = 320
     max_distance: int = 800
-    max_cached_steps: int = 2048  # a cache size of the published code; read so that its files load, without effect here
+    max_cached_steps: int = 2048  # of the published code; accepted so that its files load, has no effect here
     dropout: float = 0.0
     conv_pos: int = 128
     conv_pos_groups: int = 16
     causal: bool = False
     window_size: int = 512
     lookahead_size: int = 3
-    use_flex_attention: bool = False  # likewise read and without effect
+    use_flex_attention: bool = False  # likewise
     stem: str = "conv"  # "conv" as published, or "logmel"
     mel_bins: int = 80
     mel_window: int = 640  # samples
     mel_hop: int = 160  # samples; a frame holds hop_samples / mel_hop mel vectors side by side
 
     def __post_init__(self) -> None:
-        if not len(self.hidden_dims) == len(self.kernel_sizes) == len(self.strides):
-            raise InputError(
-                f"encoder_config: hidden_dims ({len(self.hidden_dims)}), kernel_sizes ({len(self.kernel_sizes)}) and "
-                f"strides ({len(self.strides)}) must have one entry per convolution, so the same length"
-            )
+        _check_same_length("encoder_config", self, "hidden_dims", "kernel_sizes", "strides")
         if self.dim % self.num_heads:
             raise InputError(f"encoder_config: dim {self.dim} must be a multiple of num_heads {self.num_heads}")
         if self.dim % self.conv_pos_groups:
@@ -88,7 +84,7 @@ class EncoderConfig:
 
     @property
     def chunk_frames(self) -> int:
-        """Frames that may look at one another: the unit of streaming."""
+        """Frames of a chunk, the unit of streaming; within it, frames attend to one another."""
         return self.lookahead_size + 1
 
     @property
@@ -131,7 +127,7 @@ class CompressorConfig(FocalConfig):
     downscale_factors: tuple[int, ...] = (1, 1, 1)
 
     def __post_init__(self) -> None:
-        _same_length("compressor_config", "hidden_dims", self.hidden_dims, "downscale_factors", self.downscale_factors)
+        _check_same_length("compressor_config", self, "hidden_dims", "downscale_factors")
 
 
 @dataclass(frozen=True)
@@ -151,7 +147,7 @@ class QuantizerConfig:
 
 @dataclass(frozen=True)
 class DecompressorConfig(FocalConfig):
-    """Codes to features; `lookahead_size` + 1 frames meet in the refiner."""
+    """Codes to features; the refiner mixes chunks of `lookahead_size` + 1 frames."""
 
     input_dim: int = 13
     output_dim: int = 1024
@@ -160,7 +156,7 @@ class DecompressorConfig(FocalConfig):
     lookahead_size: int = 3
 
     def __post_init__(self) -> None:
-        _same_length("decompressor_config", "hidden_dims", self.hidden_dims, "upscale_factors", self.upscale_factors)
+        _check_same_length("decompressor_config", self, "hidden_dims", "upscale_factors")
 
 
 @dataclass(frozen=True)
@@ -342,14 +338,13 @@ def _stage_name(stage: str, config: Any) -> str:
 
 
 def _without_old_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """The first published files say `input_channels` for `input_dim`, and a `padding` that the kernel implies."""
+    """Early published files have `input_channels` for `input_dim`, and a `padding` that follows from the kernel."""
     named = {"input_dim" if key == "input_channels" else key: value for key, value in values.items()}
     return {key: value for key, value in named.items() if key != "padding"}
 
 
-def _same_length(section: str, left_name: str, left: tuple, right_name: str, right: tuple) -> None:
-    if len(left) != len(right):
-        raise InputError(
-            f"{section}: {left_name} ({len(left)} entries) and {right_name} ({len(right)} entries) must have one "
-            "entry per block, so the same length"
-        )
+def _check_same_length(section: str, config: Any, *names: str) -> None:
+    lengths = [len(getattr(config, name)) for name in names]
+    if len(set(lengths)) > 1:
+        found = ", ".join(f"{name} ({length})" for name, length in zip(names, lengths, strict=True))
+        raise InputError(f"{section}: {found}: expected one entry for each layer, so the same number")

@@ -1,11 +1,11 @@
-"""A voice to convert speech to: each frame that the decoder is about to render becomes the mean of the k nearest frames
-of a reference recording (k-NN voice conversion: arXiv 2305.18975, section 2).
+"""Voice conversion: before decoding, each frame becomes the mean of its k nearest frames of a reference recording
+(k-NN voice conversion: arXiv 2305.18975, section 2).
 
-As FocalCodec does it (arXiv 2502.04465 and its published code): k = 4, cosine distance, equal weights. The source's
-frames are restored from its tokens. The reference's are the encoder's own, which the decompressor learnt to restore and
-which lost nothing to quantization; the published demo takes them from the non-causal model, and so can a `Voice`: any
-codec may make it whose features are those of the codec that decodes. A codec trained on the wave alone has no tie
-between its encoder's features and its decompressor's, and there the reference goes through the tokens too.
+As in FocalCodec (arXiv 2502.04465 and its published code): k = 4, cosine distance, equal weights. The source's frames
+are dequantized from its tokens. The reference's frames are the encoder's features, without quantization; the
+decompressor is trained to restore these. The published demo takes them from the non-causal model. A `Voice` can do the
+same: it may come from any codec with the same feature space as the codec that decodes. In a codec that was trained on
+the wave alone, encoder and decompressor features are unrelated, so there the reference is quantized too.
 
 Legend: B batch, T frames, N reference frames, D channels, S samples.
 """
@@ -22,15 +22,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenizer.audio import AUDIO_SUFFIXES, read_audio
+from tokenizer.chunks import regrouped
 from tokenizer.errors import InputError
-from tokenizer.inputs import NO_TOKEN
-from tokenizer.model import Codec
+from tokenizer.live import LiveStream
+from tokenizer.model import CodecModel
 
 log = logging.getLogger(__name__)
 
 NEIGHBOURS = 4
 REFERENCE_SECONDS = 600.0  # used at most; beyond five minutes a reference gains little (kNN-VC's README)
-PIECE_SECONDS = 30.0  # of reference encoded at a time: bounds memory
+PIECE_SECONDS = 30.0  # of the reference that are encoded at a time: bounds memory
 BLOCK_FRAMES = 8192  # of reference compared at a time: bounds memory
 TIED = 0.5  # mean cosine above which encoder and decompressor share a space; the shipped codec has 0.01
 
@@ -55,18 +56,18 @@ class Voice:
         self._inverse_norms = features.norm(dim=-1).clamp(min=torch.finfo(features.dtype).tiny).reciprocal()
 
     @classmethod
-    def from_path(cls, codec: Codec, path: str | Path) -> Voice:
-        """The voice of a sound file, or of all sound files in a folder and below, in the order of their names.
+    def from_path(cls, codec: CodecModel, path: str | Path) -> Voice:
+        """The voice of a sound file, or of all sound files in a folder and its subfolders, in the order of their names.
 
         Raises:
-            InputError: when there is nothing there, or no sound file that can be read. Of a folder, those that cannot
-                are left out with a warning; files beyond the first `REFERENCE_SECONDS` are not opened.
+            InputError: when nothing is there, or no sound file can be read. Unreadable files of a folder are skipped
+                with a warning; files beyond the first `REFERENCE_SECONDS` are not opened.
         """
         return cls.from_waves(codec, _read(find_sounds(path), codec.sample_rate_in), str(path))
 
     @classmethod
     @torch.no_grad()
-    def from_waves(cls, codec: Codec, waves: Iterable[Tensor], source: str = "the reference") -> Voice:
+    def from_waves(cls, codec: CodecModel, waves: Iterable[Tensor], source: str = "the reference") -> Voice:
         """The voice of recordings [S] at `codec.sample_rate_in`; what exceeds `REFERENCE_SECONDS` is left out."""
         rate, samples, features, tied = codec.sample_rate_in, 0, [], None
         for piece in _pieces(waves, int(PIECE_SECONDS * rate), int(REFERENCE_SECONDS * rate)):
@@ -95,7 +96,7 @@ class Voice:
         indices = best.long()
         for begin in range(0, len(self.features), BLOCK_FRAMES):
             block = slice(begin, begin + BLOCK_FRAMES)
-            # A query's own norm would scale all its similarities alike.
+            # Dividing by the query's norm would not change its ranking.
             similarity = queries @ self.features[block].T * self._inverse_norms[block]
             found, at = similarity.topk(min(NEIGHBOURS, similarity.shape[1]))
             best, kept = torch.cat([best, found], 1).topk(min(NEIGHBOURS, best.shape[1] + found.shape[1]))
@@ -129,29 +130,24 @@ def find_sounds(path: str | Path) -> list[Path]:
     return found
 
 
-def convert(codec: Codec, voice: Voice, wave: Tensor) -> Tensor:
+def convert(codec: CodecModel, voice: Voice, wave: Tensor) -> Tensor:
     """A whole recording [S] at `codec.sample_rate_in` in another voice: [S'] at `codec.sample_rate_out`."""
     return codec.decode(codec.encode(wave), voice)[0]
 
 
-def convert_live(codec: Codec, voice: Voice, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The same as it comes in: what is heard after each chunk.
+def convert_live(codec: CodecModel, voice: Voice, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same for live audio: yields the converted audio of each chunk.
 
     Args:
-        chunks: [codec.chunk_samples] each; the last may be shorter.
+        blocks: float [S] of any length at `codec.sample_rate_in`.
     """
-    state = codec.init_state(1)
-    for chunk in chunks:
-        padded = F.pad(chunk, (0, -len(chunk) % codec.chunk_samples))
-        tokens, state = codec.encode_step(padded[None], state)
-        kept = -(-len(chunk) // codec.hop_samples)
-        tokens[:, kept:] = NO_TOKEN
-        wave, state = codec.decode_step(tokens, state, voice)
-        yield wave[0, : kept * codec.samples_per_token]
+    stream = LiveStream(codec, voice=voice)
+    for chunk in regrouped(blocks, codec.chunk_samples):
+        yield stream.decode(stream.encode(chunk))
 
 
 def _read(paths: list[Path], sample_rate: int) -> Iterator[Tensor]:
-    """Each file's audio, no more of it than a reference needs; the last error is raised where no file can be read."""
+    """The audio of each file, at most `REFERENCE_SECONDS`. Raises the last error where no file can be read."""
     readable, reason = 0, None
     for path in paths:
         try:

@@ -1,4 +1,6 @@
-"""The one exception that means "your input is wrong", as opposed to "this program is wrong"."""
+"""Messages for users: the exception for wrong input, and counts in sentences."""
+
+from __future__ import annotations
 
 
 class InputError(ValueError):
@@ -7,3 +9,8 @@ class InputError(ValueError):
     The message names the thing, its value, what was expected and what to do. The command line prints it as one line
     and exits with status 2; any other exception is a defect of this program and keeps its traceback.
     """
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 cut", "2,000 cuts"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, even when the machine loses power."""
+"""Atomic and durable writes of files, and the folder of the user's cache."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import os
 import tempfile
 from pathlib import Path
 
+import platformdirs
+
 from tokenizer.errors import InputError
 
 
 def write_atomically(path: str | Path, data: bytes, temporary: Path | None = None) -> None:
-    """Write under another name, sync to disk, rename to `path`, sync the folder.
+    """Write a temporary file, sync it to disk, rename it to `path`, sync the folder.
 
     Args:
         path: the file to make or replace.
         data: its content.
-        temporary: folder of the other name, on the same file system; None: the file's own, under a hidden name.
+        temporary: folder for the temporary file, on the same file system; None: the file's own folder.
 
     Raises:
         InputError: when `path` cannot be a file there: its folder does not exist, it is a folder or a device, the disk
@@ -40,7 +42,7 @@ def write_atomically(path: str | Path, data: bytes, temporary: Path | None = Non
 
 
 def check_place(path: str | Path) -> Path:
-    """Where a file of that name would be written: a link stays a link, what it points to is replaced.
+    """The path at which a file of that name would be written; of a link, its target is replaced.
 
     Raises:
         InputError: the folder does not exist, or something other than a file is there.
@@ -49,15 +51,25 @@ def check_place(path: str | Path) -> Path:
     if not place.parent.is_dir():
         raise InputError(f"{path}: the folder {place.parent} does not exist; make it first")
     if place.exists() and not place.is_file():
-        raise InputError(f"{path}: is there and is no regular file; give another name (or - for a pipe)")
+        raise InputError(f"{path}: exists and is no regular file; give another name (or - for a pipe)")
     return place
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames and deletions in `folder` durable."""
+    """Make the renames and deletions in `folder` durable. Does nothing on Windows, which cannot sync a folder."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Where files are kept that can be made or fetched again; absolute, and not made here.
+
+    On Linux `focalstream` in $XDG_CACHE_HOME or ~/.cache; elsewhere in the system's own place for caches.
+    """
+    return platformdirs.user_cache_path("focalstream", appauthor=False).absolute()

@@ -1,6 +1,6 @@
-"""What a codec accepts: each check passes the input on, or says what is wrong with it.
+"""Checks of a codec's input: each returns the input, or raises InputError.
 
-The checks read tensors and NumPy arrays alike, so this needs no PyTorch.
+They work on tensors and on NumPy arrays, so this module does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = TypeVar("Array", Tensor, np.ndarray)
 
-NO_TOKEN = -1  # fills a row after its last token; decodes to silence
+NO_TOKEN = -1  # padding after a row's last token; decodes to silence
 
 
 def check_wave(wave: Array, sample_rate: int) -> Array:
@@ -37,7 +37,7 @@ def check_wave(wave: Array, sample_rate: int) -> Array:
 
 
 def check_lengths(lengths: Any, wave: Any) -> list[int]:
-    """Samples of each row of waves [B, S] that count (None: all) as B integers. Raises InputError."""
+    """The length of each row of waves [B, S] (None: S) as B integers. Raises InputError."""
     rows, samples = wave.shape
     if lengths is None:
         return [samples] * rows
@@ -97,7 +97,7 @@ def check_token_chunks(tokens: Any, tokens_per_chunk: int, streams: int) -> None
     """Raise InputError unless checked tokens are [B, n * tokens_per_chunk] for a state of that many streams."""
     if tokens.shape[1] % tokens_per_chunk:
         raise InputError(
-            f"decode_step: {tokens.shape[1]} tokens are no whole number of chunks of {tokens_per_chunk}. "
+            f"decode_step: {tokens.shape[1]} tokens are not a whole number of chunks of {tokens_per_chunk}. "
             "Buffer until a chunk is whole, and fill the last one with -1."
         )
     _check_streams(len(tokens), streams)

@@ -1,4 +1,6 @@
-"""The codec: wave <-> tokens, whole utterances or live streams, over one code path.
+"""The codec's model: wave <-> tokens, whole utterances or live streams, over one code path.
+
+It is given its weights; `tokenizer.codec` finds them by name.
 
 Legend: B batch, S samples, T tokens, N samples or tokens of a step, D feature channels.
 """
@@ -7,29 +9,33 @@ from __future__ import annotations
 
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tokenizer import checkpoint, inputs
+from tokenizer.chunks import in_pieces, whole_chunks
 from tokenizer.config import CodecConfig, VocosConfig
-from tokenizer.machine import check_engine
-from tokenizer.network.decoder import Decoder
-from tokenizer.network.encoder import Encoder
+from tokenizer.network.decoder import Decoder, FourierHead
+from tokenizer.network.encoder import Encoder, LogMelStem
 from tokenizer.network.focal import Compressor, Decompressor
 from tokenizer.network.padding import present
 from tokenizer.network.quantizer import BinarySphericalQuantizer
 from tokenizer.network.vocos import Vocos
-from tokenizer.pieces import in_pieces, whole_chunks
-from tokenizer.precision import to_bfloat16, widened
 from tokenizer.rates import Rates, token_count
 
-if TYPE_CHECKING:
-    from tokenizer.conversion import Voice
-    from tokenizer.onnx_engine.codec import OnnxCodec
-
 OFFLINE_FRAMES = 512  # frames of one `step` when a whole utterance is processed: bounds memory, 10 s at 50 Hz
+
+Model = TypeVar("Model", bound="CodecModel")
+
+
+class Voice(Protocol):
+    """A voice to convert to, such as `tokenizer.conversion.Voice`."""
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """The decoder's input features [B, T, D] in this voice, same shape."""
+        ...
 
 
 class CodecState(NamedTuple):
@@ -42,15 +48,15 @@ class CodecState(NamedTuple):
 
     @property
     def batch_size(self) -> int:
-        """Streams it is the state of."""
+        """The number of streams."""
         return len(self.encoder.encoder.position)
 
 
-class Codec(Rates, nn.Module):
+class CodecModel(Rates, nn.Module):
     """A speech codec of the streaming FocalCodec-Stream family (arXiv 2509.16195) or the FocalCodec family for whole
     utterances (arXiv 2502.04465).
 
-        codec = Codec.from_pretrained("small")
+        codec = tokenizer.Codec.from_pretrained("small")
         tokens = codec.encode(wave)      # [B, S] at codec.sample_rate_in -> int64 [B, codec.token_count(S)]
         wave = codec.decode(tokens)      # [B, T] -> [B, T * codec.samples_per_token] at codec.sample_rate_out
 
@@ -58,10 +64,10 @@ class Codec(Rates, nn.Module):
     how its audio is cut into chunks.
 
     The families differ at the end of an utterance. A streaming codec pads audio with zeros to a whole number of chunks
-    and trims the tokens to ceil(S / hop). One for whole utterances makes a feature frame of 320 samples' hop only where
-    400 samples are there, so up to 319 samples at the end (20 ms) are in no token, and 4 s give 199 tokens at 50 Hz; at
-    25 and 12.5 Hz zero frames fill the last token. Audio shorter than 400 samples still gives one token. Every frame
-    there depends on the whole utterance, so a piece of one does not have the tokens it has within the whole.
+    and trims the tokens to ceil(S / hop). A codec for whole utterances computes a feature frame every 320 samples, each
+    from 400 samples. So up to 319 samples (20 ms) at the end are in no token: 4 s give 199 tokens at 50 Hz. At 25 and
+    12.5 Hz the last token is filled with zero frames. Audio shorter than 400 samples still gives one token. Every frame
+    depends on the whole utterance, so a piece of an utterance does not have the tokens that it has within the whole.
     """
 
     def __init__(self, config: CodecConfig, name: str = "unnamed") -> None:
@@ -78,61 +84,19 @@ class Codec(Rates, nn.Module):
     # ---- identity -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_config(cls, config: CodecConfig | dict[str, Any]) -> Codec:
-        """A codec with random weights."""
-        return cls(config if isinstance(config, CodecConfig) else CodecConfig.from_dict(config))
-
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        device: str | torch.device = "cpu",
-        engine: Literal["torch"] = "torch",
-        precision: str = "fp32",
-    ) -> Codec: ...
-
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls, name_or_path: str | Path, device: str | torch.device = "cpu", *, engine: str, precision: str = "fp32"
-    ) -> Codec | OnnxCodec: ...
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        device: str | torch.device = "cpu",
-        engine: str = "torch",
-        precision: str = "fp32",
-    ) -> Codec | OnnxCodec:
-        """Load a trained codec, ready to encode and decode.
+    def with_weights(cls: type[Model], config: CodecConfig, weights: dict[str, Tensor], name: str) -> Model:
+        """A codec for use, without gradients.
 
         Args:
-            name_or_path: the name of shipped weights ("small"); a directory with config.json and model.safetensors;
-                a path `dir/name` or `dir/name.json` beside `dir/name.safetensors`; a Hugging Face Hub id; or, for the
-                engine "onnx", a folder that `focalstream export` made.
-            device: where the weights go.
-            engine: "torch", or "onnx" for ONNX Runtime, which streams several times as fast on a CPU. The first time
-                it exports the codec into the user's cache ($XDG_CACHE_HOME or ~/.cache, in focalstream/onnx).
-            precision: "fp32"; "bf16" (torch only), for a GPU; or "int8" (onnx only). Other than "fp32" gives somewhat
-                other tokens of the same token space.
+            weights: by published name; they are stored as float32.
+            name: what to call the codec.
 
         Raises:
-            InputError: when nothing is found there, what is found is not a codec of this family, there is no such
-                device, or the engine is unknown, not installed, or does not run that precision there.
+            InputError: weights that are missing, of other shapes, not finite or unknown.
         """
-        device = str(device)
-        check_engine(engine, precision, device)
-        if engine == "onnx":
-            from tokenizer.onnx_engine.codec import load
-
-            return load(str(name_or_path), precision)
-        config, weights = checkpoint.load(str(name_or_path))
-        codec = cls(config, name=str(name_or_path))
-        checkpoint.assign(codec, weights, source=f"codec {name_or_path}")
-        codec = codec.to(device).requires_grad_(False)
-        return to_bfloat16(codec) if precision == "bf16" else codec
+        codec = cls(config, name)
+        checkpoint.assign(codec, weights, source=f"codec {name}")
+        return codec.requires_grad_(False)
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors, each atomically.
@@ -141,7 +105,7 @@ class Codec(Rates, nn.Module):
             directory: made when missing.
             dtype: store weights in this type (float16 halves the file); None keeps the module's own.
         """
-        checkpoint.save(self, Path(directory), dtype)
+        checkpoint.save(self.config, self.state_dict(), Path(directory), dtype)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -150,7 +114,7 @@ class Codec(Rates, nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the decoder's head, and so of waves; with bfloat16 weights a spectral head stays float32."""
+        """The type of the decoder's head and of waves; a spectral head stays float32 with bfloat16 weights."""
         return self.decoder.head.proj.weight.dtype
 
     @property
@@ -189,7 +153,7 @@ class Codec(Rates, nn.Module):
         """Tokens to wave.
 
         Args:
-            tokens: int64 [B, T] or [T]; -1 at a row's end is filling and becomes silence.
+            tokens: int64 [B, T] or [T]; -1 at the end of a row is padding and becomes silence.
             voice: convert to this voice; None keeps the speaker's own.
 
         Returns:
@@ -202,8 +166,8 @@ class Codec(Rates, nn.Module):
         if not self.causal:
             features, frames = self._dequantize_whole(tokens)
             features = features if voice is None else voice.nearest(features)
-            heard = (tokens >= 0).repeat_interleave(self.samples_per_token, dim=1)
-            return widened(self.decoder(features, frames)) * heard
+            audible = (tokens >= 0).repeat_interleave(self.samples_per_token, dim=1)
+            return widened(self.decoder(features, frames)) * audible
         padded = whole_chunks(tokens, self.tokens_per_chunk, inputs.NO_TOKEN)
         step = partial(self.decode_checked, voice=voice)
         wave = in_pieces(step, padded, self.init_state(len(tokens)), self._offline_tokens)
@@ -242,10 +206,10 @@ class Codec(Rates, nn.Module):
     # ---- live streams ---------------------------------------------------------------------------------------------
 
     def init_state(self, batch_size: int) -> CodecState:
-        """The state of `batch_size` streams that have not begun, on the codec's device.
+        """The initial state of `batch_size` streams, on the codec's device.
 
         Raises:
-            InputError: the codec does not stream, or `batch_size` is no whole number from 1.
+            InputError: the codec does not stream, or `batch_size` is not a whole number of at least 1.
         """
         self.check_causal()
         batch_size = inputs.check_count(batch_size, "init_state: batch_size", "stream")
@@ -268,7 +232,8 @@ class Codec(Rates, nn.Module):
             int64 [B, n * tokens_per_chunk] and the next state.
 
         Raises:
-            InputError: when the chunk is not whole or not finite floats, or the state not of this codec and batch.
+            InputError: when the samples are not whole chunks of finite floats, or the state is not of this codec and
+                batch.
         """
         self.check_causal()
         inputs.check_state(state, CodecState, "encode_step")
@@ -289,7 +254,8 @@ class Codec(Rates, nn.Module):
             [B, n * tokens_per_chunk * samples_per_token] and the next state.
 
         Raises:
-            InputError: when a chunk is not whole, a token unknown, or the state not of this codec and batch.
+            InputError: when the tokens are not whole chunks, a token is outside the codebook, or the state is not of
+                this codec and batch.
         """
         self.check_causal()
         inputs.check_state(state, CodecState, "decode_step")
@@ -306,7 +272,7 @@ class Codec(Rates, nn.Module):
     def decode_checked(
         self, tokens: Tensor, state: CodecState, voice: Voice | None = None
     ) -> tuple[Tensor, CodecState]:
-        """`decode_step` likewise."""
+        """`decode_step` without its checks and with gradients."""
         present = tokens >= 0
         x, decompressor_state = self._dequantize_step(tokens, state.decompressor)
         if voice is not None:
@@ -349,3 +315,18 @@ class Codec(Rates, nn.Module):
     def _dequantize_step(self, tokens: Tensor, state: Decompressor.State) -> tuple[Tensor, Decompressor.State]:
         codes = self.quantizer.codes(tokens, self.decompressor.in_proj.weight.dtype)
         return self.decompressor.step(codes, tokens >= 0, state)
+
+
+def to_bfloat16(codec: Model) -> Model:
+    """Convert the weights to bfloat16, except in layers that compute spectra, which need more precision."""
+    _ = codec.fingerprint  # computed and kept while the weights are what they were
+    codec.to(torch.bfloat16)
+    for module in codec.modules():
+        if isinstance(module, (LogMelStem, FourierHead)):
+            module.float()
+    return codec
+
+
+def widened(wave: Tensor) -> Tensor:
+    """A wave in at least float32."""
+    return wave.to(torch.promote_types(wave.dtype, torch.float32))

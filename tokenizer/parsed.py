@@ -1,4 +1,4 @@
-"""Parsed JSON or YAML to frozen dataclasses, with every mistake named."""
+"""Parsed JSON or YAML to frozen dataclasses; errors name the key."""
 
 from __future__ import annotations
 
@@ -40,6 +40,32 @@ def dataclass_from_dict(cls: type[Config], raw: Any, section: str) -> Config:
         return cls(**values)
     except TypeError as error:
         raise InputError(f"{section}: {str(error).split('__init__() ')[-1]}") from None
+
+
+def values_of_pairs(pairs: list[str], option: str, example: str) -> dict[str, Any]:
+    """["heads=4", "tied_embeddings=false"] to values, as YAML reads them.
+
+    Args:
+        option: of the command line, which gave the pairs; for error messages.
+        example: of a pair, likewise.
+
+    Raises:
+        InputError: a pair without "=", or whose value is not YAML.
+    """
+    import yaml
+
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"{option} {pair}: expected KEY=VALUE, such as {example}")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(
+                f"{option} {pair}: {value!r} is not a YAML value; expected KEY=VALUE, such as {example}"
+            ) from None
+    return values
 
 
 def _fits(value: Any, kind: str) -> bool:

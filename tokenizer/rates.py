@@ -1,4 +1,4 @@
-"""A codec's figures: rates, sizes and latency. Each follows from the configuration alone."""
+"""A codec's rates, sizes and latency, all derived from its configuration."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ LONGEST_WHOLE = 30 * 60.0  # seconds; the work of attention over whole utterance
 
 
 def token_count(samples: int, hop_samples: int, first_samples: int) -> int:
-    """Tokens that `samples` become, at least 1: one for each hop of which the first `first_samples` are there."""
+    """Tokens of `samples`, at least 1: one for each hop whose first `first_samples` samples are there."""
     return max(1, (samples - first_samples) // hop_samples + 1)
 
 
 class Rates:
-    """What can be said of a codec with this `config` and `name` before any weight is loaded."""
+    """Properties of a codec with this `config` and `name`; no weights are needed."""
 
     config: CodecConfig
     name: str
@@ -53,7 +53,7 @@ class Rates:
 
     @property
     def first_samples(self) -> int:
-        """Samples from a hop's start that must be there for its token to be made: 1, or the encoder's field of view."""
+        """Samples of a hop that its token needs: 1 for a streaming codec, else the encoder's receptive field."""
         return 1 if self.causal else self.config.encoder.receptive_field
 
     def token_count(self, samples: int) -> int:
@@ -72,9 +72,19 @@ class Rates:
         self.check_causal()
         return self.config.encoder.chunk_frames * self.config.encoder.hop_samples
 
+    def tokens_for(self, seconds: float) -> int:
+        """Tokens of at least `seconds` of audio: a whole number of chunks, rounded up.
+
+        Raises:
+            InputError: where the codec does not stream.
+        """
+        chunk_seconds = self.tokens_per_chunk / self.token_rate
+        # The small offset absorbs rounding of the division: 0.8 s are ten chunks of 80 ms.
+        return math.ceil(seconds / chunk_seconds - 1e-9) * self.tokens_per_chunk
+
     @property
     def longest_seconds(self) -> float:
-        """Audio that `encode` takes at once; no limit where the codec streams."""
+        """The longest audio that `encode` takes at once; infinity where the codec streams."""
         return math.inf if self.causal else LONGEST_WHOLE
 
     @property
@@ -97,7 +107,7 @@ class Rates:
 
     @property
     def latency_ms(self) -> float:
-        """Algorithmic latency in milliseconds: one chunk, or infinity where the whole utterance must be there first."""
+        """Algorithmic latency in milliseconds: one chunk; infinity for a codec that needs the whole utterance."""
         return 1000 * self.chunk_samples / self.sample_rate_in if self.causal else math.inf
 
     def check_length(self, samples: int, source: str) -> None:

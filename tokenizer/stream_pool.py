@@ -1,11 +1,10 @@
 """Many live streams over one codec: rows of one preallocated state that streams join, step and leave.
 
-A step costs what its streams cost, not what the pool holds: their rows are gathered, stepped as one batch and written
-back. Streams side by side in the pool are read in place. (Stepping every row and masking the idle ones costs a full
-pool's step for a single stream: benchmarks/pool.py measures both.)
+The cost of a step grows with the number of streams that step, not with the size of the pool: their rows are gathered,
+stepped as one batch and written back. Streams in neighbouring rows are read in place. (Stepping every row and masking
+the idle ones makes a single stream cost as much as a full pool; benchmarks/pool.py measures both.)
 
-Nothing here knows how a state is built, only that it is a tree of tuples whose leaves are batch-first: tensors, or
-NumPy arrays. What is done to a leaf is done by `_Rows`, by slicing, and by assigning one row.
+The pool works with any state that is a tree of tuples with batch-first leaves, tensors or NumPy arrays.
 
 Legend: N pool size, S samples, T tokens.
 """
@@ -14,37 +13,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tokenizer.chunks import StreamingCodec
 from tokenizer.errors import InputError
 from tokenizer.inputs import check_chunk, check_count, check_tokens
+from tokenizer.model import CodecModel
+from tokenizer.network.compiled_steps import CompiledSteps
 from tokenizer.network.state_tree import changed, leaves_of, rebuilt
-
-if TYPE_CHECKING:
-    from tokenizer.network.compiled_steps import CompiledSteps
-
-
-class StreamingCodec(Protocol):
-    """What a pool asks of a codec; see `tokenizer.Codec`."""
-
-    @property
-    def chunk_samples(self) -> int: ...
-    @property
-    def tokens_per_chunk(self) -> int: ...
-    @property
-    def codebook_size(self) -> int: ...
-    def init_state(self, batch_size: int) -> Any: ...
-    def encode_step(self, chunk: Tensor, state: Any) -> tuple[Tensor, Any]: ...
-    def decode_step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
 
 class StreamsRefused(InputError):
     """Input of some streams of a step was refused, and no stream was stepped.
 
-    slots: those streams. Leave them out and step again: the others lose nothing.
+    slots: those streams. Leave them out and step again; the other streams have not advanced.
     """
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
@@ -53,7 +38,7 @@ class StreamsRefused(InputError):
 
 
 class StreamPool:
-    """Up to `size` live streams at different positions, none of which affects another.
+    """Up to `size` independent live streams, each at its own position.
 
         pool = StreamPool(codec, size=32)
         slot = pool.join()
@@ -61,8 +46,8 @@ class StreamPool:
         audio = pool.decode({slot: tokens})[slot]
         pool.leave(slot)
 
-    Encoding and decoding advance separately, and a step names the streams that have something for it: the rest keep
-    their state. Memory is that of `size` states from the beginning on. One thread at a time.
+    Encoding and decoding advance separately. A step names the streams that have input; the others keep their state.
+    Memory for `size` states is allocated at once. Not thread-safe.
 
     Args:
         codec: with any engine.
@@ -71,7 +56,7 @@ class StreamPool:
             becomes one CUDA graph. Compiling takes a minute or more. Weights and device must then stay as they are.
 
     Raises:
-        InputError: when `size` is no whole number, or below 1, or `compiled` is asked of another engine.
+        InputError: when `size` is not a whole number of at least 1, or `compiled` is set for another engine.
     """
 
     def __init__(self, codec: StreamingCodec, size: int, compiled: bool = False) -> None:
@@ -80,13 +65,13 @@ class StreamPool:
         self._state = codec.init_state(size)
         self._leaves = list(leaves_of(self._state))
         self._active: set[int] = set()
-        # A step leaves the other direction's leaves as they are: finding them out once spares copying them every time.
-        begun = codec.init_state(1)
-        tokens, encoded = codec.encode_step(torch.zeros(1, codec.chunk_samples), begun)
-        _, decoded = codec.decode_step(tokens, begun)
-        self._begun = list(leaves_of(begun))
-        self._encoding = changed(begun, encoded)
-        self._decoding = changed(begun, decoded)
+        # A step changes only the leaves of its own direction. Finding out once which ones saves copying the others.
+        fresh = codec.init_state(1)
+        tokens, encoded = codec.encode_step(torch.zeros(1, codec.chunk_samples), fresh)
+        _, decoded = codec.decode_step(tokens, fresh)
+        self._fresh = list(leaves_of(fresh))
+        self._encoding = changed(fresh, encoded)
+        self._decoding = changed(fresh, decoded)
         self._compiled = self._compile() if compiled else None
 
     @property
@@ -95,10 +80,10 @@ class StreamPool:
         return tuple(sorted(self._active))
 
     def join(self, state: Any = None) -> int:
-        """Begin a stream. Returns its slot, the lowest that is free, from 0 to size - 1.
+        """Begin a stream. Returns its slot, the lowest free one from 0 to size - 1.
 
         Args:
-            state: of the same codec and one stream, to go on from; it is copied. None: from the beginning.
+            state: of one stream of the same codec, to continue from; it is copied. None: a new stream.
 
         Raises:
             InputError: when the pool is full.
@@ -108,7 +93,7 @@ class StreamPool:
             raise InputError(
                 f"StreamPool: all {self.size} streams are taken; let one leave first, or make a larger pool"
             )
-        leaves = self._begun if state is None else leaves_of(state)
+        leaves = self._fresh if state is None else leaves_of(state)
         for rows, leaf in zip(self._leaves, leaves, strict=True):
             rows[slot] = leaf[0]
         self._active.add(slot)
@@ -134,8 +119,8 @@ class StreamPool:
             By slot, int64 [n * tokens_per_chunk].
 
         Raises:
-            StreamsRefused: when a slot is not joined, or its chunk is not whole, not floats or not finite. It names
-                every such slot, and no stream has advanced.
+            StreamsRefused: when a slot is not joined, or its samples are not whole chunks of finite floats. The
+                error names every such slot, and no stream has advanced.
         """
         chunks = {slot: torch.as_tensor(chunk) for slot, chunk in chunks.items()}
         self._check(chunks, self._why_not_encode)
@@ -154,8 +139,8 @@ class StreamPool:
             By slot, float [n * tokens_per_chunk * samples_per_token].
 
         Raises:
-            StreamsRefused: when a slot is not joined, or its tokens are no whole number of chunks or not of this
-                codebook. It names every such slot, and no stream has advanced.
+            StreamsRefused: when a slot is not joined, or its tokens are not whole chunks or not of this codebook.
+                The error names every such slot, and no stream has advanced.
         """
         tokens = {slot: torch.as_tensor(codes) for slot, codes in tokens.items()}
         self._check(tokens, self._why_not_decode)
@@ -164,10 +149,7 @@ class StreamPool:
         return self._step(self._codec.decode_step, self._decoding, tokens)
 
     def _compile(self) -> CompiledSteps:
-        from tokenizer.model import Codec
-        from tokenizer.network.compiled_steps import CompiledSteps
-
-        if not isinstance(self._codec, Codec):
+        if not isinstance(self._codec, CodecModel):
             raise InputError(
                 f"StreamPool: compiled steps are PyTorch's, and this is a {type(self._codec).__name__}; load the codec "
                 'with engine="torch", or leave out compiled'
@@ -184,12 +166,12 @@ class StreamPool:
         states = []
         for slots in by_length.values():
             index = _Rows.of(slots)
-            # What the step does not touch only has to have as many rows.
+            # Leaves that the step does not touch only need the same number of rows.
             rows = (index.read(leaf) if i in touched else leaf[: len(slots)] for i, leaf in enumerate(self._leaves))
             output, state = step(torch.stack([inputs[slot] for slot in slots]), rebuilt(self._state, rows))
             outputs.update(zip(slots, output, strict=True))
             states.append((index, state))
-        for index, state in states:  # only now that every group has gone well
+        for index, state in states:  # after every group has succeeded
             for i, leaf in enumerate(leaves_of(state)):
                 if i in touched:
                     index.write(self._leaves[i], leaf)
@@ -227,7 +209,7 @@ class StreamPool:
 
 
 def _refusal(check: Callable[..., Any], *given: Any) -> str | None:
-    """What a check says against its arguments; None where it has nothing against them."""
+    """The message of a failed check; None where it passes."""
     try:
         check(*given)
     except InputError as error:
@@ -236,7 +218,7 @@ def _refusal(check: Callable[..., Any], *given: Any) -> str | None:
 
 
 class _Rows(NamedTuple):
-    """Some rows of batch-first leaves, ascending; a range of them is read without a copy."""
+    """Rows of batch-first leaves, in ascending order; contiguous rows are read without a copy."""
 
     slots: list[int]
     is_range: bool

@@ -10,7 +10,7 @@ from pipelines.bulk.plan import stored_identity
 from pipelines.format.layout import Layout
 
 if TYPE_CHECKING:
-    from tokenizer.model import Codec
+    from tokenizer import Codec
 
 MEMORY_SHARE = 0.5  # of what is free; the rest is for fragments, and for whoever else comes to this GPU
 PROBE_ROWS, PROBE_SECONDS = 4, 20.0  # of silence; longer rows are encoded piece by piece

@@ -21,7 +21,7 @@ from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizer.model import Codec
+    from tokenizer import Codec
 
 MAX_DEATHS = 2  # of workers over one shard, before its deadly cuts are looked for; and in a row before any task
 SEARCH_LOOK_SECONDS = 0.5  # between two looks whether a search for deadly cuts is over

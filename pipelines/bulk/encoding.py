@@ -30,7 +30,7 @@ from pipelines.sources.cuts import CutError, PlannedCut
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizer.model import Codec
+    from tokenizer import Codec
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from pipelines.storage.stable_bytes import gzip_bytes, json_lines
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizer.model import Codec
+    from tokenizer import Codec
 
 SAMPLE_CUTS = 1000
 NPY_HEADER = 128

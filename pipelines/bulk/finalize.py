@@ -17,7 +17,7 @@ from pipelines.format.ledger import Receipt
 from pipelines.storage.stable_bytes import json_bytes, json_lines
 
 if TYPE_CHECKING:
-    from tokenizer.model import Codec
+    from tokenizer import Codec
 
 RECORDED_PACKAGES = ("focalstream", "torch", "numpy", "soundfile", "soxr")
 

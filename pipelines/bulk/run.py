@@ -39,7 +39,7 @@ from tokenizer.files import check_place
 from tokenizer.machine import check_device
 
 if TYPE_CHECKING:
-    from tokenizer.model import Codec
+    from tokenizer import Codec
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizer.model import Codec
+    from tokenizer import Codec
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from pipelines.evaluation.codec_page import render
+    from pipelines.evaluation.codec_table import table
     from pipelines.evaluation.evaluate import Options, evaluate
-    from pipelines.evaluation.page import render
-    from pipelines.evaluation.table import table
     from tokenizer.files import check_place, write_atomically
 
     for option in ("threads", "workers"):

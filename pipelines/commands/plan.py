@@ -13,9 +13,8 @@ from pipelines.bulk.estimate import Estimate, estimate, measured_rate
 from pipelines.commands.selection_options import add_selection_arguments, read_selection
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
 from pipelines.sources.manifests import find_inputs
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, counted
 from tokenizer.machine import check_device
-from tokenizer.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

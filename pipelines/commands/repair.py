@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from pipelines.storage.folders import local_folder
 from pipelines.tools.repair import Repaired, repair
-from tokenizer.words import counted
+from tokenizer.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from pipelines.dataset.token_dataset import read_description
     from pipelines.format.layout import Layout
     from pipelines.report.figures import collect
-    from pipelines.report.page import render
+    from pipelines.report.report_page import render
     from pipelines.report.samples import Sample, decode_samples, find_codec
     from tokenizer.errors import InputError
     from tokenizer.files import check_place, write_atomically
@@ -80,16 +80,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(args: argparse.Namespace, figures: Figures, speed: Speed | None) -> list[str]:
-    from pipelines.report import page
-    from tokenizer.words import counted
+    from pipelines.report import summary
+    from tokenizer.errors import counted
 
     totals = figures.description["totals"]
     lines = [
         f"audio       {counted(totals['cuts'], 'cut')}, {totals['hours']:,.2f} h, "
         f"{counted(totals['tokens'], 'token')} in {counted(len(figures.description['shards']), 'shard')}",
-        f"codes       {page.codes_text(figures)}",
-        f"size        {page.size_text(figures)}",
-        f"quarantine  {page.quarantine_text(figures)}",
+        f"codes       {summary.codes_text(figures)}",
+        f"size        {summary.size_text(figures)}",
+        f"quarantine  {summary.quarantine_text(figures)}",
     ]
-    lines += [f"speed       {page.speed_text(speed)}"] if speed else []
+    lines += [f"speed       {summary.speed_text(speed)}"] if speed else []
     return lines + ([f"look        {args.html}"] if args.html else [])

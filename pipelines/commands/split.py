@@ -7,8 +7,7 @@ import argparse
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
 from pipelines.storage.folders import local_folder
 from pipelines.tools.split import BY, split
-from tokenizer.errors import InputError
-from tokenizer.words import counted
+from tokenizer.errors import InputError, counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

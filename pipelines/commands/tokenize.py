@@ -16,8 +16,7 @@ from pipelines.commands.selection_options import add_selection_arguments, read_s
 from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import dataset_folder
-from tokenizer.errors import InputError
-from tokenizer.words import counted
+from tokenizer.errors import InputError, counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from pipelines.format.layout import Layout
 from pipelines.storage.folders import dataset_folder
 from pipelines.tools.readers import installed_readers
 from pipelines.tools.verify import verify
-from tokenizer.words import counted
+from tokenizer.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,9 +17,8 @@ from typing import Any
 from pipelines.dataset.mapped_shards import mappable
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import Folder, RemotePath
-from tokenizer.cache_folder import cache_folder
 from tokenizer.errors import InputError
-from tokenizer.files import write_atomically
+from tokenizer.files import cache_folder, write_atomically
 
 DOWNLOADS = 16  # at a time
 

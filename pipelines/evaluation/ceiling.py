@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenizer import Codec
-from tokenizer.pieces import whole_chunks
+from tokenizer.chunks import whole_chunks
 
 
 @torch.no_grad()

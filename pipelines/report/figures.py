@@ -1,7 +1,7 @@
 """The figures of a tokenized dataset, in one pass over its shards; memory does not grow with their number of cuts.
 
-Totals and bytes are those of `dataset.json`. Durations, speakers, languages and everything about codes are counted on
-the shards that are read: all of them, or some spread evenly over the dataset.
+Totals and bytes come from `dataset.json`. Durations, speakers, languages and all figures about codes are counted in the
+shards that are read: all of them, or some spread evenly over the dataset.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 from tokenizer.metrics.codes import usage_of_counts
 
-DURATION_STEP = 0.5  # seconds of one bar
+DURATION_STEP = 0.5  # seconds per column
 LONGEST_RUN = 50  # tokens; longer runs are counted with these
-MOST_NAMES = 100_000  # speakers or languages that are told apart; a name first seen later is OTHERS
+MOST_NAMES = 100_000  # speakers or languages counted by name; names seen later are counted as OTHERS
 NOT_SAID, SEVERAL, OTHERS = "(not said)", "(several)", "(others)"
 KINDS = {"shards/codes": "codes", "shards/cuts": "cuts", "index/": "indexes", "packed/": "packed"}
 
 
 @dataclass
 class Figures:
-    """Of one dataset.
+    """The figures of one dataset.
 
     Attributes:
         description: the content of `dataset.json`.
-        shards_read: shards that the counts below are of.
-        durations: cuts by whole steps of DURATION_STEP seconds.
-        speakers, languages: tokens by what the cuts' supervisions say.
+        shards_read: number of shards the counts below are from.
+        durations: number of cuts by duration, in whole steps of DURATION_STEP seconds.
+        speakers, languages: number of tokens by label in the cuts' supervisions.
         codes: int64 [codebook_size], how often each code occurs.
-        runs: int64 [LONGEST_RUN + 1], tokens in runs of so many equal ones.
+        runs: int64 [LONGEST_RUN + 1], number of tokens in runs of that many equal tokens.
         sizes: bytes by kind of file, of all shards.
-        reasons: quarantined cuts by reason, and of each one line of `quarantine.jsonl`.
+        reasons: reason -> number of quarantined cuts, and the first of them as in `quarantine.jsonl`.
     """
 
     description: dict[str, Any]
@@ -61,21 +61,21 @@ class Figures:
 
     @property
     def ideal_bytes(self) -> float:
-        """The bits of all codes, and nothing else."""
+        """Size of the tokens packed to their bits, and nothing else."""
         return self.description["totals"]["tokens"] * self.description["codec"]["bits_per_token"] / 8
 
     def usage(self) -> dict[str, float]:
-        """Of the codebook, as `code_usage` says; nothing where there are no tokens."""
+        """Codebook usage as `code_usage` returns it; empty if there are no tokens."""
         return usage_of_counts(self.codes) if self.codes.any() else {}
 
     def bit_shares(self) -> np.ndarray:
-        """float64 [bits]: how often each bit of a code is set, the most significant first."""
+        """float64 [bits]: share of tokens in which each bit is 1, the most significant first."""
         bits = self.description["codec"]["bits_per_token"]
         is_set = np.arange(len(self.codes))[:, None] >> np.arange(bits - 1, -1, -1) & 1
         return self.codes @ is_set / max(self.codes.sum(), 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The figures for JSON."""
         description = self.description
         sizes = {**self.sizes, "all": self.sizes.total(), "ideal": self.ideal_bytes}
         return {
@@ -100,8 +100,8 @@ def collect(out: Folder, sample_shards: int | None = None, progress: Callable[[]
     """Read a dataset.
 
     Args:
-        out: the folder of a finished one.
-        sample_shards: read at most so many shards, spread evenly; None: all.
+        out: the folder of a finished dataset.
+        sample_shards: read at most this many shards, spread evenly; None: all.
         progress: called after each shard.
 
     Raises:
@@ -122,14 +122,14 @@ def collect(out: Folder, sample_shards: int | None = None, progress: Callable[[]
 
 
 def spread(entries: list[Any], most: int | None) -> list[Any]:
-    """At most so many of them, evenly spaced, the first one and the last one among them."""
+    """At most `most` entries, evenly spaced, including the first and the last."""
     if most is None or most >= len(entries):
         return entries
     return [entries[round(i)] for i in np.linspace(0, len(entries) - 1, most)]
 
 
 def read_shard(layout: Layout, shard: int) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """The cuts of a shard and their codes, uint16 [T] each. Raises InputError where they cannot be read."""
+    """The cuts of a shard and their codes, uint16 [T] each. Raises InputError if they cannot be read."""
     try:
         cuts = [json.loads(line) for line in gzip.decompress(layout.cuts_file(shard).read_bytes()).splitlines()]
         with layout.codes_index(shard).open("rb") as file:
@@ -140,14 +140,14 @@ def read_shard(layout: Layout, shard: int) -> tuple[list[dict[str, Any]], list[n
             raise ValueError(f"{len(cuts)} cuts, but {len(codes)} are in the index")
     except (OSError, EOFError, ValueError, TypeError) as error:
         raise InputError(
-            f"{layout.out}: shard {shard} cannot be read ({error}); `focalstream verify {layout.out}` lists what is "
-            "wrong, `focalstream repair` mends it"
+            f"{layout.out}: shard {shard} cannot be read ({error}); `focalstream verify {layout.out}` lists what "
+            "is wrong, `focalstream repair` fixes it"
         ) from error
     return cuts, codes
 
 
 def run_tokens(codes: list[np.ndarray]) -> np.ndarray:
-    """int64 [LONGEST_RUN + 1]: tokens that stand in runs of so many equal ones; a run ends with its cut."""
+    """int64 [LONGEST_RUN + 1]: number of tokens in runs of that many equal tokens; a run ends with its cut."""
     whole = np.concatenate([np.zeros(0, np.uint16), *codes])
     if not len(whole):
         return np.zeros(LONGEST_RUN + 1, np.int64)
@@ -169,7 +169,7 @@ def _count_shard(figures: Figures, cuts: list[dict[str, Any]], codes: list[np.nd
 
 
 def _said(cut: dict[str, Any], name: str) -> str:
-    """What a cut's supervisions say of `name`, in one word."""
+    """The label `name` of a cut's supervisions, or SEVERAL or NOT_SAID."""
     said = {str(entry[name]) for entry in cut.get("supervisions") or [] if entry.get(name) is not None}
     return SEVERAL if len(said) > 1 else said.pop() if said else NOT_SAID
 
@@ -188,7 +188,7 @@ def _count_reasons(layout: Layout, figures: Figures) -> None:
                 counts[entry["reason"]] += 1
                 examples.setdefault(entry["reason"], entry)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{layout.quarantine} cannot be read ({error}); mend it with `focalstream repair`") from error
+        raise InputError(f"{layout.quarantine} cannot be read ({error}); fix it with `focalstream repair`") from error
     figures.reasons = {reason: (count, examples[reason]) for reason, count in counts.most_common()}
 
 

@@ -1,4 +1,4 @@
-"""`focalstream continue PROMPT.wav OUT.wav`: hear how a language model would go on."""
+"""`focalstream continue PROMPT.wav OUT.wav`: continue a spoken prompt with a language model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slm.generation.continuation import Continuation, Timing
     from tokenizer import Codec
 
-PIPE, MICROPHONE, SPEAKER = "-", "mic", "speaker"  # what stands for a file
+PIPE, MICROPHONE, SPEAKER = "-", "mic", "speaker"  # names in place of a file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output",
         metavar="OUT.wav",
-        help='16-bit WAV with the prompt as the codec renders it, then the continuation; "-": raw 16-bit mono PCM at '
-        "the codec's output rate on standard output, as it is generated (the report goes to standard error); "
+        help='16-bit WAV with the decoded prompt, then the continuation; "-": raw 16-bit mono PCM at '
+        "the codec's output rate on standard output while it is generated (the report goes to standard error); "
         '"speaker": the loudspeaker',
     )
     add_codec_arguments(parser)
@@ -45,33 +45,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=float,
         default=6.0,
-        help="longest continuation, rounded up to whole chunks; with --stream, inf goes on until Ctrl-C",
+        help="longest continuation, rounded up to whole chunks; with --stream, inf continues until Ctrl-C",
     )
     parser.add_argument(
-        "--min-seconds", type=float, default=2.0, help="shortest continuation: earlier the model may not end it"
-    )
-    parser.add_argument("--prompt-seconds", type=float, default=3.0, help="how much of PROMPT, from its start, is used")
-    parser.add_argument("--only-continuation", action="store_true", help="leave the prompt out of OUT")
-    parser.add_argument("--stream", action="store_true", help="write audio as it is generated, a chunk at a time")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws: the same seed, the same continuation")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the draws; 0: always the likeliest code")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest codes; 0: off")
-    parser.add_argument(
-        "--top-p", type=float, default=0.95, metavar="P", help="draw from the likeliest codes that reach P; 1: off"
+        "--min-seconds", type=float, default=2.0, help="shortest continuation; the model may not end it earlier"
     )
     parser.add_argument(
-        "--min-p", type=float, default=0.0, metavar="P", help="leave out codes below P of the likeliest; 0: off"
+        "--prompt-seconds", type=float, default=3.0, help="length of PROMPT that is used, from its start"
+    )
+    parser.add_argument("--only-continuation", action="store_true", help="write the continuation without the prompt")
+    parser.add_argument("--stream", action="store_true", help="write audio while it is generated, chunk by chunk")
+    parser.add_argument("--seed", type=int, default=0, help="random seed: the same seed gives the same continuation")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="sampling temperature; 0: always the most likely code"
+    )
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample from the K most likely codes; 0: off")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=0.95,
+        metavar="P",
+        help="sample from the most likely codes that together reach P; 1: off",
     )
     parser.add_argument(
-        "--repetition-penalty", type=float, default=1.0, help="on log-probabilities of recent codes; 1: off"
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="exclude codes below P times the highest probability; 0: off",
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="factor on log-probabilities of recent codes; 1: off"
     )
     parser.add_argument("--repetition-window", type=int, default=50, metavar="CODES", help="codes that count as recent")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="report one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Continue the prompt and report how fast."""
+    """Continue the prompt and report the speed."""
     import torch
 
     from slm.checkpoint import load_lm
@@ -106,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         min(args.min_seconds, args.seconds),
         None if math.isinf(args.seconds) else args.seconds,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a streamed file is finished, none left over
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: a streamed file is completed
     underruns = write(args, codec, continuation)
     report(args, codec, continuation.timing(), underruns)
     return 0
@@ -131,7 +143,7 @@ def read_prompt(args: argparse.Namespace, sample_rate: int) -> np.ndarray:
 
 
 def check_request(args: argparse.Namespace) -> None:
-    """Raise InputError for what would only be found out after the work: bad durations, an output that cannot be."""
+    """Raise InputError for bad durations or outputs before the work starts."""
     from slm.generation.audio_sinks import WavSink, sound_devices
     from tokenizer.errors import InputError
     from tokenizer.machine import check_device
@@ -142,7 +154,7 @@ def check_request(args: argparse.Namespace) -> None:
             "expected more than 0, at least 0, and more than 0; only --seconds may be inf"
         )
     if math.isinf(args.seconds) and not args.stream and args.output not in (PIPE, SPEAKER):
-        raise InputError("--seconds inf: an endless continuation is never written; add --stream")
+        raise InputError("--seconds inf: an endless continuation is never complete; add --stream")
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
     if not 0 <= args.seed < 2**63:
@@ -156,7 +168,7 @@ def check_request(args: argparse.Namespace) -> None:
 
 
 def write(args: argparse.Namespace, codec: Codec, continuation: Continuation) -> int | None:
-    """Write the audio: as it comes, or when all of it is there. Returns the loudspeaker's underruns, None of others."""
+    """Write the audio, live or when it is complete. Returns the underruns of a loudspeaker, else None."""
     from slm.generation.audio_sinks import PipeSink, SpeakerSink, WavSink
 
     live = args.stream or args.output in (PIPE, SPEAKER)
@@ -177,7 +189,7 @@ def write(args: argparse.Namespace, codec: Codec, continuation: Continuation) ->
 
 
 def report(args: argparse.Namespace, codec: Codec, timing: Timing, underruns: int | None) -> None:
-    """Say what was made and how fast, on standard error where standard output is the audio."""
+    """Print the result and the speed; on standard error if the audio goes to standard output."""
     out = sys.stderr if args.output == "-" else sys.stdout
     if args.json:
         print(
@@ -197,6 +209,6 @@ def report(args: argparse.Namespace, codec: Codec, timing: Timing, underruns: in
         f"decoder {timing.prime_ms:.0f}, prefill {timing.prefill_ms:.0f})\n"
         f"chunks of {codec.latency_ms:g} ms in {timing.chunk_ms_p50:.1f} ms (median; p95 {timing.chunk_ms_p95:.1f}, "
         f"p99 {timing.chunk_ms_p99:.1f}): real-time factor {timing.real_time_factor:.3f}"
-        + ("" if underruns is None else f"; the loudspeaker ran dry {underruns} times"),
+        + ("" if underruns is None else f"; {underruns} underruns of the loudspeaker"),
         file=out,
     )

@@ -22,11 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", default="small", help="shipped name, directory, or Hugging Face Hub id")
     parser.add_argument("--lm", default="small", help="the trained language model: shipped name or directory")
     parser.add_argument(
-        "--steps", type=int, metavar="N", help="optimizer steps of the brief training (default: as in the tiny config)"
+        "--steps",
+        type=int,
+        metavar="N",
+        help="optimizer steps of the short training (default: those of the tiny config)",
     )
-    parser.add_argument("--prompt-seconds", type=float, default=3.0, metavar="S", help="seconds of speech to continue")
-    parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="seconds of each continuation")
-    parser.add_argument("--seed", type=int, default=0, help="of the training and of the sampling")
+    parser.add_argument(
+        "--prompt-seconds", type=float, default=3.0, metavar="S", help="length of the prompt in seconds"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, metavar="S", help="length of each continuation in seconds"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of training and sampling")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`focalstream eval-lm`: a language model's likelihoods beside baselines, choices of pairs, transcripts, samples."""
+"""`focalstream eval-lm`: likelihood beside baselines, pair accuracy, transcripts and samples of a language model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenizer.errors import InputError
 if TYPE_CHECKING:
     from slm.evaluation.swaps import SwapOptions
 
-PAGE_CLIPS = 6  # samples that the page lets one hear
+PAGE_CLIPS = 6  # samples with audio on the page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,45 +33,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DATASET",
-        help="training datasets that the unigram and bigram beside the model are counted on: folders or URLs",
+        help="training datasets to count the unigram and bigram baselines on: folders or URLs",
     )
-    parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="local folder that shards of datasets behind URLs come into"
-    )
-    parser.add_argument("--cuts", type=int, default=0, help="score so many held-out cuts, drawn by the seed; 0: all")
-    parser.add_argument("--pairs", type=int, default=200, help="pairs of each continuation-or-swap test; 0: none")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder for shards behind URLs")
+    parser.add_argument("--cuts", type=int, default=0, help="number of held-out cuts to score, drawn at random; 0: all")
+    parser.add_argument("--pairs", type=int, default=200, help="pairs of each speaker consistency test; 0: none")
     parser.add_argument(
         "--pair-seconds",
         type=float,
-        help="longest prompt, and longest continuation, of such a pair; without: 3, or half of what the model sees",
+        help="longest prompt and continuation of a pair; default: 3, or half of the model's context",
     )
     parser.add_argument(
         "--min-pair-seconds",
         type=float,
-        help="shortest prompt, and shortest continuation, of such a pair; without: 1, or --pair-seconds where shorter",
+        help="shortest prompt and continuation of a pair; default: 1, or --pair-seconds if that is shorter",
     )
     parser.add_argument(
         "--swap-audio",
         default="",
         metavar="MANIFEST",
-        help="what --data was tokenized from: join waves and encode them, instead of joining codes",
+        help="the manifest of --data: join audio and encode it, instead of joining codes",
     )
     parser.add_argument(
         "--hold",
         default="",
         metavar="FIELD",
-        help='a field of the cuts that a swap must keep, such as "source", so that nothing else tells speakers apart',
+        help='a field of the cuts that a swap must keep, such as "source", so that only the speaker differs',
     )
     parser.add_argument(
         "--transcripts",
         type=int,
         default=32,
-        help="held-out cuts that a model with text writes down, drawn by the seed, for error rates; 0: none",
+        help="held-out cuts that a model with text transcribes, drawn at random; 0: none",
     )
-    parser.add_argument("--samples", type=int, default=16, help="continuations to draw for the sample figures; 0: none")
-    parser.add_argument(
-        "--prompt-seconds", type=float, help="prompt of a sample; without: 3, or as much as the model sees"
-    )
+    parser.add_argument("--samples", type=int, default=16, help="number of continuations to sample; 0: none")
+    parser.add_argument("--prompt-seconds", type=float, help="prompt of a sample; default: 3, or the model's context")
     parser.add_argument("--sample-seconds", type=float, default=6.0, help="longest sample")
     parser.add_argument(
         "--benchmarks",
@@ -83,18 +79,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--codec",
-        help="the model's codec, for benchmarks and for sound; without: found by the name it was trained with",
+        help="the model's codec, for benchmarks and audio; default: the codec it was trained with",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of every draw")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--html", metavar="OUT.html", help="write a page with figures and sound, one file")
+    parser.add_argument("--html", metavar="OUT.html", help="write a page with figures and audio, one file")
     parser.add_argument(
         "--json",
         metavar="OUT.json",
         nargs="?",
         const="-",
-        help="write the figures; without a name: print in place of the table",
+        help="write the figures; without a name: print them instead of the table",
     )
 
 
@@ -103,9 +99,9 @@ def run(args: argparse.Namespace) -> int:
 
     from slm.checkpoint import load_lm
     from slm.evaluation.evaluate import Options, evaluate
-    from slm.evaluation.page import render
+    from slm.evaluation.lm_page import render
+    from slm.evaluation.lm_table import table
     from slm.evaluation.samples import SampleOptions
-    from slm.evaluation.table import table
     from tokenizer import Codec
     from tokenizer.files import check_place, write_atomically
     from tokenizer.machine import check_device
@@ -155,15 +151,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def swap_options(args: argparse.Namespace, context: int, token_rate: float) -> SwapOptions | str:
-    """How pairs are made, or why none are: what was not asked for gives way to what the model sees.
+    """The settings of the pairs, or the reason why there are none. Defaults adapt to the model's context.
 
     Args:
-        args: the command's.
-        context: tokens that the model sees.
-        token_rate: of them, a second.
+        args: of the command.
+        context: of the model, in tokens.
+        token_rate: tokens per second.
 
     Raises:
-        InputError: what was asked for cannot be.
+        InputError: an option does not fit the model's context or another option.
     """
     from slm.evaluation.swaps import SwapOptions
 

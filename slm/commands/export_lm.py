@@ -1,4 +1,4 @@
-"""`focalstream export-lm LM OUT_DIR`: a language model for transformers, vLLM and their like."""
+"""`focalstream export-lm OUT_DIR --lm LM`: a language model for transformers, vLLM and similar programs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lm", metavar="LM", help="shipped name, checkpoint folder or training run")
-    parser.add_argument("output", metavar="OUT_DIR", type=Path, help="folder to make; it may be there and empty")
+    parser.add_argument("old", nargs="?", metavar="LM", help=argparse.SUPPRESS)
+    parser.add_argument("output", metavar="OUT_DIR", type=Path, help="folder to make; it may exist if it is empty")
+    parser.add_argument("--lm", help="shipped name, checkpoint folder or training run")
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the stored weights"
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Write the folder and report its size."""
     from slm.checkpoint import load_lm
-    from slm.export import export_lm
+    from slm.llama import export_lm
+    from tokenizer.commands.old_options import note
+    from tokenizer.errors import InputError
 
-    model, vocabulary = load_lm(args.lm)
+    if (args.lm is None) == (args.old is None):
+        raise InputError(f"export-lm {args.output}: expected one language model, as --lm LM")
+    if args.old is not None:
+        note("LM OUT_DIR is now OUT_DIR --lm LM; the next release drops the old form")
+    lm = args.lm or args.old
+    model, vocabulary = load_lm(lm)
     export_lm(model, vocabulary, args.output, args.dtype)
     size = sum(path.stat().st_size for path in args.output.iterdir())
     kind = f"LlamaForCausalLM, {args.dtype}, {vocabulary.size:,} ids"

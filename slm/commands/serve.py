@@ -1,4 +1,4 @@
-"""`focalstream serve`: live continuation for many people, with a page to try it."""
+"""`focalstream serve`: live speech continuation for many clients, with a page to try it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_codec_arguments(parser)
     parser.set_defaults(engine=None)
     parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
-    parser.add_argument("--port", type=int, default=8000, help="0: any that is free; it is printed")
-    parser.add_argument("--slots", type=int, default=8, metavar="N", help="people who are served at once; others queue")
-    parser.add_argument("--queue", type=int, default=16, metavar="N", help="people who may wait for a slot")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all addresses of this machine"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port; 0: any free port, which is printed")
+    parser.add_argument(
+        "--slots", type=int, default=8, metavar="N", help="clients served at once; further clients wait in a queue"
+    )
+    parser.add_argument("--queue", type=int, default=16, metavar="N", help="clients that may wait for a slot")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model's process")
     parser.add_argument(
         "--auth-token",
         metavar="TOKEN",
-        help="clients have to show it; better in the environment, as FOCALSTREAM_AUTH_TOKEN: `ps` shows options",
+        help="token required of clients; safer in the variable FOCALSTREAM_AUTH_TOKEN, because `ps` shows options",
     )
     parser.add_argument(
         "--origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="of other pages that may connect, as https://example.org; repeatable; *: all",
+        help="origin of another page that may connect, such as https://example.org; repeatable; *: all",
     )
-    parser.add_argument("--lead-ms", type=float, default=240.0, help="how far speech is generated ahead of playback")
-    parser.add_argument("--prompt-seconds", type=float, default=30.0, help="longest prompt")
-    parser.add_argument("--speech-seconds", type=float, default=120.0, help="longest continuation")
-    parser.add_argument("--session-seconds", type=float, default=3600.0, help="longest connection")
-    parser.add_argument("--connections", type=int, default=256, help="WebSockets at once")
-    parser.add_argument("--drain-seconds", type=float, default=10.0, help="that streams get to end after SIGTERM")
+    parser.add_argument(
+        "--lead-ms", type=float, default=240.0, help="how far generation is ahead of playback, in milliseconds"
+    )
+    parser.add_argument("--prompt-seconds", type=float, default=30.0, help="longest prompt, in seconds")
+    parser.add_argument("--speech-seconds", type=float, default=120.0, help="longest continuation, in seconds")
+    parser.add_argument("--session-seconds", type=float, default=3600.0, help="longest connection, in seconds")
+    parser.add_argument("--connections", type=int, default=256, help="most WebSockets at once")
+    parser.add_argument("--drain-seconds", type=float, default=10.0, help="time for streams to end after SIGTERM")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_request(args: argparse.Namespace) -> None:
-    """Raise InputError for numbers out of range, before anything is loaded."""
+    """Raise InputError for numbers out of range before loading anything."""
     from tokenizer.errors import InputError
 
     least = {"slots": 1, "queue": 0, "threads": 1, "connections": 1, "port": 0, "drain_seconds": 0}
@@ -104,7 +110,7 @@ def check_request(args: argparse.Namespace) -> None:
 
 
 def fastest_engine(args: argparse.Namespace) -> str:
-    """ONNX Runtime where it is installed and can do what is asked; else PyTorch."""
+    """ONNX Runtime if it is installed and supports the options, else PyTorch."""
     from importlib.util import find_spec
 
     able = args.device == "cpu" and args.precision != "bf16" and find_spec("onnxruntime") and find_spec("onnx")

@@ -1,4 +1,4 @@
-"""`focalstream speak TEXT OUT.wav --lm L`: a text as speech."""
+"""`focalstream speak TEXT OUT.wav --lm LM`: text to speech."""
 
 from __future__ import annotations
 
@@ -9,23 +9,32 @@ from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", metavar="TEXT", help="what to say, in quotes")
-    parser.add_argument("output", metavar="OUT.wav", help="16-bit WAV (or FLAC, where its name ends so) to write")
+    parser.add_argument("output", metavar="OUT.wav", help="16-bit WAV or FLAC file to write")
     add_codec_arguments(parser)
     parser.add_argument(
-        "--lm", required=True, default=argparse.SUPPRESS, help="checkpoint folder or training run, trained on texts too"
+        "--lm",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="checkpoint folder or training run of a model trained with text",
     )
     parser.add_argument(
-        "--seconds", type=float, help="longest speech; without, until the model ends it or its context is full"
+        "--seconds", type=float, help="longest speech; default: until the model ends it or its context is full"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws: the same seed, the same speech")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the draws; 0: always the likeliest code")
+    parser.add_argument("--seed", type=int, default=0, help="random seed: the same seed gives the same speech")
     parser.add_argument(
-        "--top-p", type=float, default=0.95, metavar="P", help="draw from the likeliest codes that reach P; 1: off"
+        "--temperature", type=float, default=1.0, help="sampling temperature; 0: always the most likely code"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=0.95,
+        metavar="P",
+        help="sample from the most likely codes that together reach P; 1: off",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say the text."""
+    """Write the speech and report its length."""
     import math
 
     import torch
@@ -40,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--seconds {args.seconds}: expected more than 0, and finite")
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
-    audio_format(args.output)  # refuses names of other formats before the work
+    audio_format(args.output)  # refuses other formats before the work
     model, vocabulary = load_lm(args.lm, args.device)
     text_model = vocabulary.check_text(args.lm)
     codec = load_codec(args)

@@ -7,11 +7,10 @@ import dataclasses
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 from slm.training.settings import TrainSettings, read_settings
-from tokenizer.errors import InputError
 from tokenizer.machine import check_device
+from tokenizer.parsed import values_of_pairs
 
 SIGNALS = ("SIGTERM", "SIGINT")
 
@@ -31,40 +30,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         nargs="+",
         metavar="DATASET",
-        help="datasets written by `focalstream tokenize`: folders or URLs; with DATASET:WEIGHT each, rows are mixed by "
-        "weight; or one YAML file of lines 'DATASET: WEIGHT'",
+        help="datasets written by `focalstream tokenize`: folders or URLs; DATASET:WEIGHT mixes rows by "
+        "weight; or one YAML file with lines 'DATASET: WEIGHT'",
     )
     parser.add_argument(
         "--held-out",
         nargs="+",
         default=[],
         metavar="DATASET",
-        help="datasets for validation; without, a share of the cuts of --data",
+        help="datasets for validation; default: a share of the cuts of --data",
     )
-    parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="local folder that shards of datasets behind URLs come into"
-    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder for shards behind URLs")
     parser.add_argument(
         "--out", required=True, default=argparse.SUPPRESS, type=Path, metavar="DIR", help="folder of the run"
     )
     parser.add_argument(
         "--init-from",
         metavar="MODEL",
-        help="begin with the weights of a text Llama (a folder in transformers' layout; its embedding is made anew) or "
-        "of a speech model",
+        help="initial weights: a text Llama (a folder in transformers' layout; its embedding is replaced) or a speech "
+        "model",
     )
     parser.add_argument(
         "--text-model",
         type=Path,
         metavar="FILE",
-        help="made by `focalstream train-text`: for a model of text too (--text-to-speech-weight and its like)",
+        help="written by `focalstream train-text`, for tasks with text (--text-to-speech-weight and the like)",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="continue from the latest checkpoint in --out")
     parser.add_argument(
-        "--device", default="cpu", help="torch device, for example cuda (under torchrun: one a process)"
+        "--device", default="cpu", help="torch device, for example cuda (with torchrun, one per process)"
     )
     parser.add_argument(
-        "--codec", help="the datasets' codec, which makes the samples of --sample-every audible; without, codes only"
+        "--codec", help="the datasets' codec, to write the samples of --sample-every as audio; default: tokens only"
     )
     parser.add_argument(
         "--model",
@@ -73,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="values that override the config's `model` section: --model code_embedding=bits tied_embeddings=false",
     )
-    parser.add_argument("--json", action="store_true", help="print the closing report as JSON")
+    parser.add_argument("--json", action="store_true", help="print the final report as JSON")
     overrides = parser.add_argument_group("settings that override the config's `train` section")
     kinds = {"int": int, "float": float, "str": str}
     for setting in dataclasses.fields(TrainSettings):
@@ -89,14 +86,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; 0 when the run came to its end, 128 + the signal's number when a signal stopped it."""
+    """Train. Returns 0 at the end of the run, 128 + the signal's number if a signal stopped it."""
     from slm.training.train import train
     from tokenizer import Codec
     from tokenizer.runs.ranks import join_ranks
 
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
     overrides = {name: value for name, value in vars(args).items() if name in names}
-    model, settings = read_settings(args.config, overrides, model_overrides(args.model))
+    model, settings = read_settings(args.config, overrides, values_of_pairs(args.model, "--model", "heads=4"))
     check_device(args.device)
     codec = None if args.codec is None else Codec.from_pretrained(args.codec, device=args.device)
     with join_ranks(args.device) as (ranks, device):
@@ -127,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
             means = "mean of the tasks by weight" if seconds is None else f"{seconds:.1f} bits per second of speech"
             print(f"best at step {report.best_step}: {report.best_bits_per_token:.3f} bits per held-out token, {means}")
         if report.stopped_by in SIGNALS:
-            print("go on with the same command and --resume")
+            print("continue with the same command and --resume")
         if not settings.speech_weight:
             print(f"use it with `focalstream speak` or `focalstream transcribe`, and --lm {args.out}")
         elif report.codec_streams:
@@ -138,21 +135,3 @@ def run(args: argparse.Namespace) -> int:
                 "in Python"
             )
     return status
-
-
-def model_overrides(pairs: list[str]) -> dict[str, Any]:
-    """["heads=4", "tied_embeddings=false"] to values, as YAML reads them. Raises InputError."""
-    import yaml
-
-    values = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--model {pair}: expected KEY=VALUE, such as head_groups=2")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(
-                f"--model {pair}: {value!r} is no YAML value; expected KEY=VALUE, such as heads=4"
-            ) from None
-    return values

@@ -1,4 +1,4 @@
-"""`focalstream train-text DATASET... OUT.model`: the pieces that a language model reads and writes text in."""
+"""`focalstream train-text --data DATASET... --out FILE`: the text model that a language model reads and writes with."""
 
 from __future__ import annotations
 
@@ -8,28 +8,38 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data",
+        "--data",
         nargs="+",
+        default=[],
         metavar="DATASET",
         help="datasets written by `focalstream tokenize`, folders or URLs, whose cuts have texts",
     )
-    parser.add_argument("output", type=Path, metavar="OUT.model", help="SentencePiece model to write")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="SentencePiece model to write, such as text.model")
+    parser.add_argument("old", nargs="*", metavar="DATASET ... OUT", help=argparse.SUPPRESS)
     parser.add_argument("--pieces", type=int, default=1000, help="size of the text vocabulary")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder that files behind URLs come into")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder for files behind URLs")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Train the text model and report its size."""
     from pipelines.dataset.token_dataset import TokenDataset
     from slm.text_model import TextModel, texts_of
+    from tokenizer.commands.old_options import note
     from tokenizer.errors import InputError
 
-    if args.output.is_dir() or not args.output.parent.is_dir():
-        raise InputError(f"{args.output}: cannot be written; name a file in a folder that is there")
-    texts = list(texts_of(TokenDataset(args.data, args.cache).cuts()))
+    data, out = args.data, args.out
+    if len(args.old) > 1 and not data and out is None:
+        data, out = args.old[:-1], Path(args.old[-1])
+        note("DATASET ... OUT is now --data DATASET ... --out OUT; the next release drops the old form")
+    elif args.old or not data or out is None:
+        raise InputError("expected --data DATASET ... and --out FILE, and nothing else without an option")
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"{out}: cannot be written; name a file in an existing folder")
+    texts = list(texts_of(TokenDataset(data, args.cache).cuts()))
     model = TextModel.train(texts, args.pieces)
-    model.save(args.output)
-    spelt = [model.encode(text) for text in texts if text]
-    characters, pieces = sum(map(len, texts)), sum(map(len, spelt))
-    print(f"{args.output}: {model.pieces:,} pieces from {len(spelt):,} texts of {len(texts):,} cuts")
+    model.save(out)
+    encoded = [model.encode(text) for text in texts if text]
+    characters, pieces = sum(map(len, texts)), sum(map(len, encoded))
+    print(f"{out}: {model.pieces:,} pieces from {len(encoded):,} texts of {len(texts):,} cuts")
     print(f"{characters:,} characters in {pieces:,} pieces, {characters / pieces:.2f} a piece")
     return 0

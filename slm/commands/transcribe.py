@@ -1,4 +1,4 @@
-"""`focalstream transcribe IN.wav --lm L`: what is said in a recording."""
+"""`focalstream transcribe IN.wav --lm LM`: speech to text."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN.wav", help="sound file of any rate and number of channels")
     add_codec_arguments(parser)
     parser.add_argument(
-        "--lm", required=True, default=argparse.SUPPRESS, help="checkpoint folder or training run, trained on texts too"
+        "--lm",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="checkpoint folder or training run of a model trained with text",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, help="of the draws; 0: always the likeliest piece")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="sampling temperature; 0: always the most likely piece"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the text, and nothing else, on standard output."""
+    """Print only the text on standard output."""
     import torch
 
     from slm.checkpoint import load_lm

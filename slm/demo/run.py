@@ -1,7 +1,7 @@
-"""The whole path in one run: speech to shards, shards to a language model, a prompt to its continuation, and a page.
+"""The whole pipeline in one run: speech to shards, shards to a language model, a prompt to a continuation, and a page.
 
 OUT/index.html         the page
-OUT/*.wav              the continuations, and the clips before and after the codec
+OUT/*.wav              the continuations, and clips before and after the codec
 OUT/demo.json          every figure
 OUT/lists/             the manifests of training and held-out cuts
 OUT/tokens/            the two tokenized datasets
@@ -12,48 +12,59 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import SourceCut
 from pipelines.storage.stable_bytes import json_bytes
 from slm.checkpoint import load_lm
-from slm.demo import stages as demo_stages
-from slm.demo import story as demo_story
+from slm.demo.demo_page import Clip, Continuation, render
 from slm.demo.figures import DemoFigures
-from slm.demo.page import Clip, Continuation, render
-from slm.demo.split import load_wave, pick_clips, pick_prompt, split_data
+from slm.demo.split import pick_clips, pick_prompt, split_data
+from slm.demo.stages import Part, continue_prompt, dataset_figures, evaluate, resynthesise, tokenize_part, train_fresh
+from slm.demo.story import (
+    continuation_line,
+    resynthesis_line,
+    shown_continuation,
+    speech_line,
+    tell,
+    tokenize_line,
+    training_begins_line,
+    training_line,
+    verify_line,
+)
 from slm.model.transformer import ModelConfig
 from slm.training.settings import TrainSettings, read_settings
 from tokenizer import Codec
 from tokenizer.audio import write_wav
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
+from tokenizer.machine import available_cores
 
 BUNDLED = Path(__file__).resolve().parent / "speech" / "cuts.jsonl.gz"
 CONFIG = "tiny"  # of the model that is trained
 CLIPS = 3
-VALIDATIONS = 12  # points of the held-out curve
-LONGEST_SECONDS = 60.0  # of a prompt or a continuation: the page holds them
-MADE_BY = "focalstream demo"  # in demo.json: the mark of a folder that the next run may empty
+VALIDATIONS = 12  # points on the held-out curve
+LONGEST_SECONDS = 60.0  # of a prompt or a continuation, because the page embeds them
+MADE_BY = "focalstream demo"  # in demo.json; marks a folder that the next run may empty
 FOLDERS = ("lists", "tokens", "lm")
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What a demo run is told.
+    """Settings of a demo run.
 
     Attributes:
         out: the folder to write; an earlier demo in it is replaced.
         data: a manifest, a folder of audio or a glob; None: the bundled synthetic speech.
         codec, lm: what `Codec.from_pretrained` and `load_lm` take.
         steps: optimizer steps of the training; None: those of the config.
-        prompt_seconds, seconds: the length of the prompt and of its continuation.
-        seed: of the training and of the sampling.
+        prompt_seconds, seconds: length of the prompt and of the continuation.
+        seed: of training and sampling.
     """
 
     out: Path
@@ -77,12 +88,12 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
     """Run everything and write `settings.out`.
 
     Args:
-        settings: what to run on.
-        say: called with the name of a step and what came of it, as the run goes on.
+        settings: of the run.
+        say: called with the name of each step and its result.
 
     Raises:
-        InputError: no speech, no codec or language model under that name, one that belongs to another codec, or a
-            folder that holds something else.
+        InputError: there is no speech, the codec or the language model cannot be loaded or do not belong together, or
+            the folder holds other files.
     """
     began = time.monotonic()
     out = settings.out
@@ -91,35 +102,35 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
     vocabulary.check(f"codec '{settings.codec}'", codec.fingerprint, codec.codebook_size)
     config, train_settings = training_settings(settings)
     split = split_data(settings.data or str(BUNDLED))
-    claim(out)  # only now: bad input leaves an earlier demo as it was
-    say("speech", demo_story.speech_line(split, settings.data))
+    claim(out)  # after the checks, so that bad input leaves an earlier demo unchanged
+    say("speech", speech_line(split, settings.data))
 
-    training = demo_stages.tokenize_part(split.train, "train", out, settings.codec)
-    heldout = demo_stages.tokenize_part(split.heldout, "heldout", out, settings.codec)
-    dataset = demo_stages.dataset_figures(settings.data or "bundled", settings.data is None, training, heldout)
-    say("tokenize", demo_story.tokenize_line(dataset))
-    say("verify", demo_story.verify_line(dataset))
+    training = tokenize_part(split.train, "train", out, settings.codec)
+    heldout = tokenize_part(split.heldout, "heldout", out, settings.codec)
+    dataset = dataset_figures(settings.data or "bundled", settings.data is None, training, heldout)
+    say("tokenize", tokenize_line(dataset))
+    say("verify", verify_line(dataset))
 
     tokenized = keep_tokenized(split.heldout, heldout)
-    clips, codec_figures = demo_stages.resynthesise(codec, heldout, pick_clips(tokenized, CLIPS))
-    say("resynthesis", demo_story.resynthesis_line(codec_figures))
+    clips, codec_figures = resynthesise(codec, heldout, pick_clips(tokenized, CLIPS))
+    say("resynthesis", resynthesis_line(codec_figures))
 
-    say("train", demo_story.training_begins_line(train_settings.steps))
-    curves = demo_stages.train_fresh(config, train_settings, training, heldout, out / "lm")
+    say("train", training_begins_line(train_settings.steps))
+    curves = train_fresh(config, train_settings, training, heldout, out / "lm")
     models = {settings.lm: shipped, "trained here": load_lm(out / "lm")[0]}
-    measured = [demo_stages.evaluate(name, model, heldout, train_settings) for name, model in models.items()]
-    say("train", demo_story.training_line(curves, measured))
+    measured = [evaluate(name, model, heldout, train_settings) for name, model in models.items()]
+    say("train", training_line(curves, measured))
 
     source = pick_prompt(tokenized, settings.prompt_seconds)
-    prompt = load_wave(source, codec.sample_rate_in)[: round(settings.prompt_seconds * codec.sample_rate_in)]
+    prompt = read_wave(source, codec.sample_rate_in)[: round(settings.prompt_seconds * codec.sample_rate_in)]
     shown, continued = [], []
     for file, (name, model) in zip(("continuation-shipped.wav", "continuation-fresh.wav"), models.items(), strict=True):
-        sound, figures, tokens = demo_stages.continue_prompt(
+        sound, figures, tokens = continue_prompt(
             codec, model, vocabulary, prompt, settings.seconds, settings.seed, name, file
         )
-        say("continue", demo_story.continuation_line(figures))
+        say("continue", continuation_line(figures))
         continued.append(figures)
-        shown.append(demo_story.shown_continuation(figures, sound, tokens, codec))
+        shown.append(shown_continuation(figures, sound, tokens, codec))
         write_wav(out / file, sound.wave, sound.sample_rate)
 
     everything = DemoFigures(
@@ -131,20 +142,15 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
         prompt=source.cut["id"],
         continuations=continued,
         seconds=time.monotonic() - began,
-        cpu_cores=cpu_cores(),
+        cpu_cores=available_cores(),
         version=importlib.metadata.version("focalstream"),
     )
     write_results(out, everything, shown, clips)
     return everything
 
 
-def cpu_cores() -> int:
-    """CPU cores this process may use; where the system does not say (macOS), those of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def training_settings(settings: DemoSettings) -> tuple[ModelConfig, TrainSettings]:
-    """Those of the config, but validated often enough for a curve, and warmed up in proportion."""
+    """The settings of the config, with enough validations for a curve and a warm-up of a tenth of the steps."""
     _, training = read_settings(CONFIG, {})
     steps = training.steps if settings.steps is None else settings.steps
     return read_settings(
@@ -159,14 +165,14 @@ def training_settings(settings: DemoSettings) -> tuple[ModelConfig, TrainSetting
 
 
 def claim(out: Path) -> None:
-    """Make the folder, or empty it of an earlier demo.
+    """Create the folder, or remove an earlier demo from it.
 
     Raises:
-        InputError: it holds anything else.
+        InputError: the folder holds other files.
     """
     if out.exists() and any(out.iterdir()):
         if not is_demo(out):
-            raise InputError(f"{out}: holds files that no demo wrote; give another --out, or empty it")
+            raise InputError(f"{out}: holds files that are not from a demo; give another --out, or empty it")
         for name in FOLDERS:
             shutil.rmtree(out / name, ignore_errors=True)
         for path in [*out.glob("*.wav"), out / "index.html"]:
@@ -176,7 +182,7 @@ def claim(out: Path) -> None:
 
 
 def is_demo(out: Path) -> bool:
-    """Whether a demo, finished or not, wrote this folder."""
+    """Whether the folder was written by a demo, finished or not."""
     try:
         content = json.loads((out / "demo.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -184,8 +190,8 @@ def is_demo(out: Path) -> bool:
     return isinstance(content, dict) and content.get("made_by") == MADE_BY
 
 
-def keep_tokenized(cuts: Sequence[SourceCut], part: demo_stages.Part) -> list[SourceCut]:
-    """The cuts that are in the dataset: others could not be read, and cannot be shown."""
+def keep_tokenized(cuts: Sequence[SourceCut], part: Part) -> list[SourceCut]:
+    """The cuts that are in the dataset; the others could not be read."""
     ids = {part.dataset.cut_id(index) for index in range(len(part.dataset))}
     return [source for source in cuts if source.cut["id"] in ids]
 
@@ -193,10 +199,10 @@ def keep_tokenized(cuts: Sequence[SourceCut], part: demo_stages.Part) -> list[So
 def write_results(
     out: Path, figures: DemoFigures, continuations: Sequence[Continuation], clips: Sequence[Clip]
 ) -> None:
-    """The clips as WAV, the page, and, last, the figures."""
+    """Write the clips as WAV, the page, and last the figures."""
     for number, clip in enumerate(clips, 1):
         write_wav(out / f"clip-{number}-original.wav", clip.original.wave, clip.original.sample_rate)
         write_wav(out / f"clip-{number}-resynthesis.wav", clip.resynthesis.wave, clip.resynthesis.sample_rate)
-    page = render(demo_story.tell(figures, continuations, clips))
+    page = render(tell(figures, continuations, clips))
     write_atomically(out / "index.html", page.encode())
     write_atomically(out / "demo.json", json_bytes({"made_by": MADE_BY, "finished": True, **figures.to_dict()}))

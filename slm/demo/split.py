@@ -1,4 +1,4 @@
-"""Which of the demo's cuts train the language model, which are held out, and which of those are shown."""
+"""The demo's cuts: which ones train the language model, which are held out, and which of those are shown."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipelines.sources.audio import read_wave
 from pipelines.sources.cuts import duration
 from pipelines.sources.manifests import SourceCut, find_inputs, read_cuts
 from tokenizer.errors import InputError
 
-HELD_OUT_EVERY = 10  # where the cuts do not say, every tenth is held out
-PROBE_RATE = 16_000  # Hz at which a cut is read to see whether it can be
-CLIP_SECONDS = (1.5, 12.0)  # cuts shorter or longer than this make poor examples
+HELD_OUT_EVERY = 10  # if the cuts do not say, every tenth is held out
+PROBE_RATE = 16_000  # Hz, for the test whether a cut can be read
+CLIP_SECONDS = (1.5, 12.0)  # range of lengths for good examples
 
 
 @dataclass(frozen=True)
 class Split:
-    """Cuts in the order of the manifest. `rule` says, in words, how they were divided."""
+    """Cuts in the order of the manifest. `rule` describes how they were split."""
 
     train: Sequence[SourceCut]
     heldout: Sequence[SourceCut]
@@ -31,21 +29,19 @@ class Split:
 
 
 def split_data(data: str) -> Split:
-    """Divide a manifest or a folder of audio.
+    """Split a manifest or a folder of audio.
 
-    Where every cut has `custom.subset`, that decides ("heldout" is held out); otherwise every tenth cut is held out
-    that can be read, or, where there is none, the last that can. Other unreadable cuts are left in, for the tokenizer
-    to report.
+    If every cut has `custom.subset`, cuts with "heldout" are held out. Otherwise every tenth cut that can be read is
+    held out, or the last readable cut if there is none. Other unreadable cuts are kept, for the tokenizer to report.
 
     Raises:
-        InputError: nothing is there, nothing in one of the two parts could be read, or the audio lies inside a Shar
-            folder.
+        InputError: there are no cuts, no cut of one of the two parts can be read, or the audio is inside a Shar folder.
     """
     cuts = list(read_cuts(find_inputs(data)))
     if any(source.audio is not None for source in cuts):
         raise InputError(
-            f"{data}: its audio lies inside Shar tars, and the demo divides manifests; give the manifest or the folder "
-            "of audio files it was made from"
+            f"{data}: its audio is inside Shar tars, and the demo splits manifests; give the original manifest or "
+            "folder of audio files"
         )
     subsets = [(source.cut.get("custom") or {}).get("subset") for source in cuts]
     if all(subset is not None for subset in subsets):
@@ -61,14 +57,14 @@ def split_data(data: str) -> Split:
     for part, name in ((split.train, "to train on"), (split.heldout, "held out")):
         if not any(readable(source) for source in part):
             raise InputError(
-                f"{data}: of {len(cuts)} cuts, {len(part)} are {name}, and none of these can be read; expected one of "
-                "each part that can: give at least two cuts of sound audio"
+                f"{data}: of {len(cuts)} cuts, {len(part)} are {name}, and none of these can be read; expected a "
+                "readable cut in each part: give at least two cuts"
             )
     return split
 
 
 def choose_heldout(cuts: Sequence[SourceCut]) -> tuple[list[bool], str]:
-    """Which cuts to hold out where the manifest does not say, and the rule in words."""
+    """Which cuts to hold out if the manifest does not say, and the rule in words."""
     tenths = range(HELD_OUT_EVERY - 1, len(cuts), HELD_OUT_EVERY)
     heldout = [index for index in tenths if readable(cuts[index])]
     if heldout:
@@ -82,9 +78,9 @@ def choose_heldout(cuts: Sequence[SourceCut]) -> tuple[list[bool], str]:
 
 
 def readable(source: SourceCut) -> bool:
-    """Whether the tokenizer could read all of a cut's audio."""
+    """Whether all audio of a cut can be read."""
     try:
-        load_wave(source, PROBE_RATE)
+        read_wave(source, PROBE_RATE)
     except InputError:
         return False
     return True
@@ -98,7 +94,7 @@ def write_manifest(path: Path, cuts: Sequence[SourceCut]) -> None:
 
 
 def pick_clips(cuts: Sequence[SourceCut], count: int) -> list[SourceCut]:
-    """Up to `count` cuts to show: those of a pleasant length first, and as many speakers as there are."""
+    """Up to `count` cuts to show: those with a good length first, from as many speakers as possible."""
     shortest, longest = CLIP_SECONDS
     ranks: dict[int, tuple[bool, int]] = {}
     seen: dict[str, int] = {}
@@ -114,18 +110,13 @@ def pick_prompt(cuts: Sequence[SourceCut], seconds: float) -> SourceCut:
     return next(long_enough, None) or max(cuts, key=lambda source: duration(source.cut))
 
 
-def load_wave(source: SourceCut, sample_rate: int) -> np.ndarray:
-    """The cut's audio as the tokenizer hears it: mono float32 [S] at `sample_rate` Hz. Raises InputError."""
-    return read_wave(source, sample_rate)
-
-
 def speaker(cut: dict[str, Any]) -> str:
-    """The speaker of the cut's first supervision; empty where there is none."""
+    """The speaker of the cut's first supervision, or ""."""
     return _first_supervision(cut).get("speaker") or ""
 
 
 def text(cut: dict[str, Any]) -> str:
-    """What is said in the cut; empty where that is not known."""
+    """The text of the cut's first supervision, or ""."""
     return _first_supervision(cut).get("text") or ""
 
 

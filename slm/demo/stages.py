@@ -1,4 +1,4 @@
-"""The stages of the demo: each does one piece of the work and measures it."""
+"""The stages of the demo. Each does one part of the work and measures it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from pipelines.bulk.run import Job, Result, tokenize
 from pipelines.dataset.batches import PackedBatches
 from pipelines.dataset.token_dataset import TokenDataset, read_description
 from pipelines.format.layout import Layout
+from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import SourceCut
 from pipelines.tools.verify import verify
+from slm.demo.demo_page import Clip, Sound
 from slm.demo.figures import CodecFigures, ContinuationFigures, DatasetFigures, ModelFigures, TrainingFigures
-from slm.demo.page import Clip, Sound
-from slm.demo.split import load_wave, speaker, text, write_manifest
+from slm.demo.split import speaker, text, write_manifest
 from slm.evaluation.baselines import Counts
 from slm.generation.continuation import Continuation, warm_up
 from slm.generation.generate import Sampling
@@ -39,7 +40,7 @@ SAMPLING = Sampling(temperature=1.0, top_p=0.95)
 
 @dataclass(frozen=True)
 class Part:
-    """One of the demo's two tokenized datasets. `bytes` counts shards and index."""
+    """One of the two tokenized datasets. `bytes` includes shards and index."""
 
     folder: Path
     dataset: TokenDataset
@@ -50,7 +51,7 @@ class Part:
 
 
 def tokenize_part(cuts: Sequence[SourceCut], name: str, out: Path, codec: str) -> Part:
-    """Write the manifest `out`/lists/`name`.jsonl.gz, tokenize it to `out`/tokens/`name`, and verify that.
+    """Write the manifest `out`/lists/`name`.jsonl.gz, tokenize it to `out`/tokens/`name`, and verify the result.
 
     Raises:
         InputError: none of the cuts could be tokenized.
@@ -68,14 +69,14 @@ def tokenize_part(cuts: Sequence[SourceCut], name: str, out: Path, codec: str) -
     problems = verify(folder)
     verify_seconds = time.monotonic() - began
     if problems:
-        raise RuntimeError(f"{folder} was written just now and is not sound: {problems[0]}")
+        raise RuntimeError(f"{folder} was just written and is damaged: {problems[0]}")
     shards = read_description(Layout(folder))["shards"]
     size = sum(file["bytes"] for shard in shards for file in shard["files"].values())
     return Part(folder, TokenDataset(folder), result, verify_seconds, size, len(shards))
 
 
 def dataset_figures(source: str, bundled: bool, training: Part, heldout: Part) -> DatasetFigures:
-    """The two datasets as one."""
+    """The figures of both datasets together."""
     parts = (training, heldout)
     totals = [part.result.totals for part in parts]
     seconds_of_speech = sum(total["seconds"] for total in totals)
@@ -104,7 +105,7 @@ def dataset_figures(source: str, bundled: bool, training: Part, heldout: Part) -
 
 
 def code_counts(dataset: TokenDataset) -> np.ndarray:
-    """How often each code occurs: int64 [codebook_size]."""
+    """Counts of each code: int64 [codebook_size]."""
     counts = np.zeros(dataset.codebook_size, np.int64)
     for index in range(len(dataset)):
         counts += np.bincount(dataset.codes(index), minlength=dataset.codebook_size)
@@ -112,17 +113,17 @@ def code_counts(dataset: TokenDataset) -> np.ndarray:
 
 
 def unigram_bits(training: TokenDataset, heldout: TokenDataset) -> float:
-    """Bits per held-out code or end of a model that knows only how often each occurs in training."""
+    """Bits per held-out code or end of the unigram of the training data."""
     counts = Counts(map(training.codes, range(len(training))), training.codebook_size)
     return float(np.concatenate(counts.unigram([heldout.codes(i) for i in range(len(heldout))])).mean())
 
 
 def resynthesise(codec: Codec, heldout: Part, cuts: Sequence[SourceCut]) -> tuple[list[Clip], CodecFigures]:
-    """Encode each cut (to time it), and decode the tokens that are in the shards."""
+    """Encode each cut for the timing, and decode the tokens in the shards."""
     places = {heldout.dataset.cut_id(index): index for index in range(len(heldout.dataset))}
     clips, encode_seconds, decode_seconds, quality = [], 0.0, 0.0, []
     for source in cuts:
-        wave = load_wave(source, codec.sample_rate_in)
+        wave = read_wave(source, codec.sample_rate_in)
         tokens = torch.from_numpy(heldout.dataset.codes(places[source.cut["id"]]).astype(np.int64))
         with fixed_cpu_threads():
             began = time.perf_counter()
@@ -165,7 +166,7 @@ def resynthesise(codec: Codec, heldout: Part, cuts: Sequence[SourceCut]) -> tupl
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of those that could be measured; None when none could."""
+    """The mean of the values that are not None; None if all are."""
     measured = [value for value in values if value is not None]
     return sum(measured) / len(measured) if measured else None
 
@@ -173,10 +174,10 @@ def mean(values: Sequence[float | None]) -> float | None:
 def train_fresh(
     config: ModelConfig, settings: TrainSettings, training: Part, heldout: Part, out: Path
 ) -> TrainingFigures:
-    """Train a model from nothing; its best checkpoint is what `load_lm(out)` finds.
+    """Train a model from random weights; `load_lm(out)` loads its best checkpoint.
 
     Raises:
-        KeyboardInterrupt: a signal stopped the training.
+        KeyboardInterrupt: the training was stopped by a signal.
     """
     began = time.monotonic()
     report = train(config, settings, [training.folder], out, held_out=[heldout.folder])
@@ -201,10 +202,10 @@ def train_fresh(
 
 
 def evaluate(name: str, model: LanguageModel, heldout: Part, settings: TrainSettings) -> ModelFigures:
-    """A model's loss on the held-out rows that the training was validated on."""
+    """The loss of a model on the held-out rows of the training's validation."""
     batches = PackedBatches(heldout.dataset, FRAMING, settings.rows, settings.row_tokens, settings.seed)
     bits = validate(model, batches, settings)
-    model.eval()  # validation leaves a model as training wants it
+    model.eval()  # validation leaves the model in training mode
     return ModelFigures(
         name=name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -226,8 +227,8 @@ def continue_prompt(
     """Continue a prompt, float32 [S] at `codec.sample_rate_in`.
 
     Returns:
-        Prompt and continuation as one sound, the figures (under the model's `name` and the `file` it will be in), and
-        the tokens of both.
+        Prompt and continuation as one sound, the figures (with the model's `name` and the audio `file`), and the tokens
+        of both.
     """
     with fixed_cpu_threads():
         warm_up(codec, model, vocabulary)

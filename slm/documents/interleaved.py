@@ -1,13 +1,13 @@
-"""Documents in which speech and text take turns, where the times of the words are known.
+"""Documents in which speech and text alternate between words, for cuts with word times.
 
     <bos> <interleaved> <speech> codes <text> pieces <speech> codes ... <eos>
 
-After SpiRit-LM (arXiv 2402.05755): each word of a cut is there once, as its codes or as its pieces, and the kind
-changes between words. So the model has to go on in the one with what was said in the other. What is ours is the
-first mark: the other tasks (`slm.documents.tasks`) use `<text>` and `<speech>` to ask for the same words once more, and
-the model could not tell which is meant.
+As in SpiRit-LM (arXiv 2402.05755), each word of a cut appears once, as codes or as pieces, and the kind switches
+between words. So the model has to continue in one kind what it has seen in the other. The first mark is our addition:
+in the other tasks (`slm.documents.tasks`) `<text>` and `<speech>` ask for the same words again, and without
+`<interleaved>` the model could not tell the two apart.
 
-Where the kind changes is drawn anew for each epoch, and is a function of (seed, epoch, dataset) alone.
+The switches are drawn anew for each epoch. They are a function of (seed, epoch, dataset) alone.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pipelines.dataset.batches import EPOCHS_HELD, Codes, Documents, PackedBatch
 from slm.documents.word_times import Words
 from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, SPEECH, TEXT
 
-SPAN_WORDS = 8  # between two changes, in the mean: each word but the first begins another kind with probability 1/8
+SPAN_WORDS = 8  # mean words between switches: each word but the first switches with probability 1/8
 FRAME = 3  # <bos>, <interleaved> and <eos>
-TURNS_STREAM = 5  # keeps these draws apart from those of the order, which are of the same seed
+TURNS_STREAM = 5  # separates these draws from those of the order, which use the same seed
 
 
 @dataclass(frozen=True)
 class InterleavedFraming:
-    """`pipelines.dataset.batches.Documents` of one epoch."""
+    """The interleaved documents of one epoch, for `pipelines.dataset.batches`."""
 
     first_piece: int  # the id of piece 0
     words: Words
@@ -39,14 +39,14 @@ class InterleavedFraming:
 
     @cached_property
     def in_text(self) -> np.ndarray:
-        """bool [W]: which words are pieces; the others are codes."""
+        """bool [W]: words written as pieces; the others are codes."""
         key = np.random.SeedSequence((self.seed, self.epoch, TURNS_STREAM))
         count = len(self.words.codes)
         draws = np.random.Philox(key).random_raw(-(-count // 8)).astype("<u8").view(np.uint8)[:count]
         changes = draws < 256 // SPAN_WORDS
         first = self._first_of_cut
         changes[first] = draws[first] < 128
-        return np.logical_xor.accumulate(changes)  # a fair draw for a cut's first word, whatever was before
+        return np.logical_xor.accumulate(changes)  # the first word of a cut is an independent fair draw
 
     @property
     def _first_of_cut(self) -> np.ndarray:
@@ -71,7 +71,7 @@ class InterleavedFraming:
         return np.concatenate(parts)
 
     def _spans(self, cut: int, said: np.ndarray) -> list[np.ndarray]:
-        """Marks and what they open, in turn; `said` are the ids of the codes of the cut."""
+        """Marks and the spans that follow them; `said` are the ids of the cut's codes."""
         here = slice(*self.words.begins[cut : cut + 2].tolist())
         begin, end = self.words.piece_begins[cut : cut + 2]
         written = np.add(self.words.pieces[begin:end], self.first_piece, dtype=np.int32)
@@ -91,10 +91,10 @@ class InterleavedFraming:
 
 
 class InterleavedBatches(PackedBatches):
-    """Batches of documents that are others in each epoch, and of other lengths; `tokens_per_epoch` is that of epoch 0.
+    """Batches of documents that differ in each epoch, also in length; `tokens_per_epoch` is that of epoch 0.
 
-    Where an epoch begins in the stream is the sum of those before it: a run that goes on in its epoch e counts the
-    lengths of e epochs first, about a second for a million cuts in each.
+    The start of an epoch in the stream is the sum of the epochs before it. So a run that resumes in epoch e first
+    counts the lengths of e epochs, about a second per epoch for a million cuts.
     """
 
     def __init__(

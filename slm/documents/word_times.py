@@ -1,12 +1,12 @@
-"""The words of cuts with their times, as codes and as pieces: what interleaved documents are made of.
+"""The words of cuts with their times, as codes and as pieces, for interleaved documents.
 
 Times come from Lhotse's alignments: `alignment["word"]` of a supervision lists [symbol, start, duration, score] of each
-word, in seconds from the start of the recording (`lhotse.supervision.AlignmentItem`). Taking a part of a cut moves its
-supervisions but not these, so within its cut a word begins at start - cut.start.
+word, in seconds from the start of the recording (`lhotse.supervision.AlignmentItem`). Truncating a cut shifts its
+supervisions but not these items, so within its cut a word starts at start - cut.start.
 
-Every code of a cut belongs to one word: two neighbours meet in the middle of the pause between them, rounded to the
-nearest code (halves up), and the first and the last word reach to the ends of the cut. A word that is left without a
-code, or that has no pieces, is taken together with the next one.
+Every code of a cut belongs to one word. The border of two neighbours is the middle of the pause between them, rounded
+to the nearest code (halves up); the first and the last word reach to the ends of the cut. A word without a code or
+without pieces is merged with the next one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 from slm.text_model import TextModel
 from tokenizer.errors import InputError
 
-PAUSES = ("", "<eps>")  # what aligners write where nothing is said
-ROUNDING = 0.01  # seconds: aligners count in frames of so much
+PAUSES = ("", "<eps>")  # symbols that aligners write for silence
+ROUNDING = 0.01  # seconds: the frame length of aligners
 
 
 class TimedWord(NamedTuple):
@@ -37,14 +37,14 @@ class TimedWord(NamedTuple):
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a dataset, one after another: 2 to 8 bytes a word, 2 (or 4) a piece, 16 a cut.
+    """The words of a dataset in one array: 2 to 8 bytes a word, 2 (or 4) a piece, 16 a cut.
 
     Attributes:
         begins: int64 [N + 1]: the first word of each cut, then W. A cut without word times has no words.
-        codes: unsigned [W]: how many codes each word has; of each cut with words they add up to all of its codes.
-        written: unsigned [W]: how many pieces.
+        codes: unsigned [W]: codes of each word; over a cut with words they add up to all its codes.
+        written: unsigned [W]: pieces of each word.
         piece_begins: int64 [N + 1]: the first piece of each cut, then P.
-        pieces: uint16 or uint32 [P]: of all words. Those of neighbours together spell both, with a space between.
+        pieces: uint16 or uint32 [P]: of all words. Pieces of neighbours spell both words, with a space between.
     """
 
     begins: np.ndarray
@@ -60,13 +60,13 @@ class Words:
         """Read the word times of a dataset.
 
         Args:
-            model: of the pieces.
-            cuts: as Lhotse has them.
-            lengths: tokens of each.
+            model: the text model.
+            cuts: Lhotse cuts as dicts.
+            lengths: tokens of each cut.
             token_rate: tokens per second.
 
         Raises:
-            InputError: an alignment is not as Lhotse writes it.
+            InputError: an alignment does not have Lhotse's format.
         """
         pieces, codes, written = array("I"), array("I"), array("I")
         word_counts, piece_counts = [0], [0]
@@ -83,7 +83,7 @@ class Words:
                     codes.append(held_codes)
                     written.append(held_pieces)
                     held_codes, held_pieces = 0, 0
-            if len(codes) > first:  # what is left over goes to the last word
+            if len(codes) > first:  # a remainder goes to the last word
                 codes[-1] += held_codes
                 written[-1] += held_pieces
             elif held_pieces:
@@ -108,15 +108,15 @@ def timed_words(cut: dict[str, Any], seconds: float) -> list[TimedWord]:
     """The words of a cut in order of time.
 
     Args:
-        cut: as Lhotse has it.
-        seconds: of speech that its codes are of; words whose middle lies outside are left out.
+        cut: a Lhotse cut as a dict.
+        seconds: length of the speech that the codes cover; words whose middle lies outside are left out.
 
     Returns:
-        Nothing where a supervision has a text but no words, or words that are not within it: such times do not count
+        An empty list if a supervision has a text but no words, or has words outside itself: such times do not count
         from the start of the recording.
 
     Raises:
-        InputError: an alignment is not as Lhotse writes it.
+        InputError: an alignment does not have Lhotse's format.
     """
     words = []
     for supervision in cut.get("supervisions") or []:
@@ -138,11 +138,11 @@ def timed_words(cut: dict[str, Any], seconds: float) -> list[TimedWord]:
 
 
 def codes_of(words: Sequence[TimedWord], tokens: int, token_rate: float) -> list[int]:
-    """How many of the `tokens` codes of a cut belong to each of its words; they add up to all of them."""
+    """Number of codes of each word of a cut; the sum is `tokens`."""
     edges = [0]
     for word, following in itertools.pairwise(words):
         middle = (word.end + following.begin) / 2 * token_rate
-        nearest = math.floor(round(middle, 8) + 0.5)  # without the noise of decimal fractions
+        nearest = math.floor(round(middle, 8) + 0.5)  # removes the rounding error of decimal fractions
         edges.append(min(max(nearest, edges[-1]), tokens))  # words of two speakers may overlap
     edges.append(tokens)
     return [end - begin for begin, end in itertools.pairwise(edges)] if words else []
@@ -163,6 +163,6 @@ def _timed_word(item: Any, cut: dict[str, Any]) -> TimedWord:
 
 
 def _narrow(counts: array[int]) -> np.ndarray:
-    """Counts in the smallest unsigned integers that hold them."""
+    """Counts as the smallest unsigned dtype that holds them."""
     found = np.array(counts, np.uint32)
     return found.astype(np.min_scalar_type(int(found.max(initial=0))))

@@ -1,11 +1,11 @@
-"""What counting alone can do: a unigram and a bigram of the same codes, as readers beside the language model.
+"""Baselines for the language model: a unigram and a bigram of the same codes.
 
-Unigram: one is added to the count of each code and of the end. Bigram: interpolated with the unigram by a pseudo-count
+Unigram: add-one smoothing over all codes and the end. Bigram: interpolated with the unigram by a pseudo-count
 k (MacKay and Peto 1995),
 
     P(b | a) = (count(a, b) + k P(b)) / (count(a) + k),
 
-where k is the power of two that predicts the training data best, each pair in turn being left out of the counts.
+where k is the power of two with the best leave-one-out likelihood of the training data.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ PSEUDO_COUNTS = tuple(2.0**power for power in range(21))
 
 
 class Counts:
-    """Counts of the codes of documents, of their ends, and of neighbours.
+    """Counts of codes, ends and adjacent pairs in documents.
 
     Args:
-        documents: codes of each, int [T].
-        codebook_size: K; in what follows K stands for the end, and for the begin where something follows it.
+        documents: tokens of each, int [T].
+        codebook_size: K. In pairs, K stands for the begin as the first symbol and for the end as the second.
     """
 
     def __init__(self, documents: Iterable[np.ndarray], codebook_size: int) -> None:
@@ -73,23 +73,23 @@ class Counts:
 
     @cached_property
     def _followers(self) -> np.ndarray:
-        """int64 [K + 1]: the code that the bigram finds likeliest after each symbol; the lowest of several."""
-        anywhere = int(self._unigram[:-1].argmax())  # of the codes that were never seen after a symbol, the likeliest
+        """int64 [K + 1]: the most likely code after each symbol by the bigram; the lowest if several are equal."""
+        anywhere = int(self._unigram[:-1].argmax())  # the most likely code that was never seen after a symbol
         found = np.full(self._symbols, anywhere)
         before, after = np.divmod(self._seen, self._symbols)
         score = self._seen_counts + self.pseudo_count * self._unigram[after]
-        score[after == self._symbols - 1] = 0  # the end is no code
-        begins = np.flatnonzero(np.diff(before, prepend=-1))  # pairs are in order: those of a symbol stand together
+        score[after == self._symbols - 1] = 0  # the end is not a code
+        begins = np.flatnonzero(np.diff(before, prepend=-1))  # pairs are sorted, so those of a symbol are adjacent
         if not len(begins):
             return found
         best = np.repeat(np.maximum.reduceat(score, begins), np.diff(np.append(begins, len(score))))
         unseen = self.pseudo_count * self._unigram[anywhere]
         winners = np.flatnonzero((score == best) & ((score > unseen) | ((score == unseen) & (after < anywhere))))[::-1]
-        found[before[winners]] = after[winners]  # of several the last one stays, and they come from the highest down
+        found[before[winners]] = after[winners]  # equal ones are in descending order, so the lowest is written last
         return found
 
     def _pairs(self, codes: np.ndarray) -> np.ndarray:
-        """A number for each neighbourhood of a document, from its begin to its end: int64 [T + 1]."""
+        """The adjacent pairs of a document, from its begin to its end, as numbers: int64 [T + 1]."""
         framed = np.concatenate(([self._symbols - 1], codes.astype(np.int64), [self._symbols - 1]))
         return framed[:-1] * self._symbols + framed[1:]
 
@@ -106,7 +106,7 @@ class Counts:
         return (together + k * self._unigram[pairs % self._symbols]) / (before + k)
 
     def _left_out_bits(self, pseudo_count: float) -> float:
-        """Bits of the training data, the pair in question counting once less."""
+        """Leave-one-out bits of the training data: each pair is counted once less."""
         before = self._before[self._seen // self._symbols] - 1
         left_out = self._bigram(self._seen, self._seen_counts - 1, before, pseudo_count)
         return float(-(self._seen_counts * np.log2(left_out)).sum())

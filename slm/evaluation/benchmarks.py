@@ -1,10 +1,10 @@
-"""Published benchmarks as pairs of recordings, read from the folders that they are published in.
+"""Published benchmarks as pairs of recordings, read from their published folders.
 
-sWUGGY, sBLIMP     as in ZeroSpeech 2021 (lexical/dev, syntactic/dev): gold.csv beside WAV files; its rows of one id and
-                   voice are a pair, of `correct` 1 and 0
-SALMon             sample_N_0.wav and sample_N_1.wav, the first being the true one; a folder for each part
-spoken StoryCloze  names that begin with a number of their own; in their order two and two are a pair, the true one
-                   first (sWUGGY and sBLIMP too, as slamkit has them)
+sWUGGY, sBLIMP     as in ZeroSpeech 2021 (lexical/dev, syntactic/dev): gold.csv beside WAV files; the rows of one id and
+                   voice are a pair with `correct` 1 and 0
+SALMon             sample_N_0.wav (the true one) and sample_N_1.wav; a folder for each part
+spoken StoryCloze  file names start with distinct numbers; in their order each two are a pair, the true one first
+                   (slamkit has sWUGGY and sBLIMP in this layout too)
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 from tokenizer.errors import InputError
 
 GOLD = "gold.csv"
-OUT_OF_VOCABULARY = ("", "0", "oov", "nan")  # of a word's frequency in sWUGGY
+OUT_OF_VOCABULARY = ("", "0", "oov", "nan")  # values of a word's frequency in sWUGGY
 
 
 @dataclass(frozen=True)
 class FilePair:
-    """Two recordings; pairs of one item count as one. `subset` says where else the item is counted; empty: nowhere."""
+    """Two recordings. Pairs of one item count as one. `subset`: a subset that the item also counts in, or ""."""
 
     better: Path
     worse: Path
@@ -36,10 +36,10 @@ def read_benchmark(folder: Path) -> Iterator[tuple[str, list[FilePair]]]:
     """The tests in a folder: (name, pairs).
 
     Raises:
-        InputError: none of the known layouts, or one with something missing.
+        InputError: the layout is unknown, or a file is missing.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected one of a benchmark")
+        raise InputError(f"{folder}: no such folder; expected the folder of a benchmark")
     if (folder / GOLD).is_file():
         yield _label(folder), _gold_pairs(folder)
     elif names := sorted(path.name for path in folder.glob("*.wav")):
@@ -50,25 +50,26 @@ def read_benchmark(folder: Path) -> Iterator[tuple[str, list[FilePair]]]:
     else:
         inside = sorted(path for path in folder.iterdir() if path.is_dir())
         splits = [path / split for path in inside for split in ("", "dev", "test")]
-        parts = [path for path in splits if (path / GOLD).is_file()]  # a split without it is not for us to judge
+        parts = [path for path in splits if (path / GOLD).is_file()]  # splits without labels are skipped
         parts = parts or [path for path in inside if next(path.glob("*.wav"), None)]
         if not parts:
             raise InputError(
-                f"{folder}: no benchmark's layout; expected {GOLD} beside WAV files (ZeroSpeech 2021), sample_N_0.wav "
-                "and sample_N_1.wav (SALMon), WAV files whose names begin with a number, or a folder of such folders"
+                f"{folder}: not the layout of a benchmark; expected {GOLD} beside WAV files (ZeroSpeech 2021), "
+                "sample_N_0.wav and sample_N_1.wav (SALMon), WAV files whose names start with a number, or a folder "
+                "of such folders"
             )
         for part in parts:
             yield from read_benchmark(part)
 
 
 def _label(folder: Path) -> str:
-    """The folder's name, and the one above where it is that of a split."""
+    """The folder's name, with its parent's name if it is a split."""
     folder = folder.resolve()
     return f"{folder.parent.name}/{folder.name}" if folder.name in ("dev", "test") else folder.name
 
 
 def _gold_pairs(folder: Path) -> list[FilePair]:
-    """ZeroSpeech 2021: a row a file, with filename, id, voice, correct, and frequency (words) or type (sentences)."""
+    """ZeroSpeech 2021: one row per file: filename, id, voice, correct, and frequency (words) or type (sentences)."""
     sides: dict[tuple[str, str, str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     subsets: dict[tuple[str, str, str, str], str] = {}
     with open(folder / GOLD, encoding="utf-8", newline="") as lines:
@@ -89,7 +90,7 @@ def _gold_pairs(folder: Path) -> list[FilePair]:
         if len(found["1"]) != len(found["0"]):
             raise InputError(
                 f"{folder / GOLD}: id {key[2]}, voice {key[3]} has {len(found['1'])} correct and {len(found['0'])} "
-                "incorrect files; expected as many of both"
+                "incorrect files; expected the same number of both"
             )
         for better, worse in zip(found["1"], found["0"], strict=True):
             names = (_wav(folder, better), _wav(folder, worse))
@@ -110,7 +111,9 @@ def _numbered_pairs(folder: Path, names: list[str]) -> list[FilePair]:
     for name in names:
         number = re.match(r"\d+", name)
         if number is None or int(number[0]) in found:
-            raise InputError(f"{folder / name}: expected a name that begins with a number of its own, as 0_..., 1_...")
+            raise InputError(
+                f"{folder / name}: expected a name that starts with a distinct number, such as 0_..., 1_..."
+            )
         found[int(number[0])] = name
     ordered = [folder / found[number] for number in sorted(found)]
     if len(ordered) % 2:
@@ -124,5 +127,5 @@ def _numbered_pairs(folder: Path, names: list[str]) -> list[FilePair]:
 def _wav(folder: Path, stem: str) -> Path:
     path = folder / f"{stem.removesuffix('.wav')}.wav"
     if not path.is_file():
-        raise InputError(f"{path}: is not there, though its benchmark needs it; copy or download the folder again")
+        raise InputError(f"{path}: is missing from its benchmark; copy or download the folder again")
     return path

@@ -1,4 +1,4 @@
-"""A whole evaluation of a language model: what is measured, in one dictionary that JSON can hold."""
+"""The full evaluation of a language model, as one dictionary for JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from slm.evaluation.baselines import Counts
 from slm.evaluation.benchmarks import FilePair, read_benchmark
 from slm.evaluation.likelihood import Reader, Scorer, lm_reader, scorer
 from slm.evaluation.pairs import Pair, accuracy
-from slm.evaluation.samples import Sample, SampleOptions, draw_samples, sample_figures, silence, speak
+from slm.evaluation.samples import Sample, SampleOptions, decode_sample, draw_samples, sample_figures, silence
 from slm.evaluation.swaps import Swap, SwapOptions, Swaps, chosen_swaps, join_codes, join_waves
 from slm.evaluation.token_errors import token_errors
 from slm.evaluation.transcripts import error_rates, write_transcripts
@@ -34,8 +34,8 @@ from tokenizer.errors import InputError
 from tokenizer.metrics import METRICS_RATE
 
 LM, UNIGRAM, BIGRAM = "language model", "unigram", "bigram"
-BASELINE_TOKENS = 20_000_000  # of --baseline-data at most: more would only take memory
-CUT_STREAM, BASELINE_STREAM = 3, 4  # keep draws of the same seed apart
+BASELINE_TOKENS = 20_000_000  # used of --baseline-data at most; more would only take memory
+CUT_STREAM, BASELINE_STREAM = 3, 4  # separate draws of the same seed
 RENDERED, GENERATED = "the recording as the codec renders it", "continued by the model"
 
 
@@ -45,14 +45,14 @@ class Options:
 
     data: Sequence[str | Path]  # folders and URLs
     baseline_data: Sequence[str | Path] = ()
-    cache: Path | None = None  # that files of URLs come into; None: the user's
+    cache: Path | None = None  # for files behind URLs; None: the user's cache
     cuts: int = 0
-    swaps: SwapOptions | str = field(default_factory=SwapOptions)  # or why there are none
+    swaps: SwapOptions | str = field(default_factory=SwapOptions)  # or the reason why there are none
     swap_audio: str = ""
     samples: SampleOptions | None = None
-    transcripts: int = 0  # of a model with text, at most
+    transcripts: int = 0  # at most, of a model with text
     benchmarks: Sequence[Path] = ()
-    page_clips: int = 0  # samples whose sound is kept
+    page_clips: int = 0  # samples whose audio is kept
     seed: int = 0
     show_progress: bool = False
 
@@ -63,23 +63,23 @@ def evaluate(
     """Measure a model.
 
     Args:
-        name: what the model was asked for by.
+        name: the name that the model was loaded by.
         model: in evaluation mode.
         vocabulary: the model's.
-        codec: the vocabulary's; None: what needs sound is left out.
+        codec: the vocabulary's; None: measurements that need audio are left out.
         options: what to measure.
 
     Returns:
-        The result as it is written to JSON, and the sounds for the page.
+        The result for JSON, and the audio for the page.
 
     Raises:
-        InputError: data of another codec, empty data, prompts that the model cannot see whole, a field to hold that no
-            cut has, a benchmark's folder that cannot be read.
+        InputError: the data has another codec or is empty, prompts are longer than the model's context, no cut has the
+            field to hold, or a benchmark's folder cannot be read.
     """
     dataset = opened(options.data, vocabulary, options.cache)
     check_context(model, vocabulary, options)
     missing: dict[str, str] = {}
-    swaps = chosen_swaps(dataset, options.swaps, missing)  # what cannot be read is refused before minutes of work
+    swaps = chosen_swaps(dataset, options.swaps, missing)  # bad input is refused before minutes of work
     join = joiner(dataset, vocabulary, codec, options) if isinstance(options.swaps, SwapOptions) else None
     benchmarks = [test for folder in options.benchmarks for test in read_benchmark(folder)]
     benchmark_codec = needed(codec, "benchmarks", vocabulary) if benchmarks else None
@@ -131,7 +131,7 @@ def evaluate(
 
 
 def opened(folders: Sequence[str | Path], vocabulary: Vocabulary, cache: Path | None) -> TokenDataset:
-    """A dataset of the model's codec with something in it. Raises InputError."""
+    """Open a dataset of the model's codec that is not empty. Raises InputError."""
     dataset = TokenDataset(list(folders), cache)
     vocabulary.check(str(folders[0]), dataset.fingerprint, dataset.codebook_size)
     if not dataset.lengths.any():
@@ -140,7 +140,7 @@ def opened(folders: Sequence[str | Path], vocabulary: Vocabulary, cache: Path | 
 
 
 def check_context(model: LanguageModel, vocabulary: Vocabulary, options: Options) -> None:
-    """Raise InputError where a model would not see the prompt of a test when it scores its last code."""
+    """Raise InputError if a test is longer than the model's context."""
     seen = model.config.context / vocabulary.token_rate
     swaps = options.swaps
     if isinstance(swaps, SwapOptions) and swaps.prompt_seconds + swaps.continuation_seconds > seen:
@@ -156,14 +156,14 @@ def check_context(model: LanguageModel, vocabulary: Vocabulary, options: Options
 
 
 def count(dataset: TokenDataset, seed: int) -> Counts:
-    """The baselines, of cuts in an order drawn from the seed until there are enough of them."""
+    """Count the baselines on cuts in random order until there are `BASELINE_TOKENS`."""
     order = shuffled(len(dataset), seed, BASELINE_STREAM)
     enough = int(np.searchsorted(np.cumsum(dataset.lengths[order]), BASELINE_TOKENS)) + 1
     return Counts((dataset.codes(cut) for cut in order[:enough].tolist()), dataset.codebook_size)
 
 
 def likelihood(reader: Reader, documents: Sequence[np.ndarray], vocabulary: Vocabulary) -> dict[str, float | None]:
-    """Bits of codes and ends, as training reports them, and errors of the likeliest codes."""
+    """Bits of codes and ends, as training reports them, and errors of the most likely codes."""
     readings = reader(documents)
     bits = float(np.concatenate([reading.bits for reading in readings]).mean())
     return {
@@ -192,7 +192,7 @@ def swap_tests(
 def joiner(
     dataset: TokenDataset, vocabulary: Vocabulary, codec: Codec | None, options: Options
 ) -> Callable[[Swap], Pair]:
-    """How swaps become pairs: from codes, or from the waves of a manifest. Raises InputError."""
+    """A function from swaps to pairs: joins codes, or the audio of a manifest. Raises InputError."""
     swaps = options.swaps
     assert isinstance(swaps, SwapOptions)
     if not options.swap_audio:
@@ -203,14 +203,16 @@ def joiner(
     def wave_of(cut: int) -> np.ndarray:
         name = dataset.cut_id(cut)
         if name not in sources:
-            raise InputError(f"{options.swap_audio}: has no cut {name}; give the manifest that the data is made of")
+            raise InputError(
+                f"{options.swap_audio}: has no cut {name}; give the manifest that the data was tokenized from"
+            )
         return read_wave(sources[name], audio_codec.sample_rate_in)
 
     return lambda swap: join_waves(dataset, swap, swaps, audio_codec, wave_of)
 
 
 def needed(codec: Codec | None, what: str, vocabulary: Vocabulary) -> Codec:
-    """The codec. Raises InputError where it was not found."""
+    """The codec. Raises InputError if it was not found."""
     if codec is None:
         raise InputError(f"{what} need codec '{vocabulary.codec_name}', which was not found; name it with --codec")
     return codec
@@ -219,7 +221,7 @@ def needed(codec: Codec | None, what: str, vocabulary: Vocabulary) -> Codec:
 def benchmark_tests(
     benchmarks: Sequence[tuple[str, list[FilePair]]], scorers: dict[str, Scorer], codec: Codec
 ) -> dict[str, dict[str, Any]]:
-    """test -> system -> accuracy; subsets of a benchmark are tests too."""
+    """test -> system -> accuracy. Subsets of a benchmark are tests too."""
     found: dict[str, dict[str, Any]] = {}
     for name, files in benchmarks:
         pairs = [encoded(codec, pair) for pair in files]
@@ -234,7 +236,7 @@ def benchmark_tests(
 
 
 def encoded(codec: Codec, pair: FilePair) -> Pair:
-    """The codes of two recordings."""
+    """Encode the two recordings of a pair."""
     waves = (torch.from_numpy(read_audio(path, codec.sample_rate_in)) for path in (pair.better, pair.worse))
     better, worse = (codec.encode(wave)[0].cpu().numpy() for wave in waves)
     return Pair(better, worse, item=pair.item)
@@ -243,9 +245,9 @@ def encoded(codec: Codec, pair: FilePair) -> Pair:
 def transcribed(
     model: LanguageModel, vocabulary: Vocabulary, dataset: TokenDataset, options: Options, missing: dict[str, str]
 ) -> dict[str, Any] | None:
-    """Error rates of transcripts, and the transcripts; None, with the reason in `missing`, where there are none."""
+    """Error rates and texts of transcripts, or None with the reason in `missing`."""
     if vocabulary.text is None:
-        missing["transcripts"] = "the model knows no text (docs/text.md)"
+        missing["transcripts"] = "the model has no text (docs/text.md)"
     elif not options.transcripts:
         missing["transcripts"] = "ask for them with --transcripts"
     else:
@@ -270,7 +272,7 @@ def sampled(
     options: Options,
     missing: dict[str, str],
 ) -> tuple[dict[str, Any] | None, list[Sounds]]:
-    """Figures of samples, with those of silence where there is a codec, and the sound of the first of them."""
+    """Figures of samples, with silence if there is a codec, and the audio of the first samples."""
     assert options.samples is not None
     try:
         samples = draw_samples(model, vocabulary, dataset, options.samples)
@@ -285,7 +287,7 @@ def sampled(
     else:
         silent: dict[str, list[np.ndarray]] = {system: [] for system in figures}
         for sample in samples:
-            waves = speak(codec, sample)
+            waves = decode_sample(codec, sample)
             after = len(sample.prompt) * codec.samples_per_token
             for system, wave in zip(figures, waves, strict=True):
                 silent[system].append(silence(wave, codec.sample_rate_out, after))
@@ -305,7 +307,7 @@ def heard(codec: Codec, dataset: TokenDataset, sample: Sample, waves: tuple[np.n
 
 
 def share_of_unigram(result: dict[str, Any]) -> float | None:
-    """Bits of the model by those of the unigram."""
+    """Bits of the model divided by bits of the unigram; None without a unigram."""
     found = result["likelihood"]
     if UNIGRAM not in found or not math.isfinite(found[UNIGRAM]["bits_per_token"]):
         return None

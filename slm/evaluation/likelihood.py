@@ -1,8 +1,8 @@
-"""How unlikely a language model finds documents of codes, and what it expected, many of them at a time.
+"""Likelihoods of documents under a language model, and its most likely codes, for many documents at once.
 
-A `Reader` turns documents into readings: surprisals in bits, one for each code, given all before it, and one for the
-end; and the codes that were likeliest in their places. A `Scorer` gives the surprisals alone. The language model is
-one, the baselines are others.
+A `Reader` turns documents into readings: the surprisal in bits of each code given all codes before it and of the end,
+and the most likely code at each position. A `Scorer` returns only the surprisals. The language model and the baselines
+are readers.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from slm.model.decoding import DecodingWeights, decode_block, make_cache
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import EOS, FIRST_CODE, Vocabulary
 
-Documents = Sequence[np.ndarray]  # codes of each, int [T]
-Scorer = Callable[[Documents], list[np.ndarray]]  # float64 [T + 1] of each: bits of its codes and of its end
+Documents = Sequence[np.ndarray]  # tokens of each, int [T]
+Scorer = Callable[[Documents], list[np.ndarray]]  # float64 [T + 1] each: bits of the codes and the end
 
 
 class Reading(NamedTuple):
-    """What a system makes of a document of T codes."""
+    """The predictions of a system for a document of T codes."""
 
-    bits: np.ndarray  # float64 [T + 1]: surprisals of its codes and of its end
-    likeliest: np.ndarray  # int64 [T]: in the place of each code, the likeliest one given all before it
+    bits: np.ndarray  # float64 [T + 1]: surprisals of the codes and of the end
+    likeliest: np.ndarray  # int64 [T]: the most likely code at each position, given all codes before it
 
 
 Reader = Callable[[Documents], list[Reading]]
 
 LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MB
-BLOCK = 256  # tokens at once of a document that is longer than the context
+BLOCK = 256  # tokens at once in documents longer than the context
 
 
 def lm_reader(model: LanguageModel, vocabulary: Vocabulary, show_progress: bool = False) -> Reader:
-    """The language model as a reader, exact at any length: what is longer than the context goes through the cache.
+    """The language model as a reader. Exact at any length: documents longer than the context use the cache.
 
     Args:
         model: in evaluation mode.
-        vocabulary: the model's. A document with a code that it does not have raises InputError.
-        show_progress: draw a bar when stderr is a terminal.
+        vocabulary: the model's. Documents with other codes raise InputError.
+        show_progress: draw a bar if stderr is a terminal.
     """
 
     def read(documents: Documents) -> list[Reading]:
@@ -70,7 +70,7 @@ def lm_reader(model: LanguageModel, vocabulary: Vocabulary, show_progress: bool 
 
 
 def scorer(reader: Reader) -> Scorer:
-    """The surprisals of a reader alone."""
+    """Only the surprisals of a reader."""
     return lambda documents: [reading.bits for reading in reader(documents)]
 
 
@@ -78,8 +78,8 @@ def scorer(reader: Reader) -> Scorer:
 def _read(
     model: LanguageModel, weights: DecodingWeights | None, vocabulary: Vocabulary, documents: Documents
 ) -> list[Reading]:
-    """One batch; `weights` are the model's, for documents longer than its context. Padding comes last in its row, where
-    nothing that counts can see it."""
+    """Read one batch; `weights` are the model's, for documents longer than its context. Padding is at the end of a row,
+    so attention never reaches it from a real token."""
     tokens, lengths = framed([torch.from_numpy(codes.astype(np.int64)) for codes in documents], vocabulary)
     targets = torch.cat((tokens[:, 1:], torch.full_like(tokens[:, :1], EOS)), 1)
     targets[torch.arange(len(lengths)), lengths - 1] = EOS
@@ -98,7 +98,7 @@ def _read(
 
 
 def _judged(logits: Tensor, targets: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Of [B, T, V] and [B, T]: the surprisals in nats, and the likeliest codes, [B, T] each."""
+    """From logits [B, T, V] and targets [B, T]: surprisals in nats and most likely codes, [B, T] each."""
     logits = logits.float()
     nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     return nats, logits[..., FIRST_CODE : vocabulary.first_piece].argmax(-1)

@@ -1,7 +1,7 @@
-"""Pairs of documents of which a good model finds one likelier than the other, and how often it does.
+"""Accuracy on pairs of documents: how often a model gives the better one the higher likelihood.
 
-The score of a document is its mean surprisal per code; the end is left out, as a recording ends anywhere. Chance is
-one half; the interval is Wilson's, for pairs that are independent (they are less so where cuts are drawn repeatedly).
+The score of a document is its mean surprisal per code, without the end, because recordings end anywhere. Chance is one
+half. The interval is Wilson's for independent pairs; pairs that share cuts are less independent.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 
 from slm.evaluation.likelihood import Scorer
 
-Z = 1.96  # of a normal distribution's middle 95 %
+Z = 1.96  # quantile for the central 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
 class Pair:
-    """`better` and `worse` are codes, int [T]; the first `prompt` of them are the same and do not count."""
+    """`better` and `worse` are tokens, int [T]. The first `prompt` tokens are equal and are not scored."""
 
     better: np.ndarray
     worse: np.ndarray
     prompt: int = 0
-    item: str = ""  # pairs of one item (a word in several voices) count as one; empty: this pair is an item
+    item: str = ""  # pairs of one item (a word in several voices) count as one; empty: an item of its own
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often the better one was found likelier; a tie counts half. `low` to `high` holds 95 %."""
+    """Share of pairs whose better document is more likely; a tie counts half. `low` to `high`: 95 % interval."""
 
     accuracy: float
     low: float
@@ -53,7 +53,7 @@ def accuracy(scorer: Scorer, pairs: Sequence[Pair]) -> Accuracy:
 
 
 def wilson(share: float, count: int) -> Accuracy:
-    """The interval of a share of `count` trials (Wilson 1927)."""
+    """The 95 % interval of a share of `count` trials (Wilson 1927)."""
     middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
     return Accuracy(share, max(0.0, middle - half), min(1.0, middle + half), count)

@@ -1,6 +1,6 @@
-"""What a model says when it goes on by itself, in figures, beside what the recordings go on with.
+"""Figures of a model's continuations beside those of the recordings.
 
-Both are of the same prompts and are measured alike, since most of these figures depend on how much is looked at.
+Both have the same prompts and are measured in the same way, because most figures depend on the amount of speech.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 from tokenizer.errors import InputError
 
-SAMPLE_STREAM = 2  # keeps the draw of the prompts apart from other draws of the same seed
-LEAST_SECONDS = 1.0  # that a recording goes on after its prompt
-NGRAM = 4  # codes that count as a repetition when they come again
+SAMPLE_STREAM = 2  # separates the draw of the prompts from other draws of the same seed
+LEAST_SECONDS = 1.0  # of a recording after its prompt, at least
+NGRAM = 4  # length of the runs of codes that are checked for repetition
 FRAME_SECONDS = 0.02
-SILENCE_DB = 40.0  # a frame so much below the loud ones of its clip is silent
+SILENCE_DB = 40.0  # a frame this far below the clip's loud frames is silent
 SAMPLING = Sampling(top_p=0.95)
-LOUD = 95  # per cent of a clip's frames that are not louder than its loud ones
+LOUD = 95  # percentile of a clip's frame levels that counts as loud
 
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """How many continuations, of which prompts.
+    """Settings of the continuations.
 
     Attributes:
-        count: continuations.
-        prompt_seconds: from the start of a held-out cut.
-        seconds: of new speech, at most.
+        count: number of continuations.
+        prompt_seconds: length of the prompt, from the start of a held-out cut.
+        seconds: of new speech at most.
         seed: of the prompts and the draws.
         sampling: how codes are drawn.
     """
@@ -58,7 +58,7 @@ class SampleOptions:
 
 @dataclass(frozen=True)
 class Sample:
-    """Codes int [T] of a prompt, of what its recording goes on with, and of what the model does."""
+    """Tokens int [T] of a prompt, of the rest of its recording, and of the model's continuation."""
 
     cut: int
     prompt: np.ndarray
@@ -69,7 +69,7 @@ class Sample:
 def draw_samples(
     model: LanguageModel, vocabulary: Vocabulary, dataset: TokenDataset, options: SampleOptions
 ) -> list[Sample]:
-    """Continue the beginnings of some cuts, all at once.
+    """Continue the beginnings of some cuts in one batch.
 
     Raises:
         InputError: no cut is long enough.
@@ -79,7 +79,8 @@ def draw_samples(
     usable = np.flatnonzero(dataset.lengths >= head + LEAST_SECONDS * dataset.token_rate)
     if not len(usable):
         raise InputError(
-            f"no held-out cut is as long as a prompt of {options.prompt_seconds:g} s and {LEAST_SECONDS:g} s more"
+            f"no held-out cut is {options.prompt_seconds + LEAST_SECONDS:g} s long, as a prompt of "
+            f"{options.prompt_seconds:g} s and {LEAST_SECONDS:g} s more need"
         )
     chosen = usable[shuffled(len(usable), options.seed, SAMPLE_STREAM)[: options.count]].tolist()
     codes = [dataset.codes(cut).astype(np.int64) for cut in chosen]
@@ -97,9 +98,9 @@ def code_figures(continuations: Sequence[np.ndarray], token_rate: float, most: i
     """Figures of continuations, int [T] each, of at most `most` codes.
 
     Returns:
-        seconds: mean length; ended: share that ended before `most`; entropy_bits: of how often each code occurs in all
-        of them together; repeated: share of codes that are the one before; repeated_ngrams: share of the runs of
-        `NGRAM` codes that the same continuation had before. None where there are no codes to tell by.
+        seconds: mean length; ended: share that ended before `most`; entropy_bits: of the distribution of all codes
+        together; repeated: share of codes equal to the code before; repeated_ngrams: share of runs of `NGRAM` codes
+        that occurred before in the same continuation. None if there are no codes.
     """
     joined = np.concatenate(continuations)
     runs = [[tuple(codes[i : i + NGRAM].tolist()) for i in range(len(codes) - NGRAM + 1)] for codes in continuations]
@@ -115,20 +116,20 @@ def code_figures(continuations: Sequence[np.ndarray], token_rate: float, most: i
     }
 
 
-def speak(codec: Codec, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """The recording as the codec renders it, and the prompt with the model's continuation: float32 [S] each."""
+def decode_sample(codec: Codec, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """The decoded recording, and the prompt with the model's continuation: float32 [S] each."""
     rows = (np.concatenate((sample.prompt, codes)) for codes in (sample.recorded, sample.generated))
     recorded, generated = (codec.decode(torch.from_numpy(row)[None])[0].float().cpu().numpy() for row in rows)
     return recorded, generated
 
 
 def silence(wave: np.ndarray, sample_rate: int, after: int) -> np.ndarray:
-    """Which frames of 20 ms are silent: `SILENCE_DB` below the loud ones of the clip.
+    """Which frames of 20 ms are silent: `SILENCE_DB` below the loud frames of the clip.
 
     Args:
         wave: float32 [S].
         sample_rate: Hz.
-        after: the sample from which on frames count.
+        after: the first sample that counts.
 
     Returns:
         bool [frames].
@@ -140,7 +141,7 @@ def silence(wave: np.ndarray, sample_rate: int, after: int) -> np.ndarray:
 
 
 def sample_figures(samples: Sequence[Sample], token_rate: float, most: int) -> dict[str, dict[str, Any]]:
-    """`code_figures` of what the recordings and the model go on with."""
+    """`code_figures` of the recordings and of the model."""
     return {
         "recordings": code_figures([sample.recorded for sample in samples], token_rate, most),
         "language model": code_figures([sample.generated for sample in samples], token_rate, most),

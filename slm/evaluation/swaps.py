@@ -1,9 +1,9 @@
-"""Does a model hear who speaks? Continuation against swap, built from any dataset whose cuts say their speakers.
+"""Tests of speaker consistency: true against swapped continuations, from any dataset with speaker labels.
 
-After SALMon (arXiv 2409.07437): the first part of a recording goes on with its own second part, or with that of
-another speaker, another gender, another background. The true continuation also fits in all else, so there is a second
-test whose two continuations are both from other recordings, one of them of the same speaker: only the speaker tells
-these apart. Waves are joined, as SALMon does it, or codes, which needs no audio.
+As in SALMon (arXiv 2409.07437), the first part of a recording is followed by its own second part or by that of another
+speaker (gender, background). The true continuation also matches in everything else, so there is a second test: both
+continuations come from other recordings, one of them by the same speaker, and only the speaker distinguishes them.
+Either the audio is joined, as in SALMon, or the codes, which needs no audio.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from tokenizer import Codec
 from tokenizer.errors import InputError
 
 FIELDS = ("speaker", "gender", "background")
-FIELDS_NAMED = 8  # in a refusal, at most
-OWN_FIELDS = {"codes", "cut_id"}  # of each cut alone: what `tokenize` puts into `custom`
-TRIES = 1000  # draws for a cut that fits
+FIELDS_NAMED = 8  # at most, in an error message
+OWN_FIELDS = {"codes", "cut_id"}  # custom fields that `tokenize` adds, different for each cut
+TRIES = 1000  # draws until a cut fits
 
 
 @dataclass(frozen=True)
 class SwapOptions:
-    """How pairs are made.
+    """Settings of the pairs.
 
     Attributes:
-        pairs: how many of each test; as many from each speaker (gender, background) as from another.
-        prompt_seconds, continuation_seconds: at most; half of the recording each where it is shorter.
-        min_seconds: of either part, at least.
+        pairs: pairs of each test, the same number for each speaker (gender, background).
+        prompt_seconds, continuation_seconds: at most; each is half of the recording if that is shorter.
+        min_seconds: of either part at least.
         hold: a field that the swapped recording must share with the first, such as "source"; empty: none.
         seed: of the draws.
     """
@@ -59,7 +59,7 @@ class SwapOptions:
 
 
 class Swap(NamedTuple):
-    """The numbers of three cuts: the first half of the first goes on with the second half of one of the others."""
+    """Indices of three cuts: the first half of `first` is followed by the second half of one of the others."""
 
     first: int
     better: int
@@ -70,12 +70,12 @@ class Swap(NamedTuple):
 class Swaps:
     """The two tests of one field."""
 
-    true: list[Swap]  # the true continuation against one of another speaker
-    matched: list[Swap]  # one of another recording of the same speaker against one of another speaker
+    true: list[Swap]  # the true continuation against one by another speaker
+    matched: list[Swap]  # another recording of the same speaker against one of another speaker
 
 
 def cut_fields(dataset: TokenDataset) -> Iterator[dict[str, Any]]:
-    """What each cut of a dataset says of itself, in order: speaker, gender, and custom fields."""
+    """Speaker, gender and custom fields of each cut of a dataset, in order."""
     for cut in dataset.cuts():
         said = (cut.get("supervisions") or [{}])[0]
         fields = {**(cut.get("custom") or {}), **(said.get("custom") or {})}
@@ -83,7 +83,7 @@ def cut_fields(dataset: TokenDataset) -> Iterator[dict[str, Any]]:
 
 
 def check_hold(said: Sequence[dict[str, Any]], hold: str) -> None:
-    """Raise InputError where no cut has the field that swaps are to hold.
+    """Raise InputError if no cut has the field that swaps must keep.
 
     Args:
         said: `cut_fields` of each cut.
@@ -91,8 +91,9 @@ def check_hold(said: Sequence[dict[str, Any]], hold: str) -> None:
     """
     names = sorted({name for fields in said for name, value in fields.items() if value is not None} - OWN_FIELDS)
     if hold not in names:
-        mend = f"expected one that they have, such as {', '.join(names[:FIELDS_NAMED])}" if names else "leave it out"
-        raise InputError(f"--hold is '{hold}', a field that no cut can be held by; {mend}")
+        known = ", ".join(names[:FIELDS_NAMED])
+        remedy = f"expected a field that cuts have, such as {known}" if names else "omit it"
+        raise InputError(f"--hold is '{hold}', a field that no cut has; {remedy}")
 
 
 def make_swaps(dataset: TokenDataset, said: Sequence[dict[str, Any]], field: str, options: SwapOptions) -> Swaps:
@@ -102,10 +103,10 @@ def make_swaps(dataset: TokenDataset, said: Sequence[dict[str, Any]], field: str
         dataset: the tokenized cuts.
         said: `cut_fields` of each.
         field: "speaker", "gender", or any custom field.
-        options: see there.
+        options: the settings of the pairs.
 
     Raises:
-        InputError: fewer than two speakers (genders, ...) with recordings that are long enough.
+        InputError: fewer than two speakers (genders, ...) have recordings that are long enough.
     """
     least = math.ceil(options.min_seconds * dataset.token_rate)
     usable = [
@@ -141,17 +142,17 @@ def make_swaps(dataset: TokenDataset, said: Sequence[dict[str, Any]], field: str
         if same is not None:
             swaps.matched.append(Swap(first, same, other))
     if not swaps.true:
-        raise InputError(f"no {field} has another one of the same {options.hold} to be swapped with")
+        raise InputError(f"no {field} can be swapped with another one of the same {options.hold}")
     return swaps
 
 
 def chosen_swaps(dataset: TokenDataset, options: SwapOptions | str, missing: dict[str, str]) -> dict[str, Swaps]:
-    """field -> the cuts of its tests, of each field that has some.
+    """field -> the cuts of its tests, for each field that has tests.
 
     Args:
         dataset: the tokenized cuts.
-        options: how pairs are made; or why none are.
-        missing: what is not measured -> why; fields without tests are added.
+        options: the settings of the pairs, or the reason why there are none.
+        missing: what is not measured -> reason; fields without tests are added.
 
     Raises:
         InputError: no cut has the field to hold, or a file of cuts is damaged.
@@ -177,7 +178,7 @@ def chosen_swaps(dataset: TokenDataset, options: SwapOptions | str, missing: dic
 
 
 def join_codes(dataset: TokenDataset, swap: Swap, options: SwapOptions) -> Pair:
-    """The two documents of a swap, from the codes of whole recordings."""
+    """The pair of a swap, from the codes of whole recordings."""
     (start, better, worse) = _joined([dataset.codes(i) for i in swap], dataset.token_rate, dataset, swap, options)
     return Pair(np.concatenate((start, better)), np.concatenate((start, worse)), prompt=len(start))
 
@@ -185,7 +186,7 @@ def join_codes(dataset: TokenDataset, swap: Swap, options: SwapOptions) -> Pair:
 def join_waves(
     dataset: TokenDataset, swap: Swap, options: SwapOptions, codec: Codec, wave_of: Callable[[int], np.ndarray]
 ) -> Pair:
-    """The same from waves that are joined, then encoded; `wave_of` gives a cut's, float32 [S] at `sample_rate_in`."""
+    """The pair of a swap, joined as audio, then encoded; `wave_of` returns float32 [S] at `sample_rate_in`."""
     rate = codec.sample_rate_in
     (start, better, worse) = _joined([wave_of(i) for i in swap], rate, dataset, swap, options)
     waves = (torch.from_numpy(np.concatenate((start, end))) for end in (better, worse))
@@ -196,7 +197,7 @@ def join_waves(
 def _joined(
     rows: list[np.ndarray], rate: float, dataset: TokenDataset, swap: Swap, options: SwapOptions
 ) -> tuple[np.ndarray, ...]:
-    """The end of the first row's first half, and the others' second halves, cut to one length; `rate` is the rows'."""
+    """The end of the first row's first half, and the second halves of the others at one length; `rate` of the rows."""
     halves = [round(dataset.lengths[i] // 2 * rate / dataset.token_rate) for i in swap]
     start = rows[0][: halves[0]][-round(options.prompt_seconds * rate) :]
     ends = [row[half:] for row, half in zip(rows[1:], halves[1:], strict=True)]
@@ -205,6 +206,6 @@ def _joined(
 
 
 def _drawn(among: Sequence[int], *key: int) -> Iterator[int]:
-    """Some of them, by the key alone (raw words: numpy promises that these stay the same in later versions)."""
+    """Random draws, a function of the key alone (NumPy guarantees that raw words do not change between versions)."""
     for word in np.random.Philox(np.random.SeedSequence(key)).random_raw(TRIES).tolist():
         yield among[word % len(among)]

@@ -1,7 +1,7 @@
-"""How often the likeliest next code is another than the one that comes, teacher forcing: all before it is as recorded.
+"""How often the most likely next code is wrong, with teacher forcing.
 
-The share alone says little of codes that are bits, where most wrong guesses are near ones, so wrong bits are counted
-too. The end is no code: it is neither guessed nor counted.
+Most wrong codes differ in few bits, so the error rate alone says little, and wrong bits are counted too. The end of a
+document is not a code and is not counted.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from tokenizer.metrics.codes import flipped_bits
 
 
 def token_errors(documents: Documents, readings: Sequence[Reading], codebook_size: int) -> dict[str, float | None]:
-    """Errors of what a system expected.
+    """Errors of a system's most likely codes.
 
     Args:
-        documents: codes of each, int [T]; at least one code in all.
+        documents: tokens of each, int [T]; at least one in all.
         readings: of the same documents.
-        codebook_size: number of codes there are.
+        codebook_size: number of codes.
 
     Returns:
-        token_error_rate: share of the codes that are not the likeliest one of their place; wrong_bits: bits of a code
-        that the likeliest one has otherwise, in the mean, of log2(codebook_size); None where codes are not all the
-        numbers of so many bits.
+        token_error_rate: share of codes that are not the most likely one at their position; wrong_bits: mean number of
+        the log2(codebook_size) bits that differ, None if codebook_size is not a power of two.
     """
     codes, wrong, flipped, bits = 0, 0, 0, codebook_size.bit_length() - 1
     for document, reading in zip(documents, readings, strict=True):

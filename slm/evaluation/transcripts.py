@@ -1,7 +1,7 @@
-"""What a model with text writes down of held-out speech, beside what was said: error rates of its greedy transcripts.
+"""Error rates of a model with text: its greedy transcripts of held-out speech against the reference texts.
 
-Errors are the least edits (put in, leave out, change) over all transcripts together, by what was said in all. A
-transcript that goes on and on can have more errors than there was to say, so that a rate is above 1.
+An error rate is the edit distance (insertions, deletions, substitutions) summed over all transcripts, divided by the
+length of all references. It can exceed 1 if transcripts are much longer than their references.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from slm.vocabulary import Vocabulary
 from tokenizer.errors import InputError
 from tokenizer.metrics.words import character_errors, edit_distance, word_errors
 
-TRANSCRIPT_STREAM = 6  # keeps this draw apart from others of the same seed
+TRANSCRIPT_STREAM = 6  # separates this draw from others of the same seed
 GREEDY = Sampling(temperature=0.0)
-MARKS = 3  # ids of the question beside its codes: begin, speech, text
+MARKS = 3  # ids of the prompt beside the codes: begin, speech, text
 
 
 class Transcript(NamedTuple):
-    """What was said in a cut, as its supervisions have it, and what the model wrote."""
+    """The reference text of a cut, from its supervisions, and the model's transcript."""
 
     cut: int
     text: str
@@ -37,7 +37,7 @@ class Transcript(NamedTuple):
 def write_transcripts(
     model: LanguageModel, vocabulary: Vocabulary, text_model: TextModel, dataset: TokenDataset, count: int, seed: int
 ) -> list[Transcript]:
-    """Transcribe some cuts that have a text, and fit the model's context with it.
+    """Transcribe some cuts that have a text and together with it fit the model's context.
 
     Args:
         model: in evaluation mode.
@@ -45,10 +45,10 @@ def write_transcripts(
         text_model: the vocabulary's (`Vocabulary.check_text`).
         dataset: the held-out cuts.
         count: transcripts at most.
-        seed: of the choice of cuts.
+        seed: of the draw of cuts.
 
     Raises:
-        InputError: no cut has a text and fits.
+        InputError: no cut has a text and fits the context.
     """
     texts = list(texts_of(dataset.cuts()))
     room = model.config.context - MARKS - dataset.lengths
@@ -67,12 +67,11 @@ def write_transcripts(
 
 
 def error_rates(transcripts: Sequence[Transcript], text_model: TextModel) -> dict[str, Any]:
-    """Error rates of transcripts, each by what was said.
+    """Error rates of transcripts against the references.
 
     Returns:
-        piece_error_rate: of the pieces that the text model spells both texts with; character_error_rate,
-        word_error_rate: without case and punctuation (`tokenizer.metrics.words`). None where nothing was said of the
-        kind. words: how many were said.
+        piece_error_rate: of the text model's pieces; character_error_rate, word_error_rate: without case and
+        punctuation (`tokenizer.metrics.words`). None if the references are empty. words: number of reference words.
     """
     errors, said = {"piece": 0, "character": 0, "word": 0}, {"piece": 0, "character": 0, "word": 0}
     for transcript in transcripts:

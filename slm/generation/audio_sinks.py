@@ -1,4 +1,4 @@
-"""Where audio goes as it is generated: a WAV file that appears whole, raw PCM on a pipe, or the loudspeaker."""
+"""Outputs for audio as it is generated: a WAV file that appears when complete, raw PCM on a pipe, the loudspeaker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenizer.live import to_pcm
 
 
 class AudioSink(Protocol):
-    """Takes float32 [S] pieces of one mono stream, in order."""
+    """Accepts float32 [S] pieces of one mono stream, in order."""
 
     def write(self, audio: np.ndarray) -> None: ...
 
@@ -34,13 +34,13 @@ class PipeSink:
 
 
 class SpeakerSink:
-    """The machine's loudspeaker, by the package `sounddevice`. A context manager: leaving it plays to the end.
+    """The loudspeaker, through the package `sounddevice`. A context manager: on exit it plays to the end.
 
     Attributes:
-        underruns: how often the device ran dry since the first sound.
+        underruns: buffer underruns since the first sound.
 
     Raises:
-        InputError: no such package, or no such device.
+        InputError: the package or the device is missing.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -50,7 +50,7 @@ class SpeakerSink:
 
     def write(self, audio: np.ndarray) -> None:
         ran_dry = self._stream.write(np.ascontiguousarray(audio[:, None], dtype=np.float32))
-        self.underruns += bool(ran_dry) and self._begun  # before the first sound the device waits, of course
+        self.underruns += bool(ran_dry) and self._begun  # before the first sound the buffer is empty anyway
         self._begun = True
 
     def __enter__(self) -> SpeakerSink:
@@ -63,7 +63,7 @@ class SpeakerSink:
 
 
 def record(seconds: float, sample_rate: int) -> np.ndarray:
-    """Sound from the microphone, float32 [S]. Raises InputError."""
+    """Record from the microphone, float32 [S]. Raises InputError."""
     stream = open_device("InputStream", "microphone", sample_rate)
     try:
         samples, _ = stream.read(round(seconds * sample_rate))
@@ -73,7 +73,7 @@ def record(seconds: float, sample_rate: int) -> np.ndarray:
 
 
 def sound_devices(name: str) -> Any:
-    """The package `sounddevice`. Raises InputError where it, or the library that it needs, is missing."""
+    """The package `sounddevice`. Raises InputError if it or the library PortAudio is missing."""
     try:
         import sounddevice
     except (ImportError, OSError) as error:  # OSError: the package is there, the library PortAudio is not
@@ -85,7 +85,7 @@ def sound_devices(name: str) -> Any:
 
 
 def open_device(kind: str, name: str, sample_rate: int) -> Any:
-    """A running `sounddevice` stream of one channel. Raises InputError."""
+    """A running `sounddevice` stream with one channel. Raises InputError."""
     sounddevice = sound_devices(name)
     try:
         stream = getattr(sounddevice, kind)(samplerate=sample_rate, channels=1, dtype="float32")
@@ -96,18 +96,18 @@ def open_device(kind: str, name: str, sample_rate: int) -> Any:
 
 
 class WavSink:
-    """A 16-bit WAV file, written piece by piece under a hidden name in the same folder. Through a link, its target is.
+    """A 16-bit WAV file, written piece by piece under a hidden name in the same folder. Symbolic links are followed.
 
-    Used as a context manager: on a clean exit the header gets its lengths and the file its name; after an error nothing
-    is left. Ctrl-C counts as a clean exit, because an endless session has no other.
+    A context manager: a clean exit completes the header and renames the file; after an error nothing is left. Ctrl-C
+    counts as a clean exit, because it is the only way to end an endless session.
 
     Raises:
-        InputError: when the folder does not exist, or the path is one, a device or a named pipe.
+        InputError: the folder does not exist, or the path is a folder, a device or a named pipe.
     """
 
     def __init__(self, path: Path, sample_rate: int) -> None:
         self.check(path)
-        self._path = Path(os.path.realpath(path))  # a link stays a link: what it points to is replaced
+        self._path = Path(os.path.realpath(path))  # a link stays a link: its target is replaced
         descriptor, self._temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".unfinished.")
         self._file = os.fdopen(descriptor, "w+b")
         self._wav = wave.open(self._file, "wb")  # noqa: SIM115 - closed in __exit__
@@ -115,7 +115,7 @@ class WavSink:
 
     @staticmethod
     def check(path: Path) -> None:
-        """Raise InputError where no WAV file of this name can be made."""
+        """Raise InputError if no WAV file of this name can be written."""
         if path.suffix.lower() in AUDIO_SUFFIXES - {".wav"}:
             raise InputError(f"{path}: a continuation is written as WAV; give a name that ends in .wav")
         folder = Path(os.path.realpath(path)).parent
@@ -124,7 +124,7 @@ class WavSink:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name a .wav file")
         if path.exists() and not path.is_file():
-            raise InputError(f"{path}: is there and is no regular file; name a .wav file, or - for standard output")
+            raise InputError(f"{path}: exists and is not a regular file; name a .wav file, or - for standard output")
 
     def write(self, audio: np.ndarray) -> None:
         self._wav.writeframesraw(to_pcm(audio))

@@ -1,17 +1,16 @@
-"""Speech continuation: a prompt's wave to codes, codes to more codes, and those to audio, a chunk at a time.
+"""Speech continuation: a prompt's audio to codes, these to new codes, and those to audio, chunk by chunk.
 
-    prompt wave --encode--> prompt codes --prefill--> LM --a code a step--> codes of a chunk --decode_step--> audio
+    prompt audio --encode--> prompt codes --prefill--> LM --a code a step-> codes of a chunk --decode_step--> audio
                                  |                                                                  ^
-                                 +--decode_step--> the prompt resynthesised, and a primed state ----+
+                                 +--decode_step--> the prompt resynthesised, and its state ---------+
 
-The decoder has been through the prompt when the first new codes arrive, so there is no seam between the two. The prompt
-is cut to whole chunks: part of one would be filled up with zeros, which the model would hear as an abrupt silence.
+The decoder has processed the prompt before the first new codes, so the transition has no seam. The prompt is cut to
+whole chunks: a partial chunk would be padded with zeros, and the model would see an abrupt silence.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -28,12 +27,12 @@ from slm.vocabulary import NO_CODE, Vocabulary
 from tokenizer import Codec
 from tokenizer.errors import InputError
 
-TIMED_CHUNKS = 4096  # the latest chunks whose times are kept: an endless session must not grow
-PROMPT_CHUNKS = 128  # decoded at once, which bounds the memory a long prompt takes
+TIMED_CHUNKS = 4096  # chunks whose times are kept, so that memory does not grow in an endless session
+PROMPT_CHUNKS = 128  # decoded at once; this bounds the memory for a long prompt
 
 
 class Chunk(NamedTuple):
-    """A piece of new speech: `codec.tokens_per_chunk` codes, or fewer in the last one, and their audio."""
+    """New speech: `codec.tokens_per_chunk` codes, or fewer in the last chunk, and their audio."""
 
     codes: np.ndarray  # int64 [n]
     audio: np.ndarray  # float32 [n * codec.samples_per_token] at codec.sample_rate_out
@@ -41,22 +40,22 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Timing:
-    """How fast a continuation was made, by models already loaded and warm. Chunk times are of the latest 4,096.
+    """Speed of a continuation, for warm models. Chunk times are those of the latest 4,096 chunks.
 
-    First audio is counted from the prompt's end, and all of the prompt's encoding happens after that end here; a live
-    session encodes while the prompt is still being spoken.
+    The time to first audio starts at the end of the prompt and includes encoding the whole prompt. A live session
+    encodes while the prompt is still being spoken.
     """
 
     prompt_seconds: float  # of audio
     new_seconds: float  # of audio
     encode_ms: float  # the prompt to codes
     prime_ms: float  # the prompt's codes through the decoder
-    prefill_ms: float  # the prompt's codes into the language model, and the first draw
-    first_audio_ms: float | None  # all of these, and the first chunk; this and the following: None without new audio
+    prefill_ms: float  # the prompt's codes through the language model, and the first draw
+    first_audio_ms: float | None  # the three above plus the first chunk; None without new audio, as the fields below
     chunk_ms_p50: float | None
     chunk_ms_p95: float | None
     chunk_ms_p99: float | None
-    real_time_factor: float | None  # computing time per time of new audio, without the prompt; below 1 keeps up
+    real_time_factor: float | None  # computing time / duration of new audio, without the prompt; below 1 is real time
 
 
 class Continuation:
@@ -71,18 +70,18 @@ class Continuation:
         codec: the codec whose codes the model was trained on.
         model: in evaluation mode.
         vocabulary: the model's.
-        prompt: float32 [S] at `codec.sample_rate_in`, mono; its end is cut to whole chunks.
+        prompt: float32 [S] at `codec.sample_rate_in`, mono; it is cut to whole chunks.
         sampling: how codes are drawn.
         seed: the same seed gives the same continuation.
-        min_seconds: of new speech, before which the model may not end it.
-        max_seconds: of new speech at most; both are rounded up to whole chunks. None: until the model ends it.
+        min_seconds: shortest new speech; the model may not end it earlier.
+        max_seconds: longest new speech; None: until the model ends it. Both are rounded up to whole chunks.
 
     Attributes:
         prompt_codes: int64 [T].
         prompt_audio: float32 [T * codec.samples_per_token] at `codec.sample_rate_out`: the prompt resynthesised.
 
     Raises:
-        InputError: another codec than the model's, or a prompt shorter than a chunk.
+        InputError: the codec is not the model's, or the prompt is shorter than a chunk.
     """
 
     def __init__(
@@ -105,8 +104,8 @@ class Continuation:
             )
         self._codec, self._model, self._vocabulary = codec, model, vocabulary
         self._sampling, self._seed = sampling, seed
-        self._min_codes = self._codes_in(min_seconds)
-        self._max_codes = None if max_seconds is None else self._codes_in(max_seconds)
+        self._min_codes = codec.tokens_for(min_seconds)
+        self._max_codes = None if max_seconds is None else codec.tokens_for(max_seconds)
         began = time.perf_counter()
         codes = codec.encode(torch.from_numpy(np.ascontiguousarray(prompt[:whole]))[None])
         encoded = time.perf_counter()
@@ -123,8 +122,8 @@ class Continuation:
         self._new_time, self._new_codes = 0.0, 0
 
     def chunks(self) -> Iterator[Chunk]:
-        """The new speech; close the iterator to cancel. Can be gone through once."""
-        assert not self._new_codes, "the decoder's state has moved on: make another Continuation"
+        """The new speech; close the iterator to cancel. Can be iterated once."""
+        assert not self._new_codes, "the decoder's state has advanced: create another Continuation"
         stream = generate(
             self._model,
             self._vocabulary,
@@ -168,11 +167,6 @@ class Continuation:
             real_time_factor=self._new_time / new_seconds if new_seconds else None,
         )
 
-    def _codes_in(self, seconds: float) -> int:
-        chunk_seconds = self._codec.tokens_per_chunk / self._codec.token_rate
-        # A hair less, so that 0.8 s is ten chunks of 80 ms whatever the last bit of the division says.
-        return math.ceil(seconds / chunk_seconds - 1e-9) * self._codec.tokens_per_chunk
-
     def _decoded(self, codes: Tensor) -> Chunk:
         filled = torch.full((1, self._codec.tokens_per_chunk), NO_CODE)
         filled[0, : len(codes)] = codes
@@ -189,6 +183,6 @@ class Continuation:
 
 
 def warm_up(codec: Codec, model: LanguageModel, vocabulary: Vocabulary) -> None:
-    """Do a short continuation of noise, so that what the first call pays once is not counted as latency."""
+    """Run a short continuation of noise, so that one-time costs of the first call do not count as latency."""
     noise = np.random.default_rng(0).normal(0, 0.01, 2 * codec.chunk_samples).astype(np.float32)
     list(Continuation(codec, model, vocabulary, noise, Sampling(), min_seconds=0.1, max_seconds=0.1).chunks())

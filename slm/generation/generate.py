@@ -1,7 +1,7 @@
-"""Generation: samplers, and one code a step for each stream of a batch.
+"""Generation: sampling, and one code per step for each stream of a batch.
 
-Each stream draws from its own generator, so what it says depends on its prompt and its seed, not on its batch-mates
-(but for float32 rounding, which differs with the batch size and can tip a draw that falls on an edge).
+Each stream has its own random generator, so its output depends on its prompt and its seed, not on the other streams of
+the batch (except for float32 rounding, which differs with the batch size and can change a draw on a boundary).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from tokenizer.errors import InputError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn. Filters apply in the order given here.
+    """How the next token is sampled. Filters apply in the order of these fields.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value is out of range.
     """
 
-    repetition_penalty: float = 1.0  # log-probabilities of recent codes are multiplied by it; 1: off
+    repetition_penalty: float = 1.0  # multiplies the log-probabilities of recent codes; 1: off
     repetition_window: int = 50  # codes that count as recent
-    temperature: float = 1.0  # 0: always the likeliest
-    top_k: int = 0  # only the k likeliest; 0: off
-    top_p: float = 1.0  # only the likeliest that together reach this probability; 1: off
-    min_p: float = 0.0  # only those at least this share as likely as the likeliest; 0: off
+    temperature: float = 1.0  # 0: always the most likely
+    top_k: int = 0  # keep the k most likely; 0: off
+    top_p: float = 1.0  # keep the most likely that together reach this probability; 1: off
+    min_p: float = 0.0  # keep those with at least this share of the highest probability; 0: off
 
     def __post_init__(self) -> None:
         for name, fits, expected in (
@@ -57,24 +57,24 @@ def generate(
     min_codes: int = 0,
     max_codes: int | None = None,
 ) -> Iterator[Tensor]:
-    """Continue prompts, one code a step; close the iterator to cancel.
+    """Continue prompts, one code per step; close the iterator to cancel.
 
-    Memory does not grow with the number of steps: the cache rolls, and each step sees the latest `context` tokens.
+    Memory does not grow with the number of steps: the cache is a ring of the latest `context` tokens.
 
     Args:
         model: in evaluation mode.
         vocabulary: the model's.
-        prompts: codes of each of B streams, int64 [T_b]; may be empty.
+        prompts: the tokens of each of B streams, int64 [T_b]; may be empty.
         sampling: for all streams.
-        seeds: one a stream.
-        min_codes: how many codes a stream says at least before it may end.
-        max_codes: how many at most; None: until each has ended.
+        seeds: one per stream.
+        min_codes: codes of a stream before it may end.
+        max_codes: codes of a stream at most; None: until the model ends it.
 
     Yields:
-        int64 [B]: the next code of each stream; -1 for streams that have ended. It stops when all have.
+        int64 [B]: the next code of each stream; -1 for streams that have ended. Stops when all have ended.
 
     Raises:
-        InputError: a prompt with codes that the vocabulary does not have.
+        InputError: a prompt has codes that the vocabulary does not have.
     """
     yield from extend(model, *framed(prompts, vocabulary), vocabulary.code_ids, sampling, seeds, min_codes, max_codes)
 
@@ -89,18 +89,18 @@ def extend(
     least: int = 0,
     most: int | None = None,
 ) -> Iterator[Tensor]:
-    """`generate` from ids and within a kind of ids: B streams go on with ids of `allowed` until the end token.
+    """`generate` for ids of one kind: B streams continue with ids of `allowed` until the end token.
 
     Args:
         model: in evaluation mode.
         tokens: ids of the prompts, int64 [B, T].
-        lengths: of each, int64 [B].
-        allowed: the ids that may follow, beside the end: those of codes, or of pieces of text.
-        sampling, seeds: as there.
-        least, most: how many follow.
+        lengths: of the prompts, int64 [B].
+        allowed: the ids that may follow, beside the end token: codes, or pieces of text.
+        sampling, seeds: as in `generate`.
+        least, most: number of ids that follow.
 
     Yields:
-        int64 [B]: the place in `allowed` of the next id of each stream (a code, say); -1 for streams that have ended.
+        int64 [B]: the index in `allowed` of the next id of each stream (for example a code); -1 for ended streams.
     """
     device = model.embed_tokens.weight.device
     streams = len(tokens)
@@ -145,11 +145,11 @@ def draw(
     """Draw the next id of each stream: a code, or the end token where it may end.
 
     Args:
-        logits: [B, V], of the special tokens and the codes (or whatever else may follow, in their place).
+        logits: [B, V], of the special tokens followed by the codes (or other allowed ids).
         sampling: the filters.
         recent: int64 [B, W], the latest ids of each stream (`PAD` before its first).
-        generators: one a stream, on the CPU; each gives one number.
-        may_end: whether the end token can be drawn.
+        generators: one per stream, on the CPU; each gives one number.
+        may_end: whether the end token may be drawn.
 
     Returns:
         int64 [B].
@@ -158,30 +158,30 @@ def draw(
     allowed[FIRST_CODE:] = True
     allowed[EOS] = may_end
     probabilities = filtered(logits.double().masked_fill(~allowed, -torch.inf), sampling, recent)
-    # The inverse of the cumulative distribution: an id without probability spans nothing and cannot be hit.
+    # Inverse of the cumulative distribution: an id of probability 0 has an empty interval and is never drawn.
     cumulative = probabilities.cumsum(-1)
     drawn = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
     return torch.searchsorted(cumulative, (drawn * cumulative[:, -1])[:, None], right=True)[:, 0]
 
 
 def filtered(logits: Tensor, sampling: Sampling, recent: Tensor) -> Tensor:
-    """Probabilities [B, V] after all filters; those of one stream need not add up to 1."""
+    """Probabilities [B, V] after all filters; they need not sum to 1."""
     scores = logits.log_softmax(-1)
     if sampling.repetition_penalty != 1:
         repeated = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, recent, True)
         scores = torch.where(repeated, scores * sampling.repetition_penalty, scores)
     if sampling.temperature == 0:
         return torch.zeros_like(scores).scatter_(1, scores.argmax(-1, keepdim=True), 1.0)
-    # From the likeliest, so that a temperature next to 0 does not divide all scores to minus infinity.
+    # Relative to the highest score, so that a temperature near 0 does not make all scores minus infinity.
     probabilities = ((scores - scores.amax(-1, keepdim=True)) / sampling.temperature).softmax(-1)
     if 0 < sampling.top_k < probabilities.shape[1]:
         least = probabilities.topk(sampling.top_k).values[:, -1:]
         probabilities = probabilities.masked_fill(probabilities < least, 0.0)
     if sampling.top_p < 1:
-        # NumPy sorts rows of a vocabulary many times as fast as PyTorch does on a CPU.
+        # On a CPU, NumPy sorts such rows many times faster than PyTorch.
         ranked = torch.from_numpy(np.sort(probabilities.numpy(), axis=-1)[:, ::-1].copy())
         before = ranked.cumsum(-1) - ranked
-        # An id stays while those before it have not reached top_p, so the first always does.
+        # An id is kept if the ids before it have not reached top_p, so the first always is.
         kept = (before < sampling.top_p * ranked.sum(-1, keepdim=True)).sum(-1, keepdim=True)
         probabilities = probabilities.masked_fill(probabilities < ranked.gather(1, kept - 1), 0.0)
     if sampling.min_p > 0:

@@ -1,6 +1,6 @@
-"""Text to speech and back by a language model that was trained on both (`slm.documents.tasks`).
+"""Text to speech and speech to text by a language model trained on both (`slm.documents.tasks`).
 
-What is said consists of codes alone, what is written of pieces alone, whatever the model finds likely beside them.
+Speech is generated from codes only and text from pieces only; other ids are excluded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def speak(
     seed: int = 0,
     most: int | None = None,
 ) -> np.ndarray:
-    """Say a text, in whatever voice is drawn.
+    """Text to speech. The voice is random.
 
     Args:
         model: in evaluation mode.
@@ -32,21 +32,21 @@ def speak(
         text_model: the vocabulary's (`Vocabulary.check_text`).
         text: what to say.
         sampling: how codes are drawn.
-        seed: the same seed, the same speech.
-        most: codes at most; fewer where text and speech would exceed the model's context.
+        seed: the same seed gives the same speech.
+        most: codes at most; fewer if text and speech would exceed the model's context.
 
     Returns:
-        Codes, int64 [T].
+        Tokens, int64 [T].
 
     Raises:
-        InputError: a text that is empty, has characters that the text model has never seen, or is too long.
+        InputError: the text is empty, has characters that the text model does not know, or is too long.
     """
     pieces = text_model.encode(text)
     if not pieces:
         raise InputError("the text is empty; give some words to say")
     if unknown := text_model.unknown_characters(text):
         raise InputError(
-            f"the text has {unknown!r}, which the texts that the model was trained on never had; spell it otherwise"
+            f"the text has {unknown!r}, which do not occur in the training texts; spell the text without them"
         )
     ids = torch.tensor([[BOS, TEXT, *(vocabulary.first_piece + piece for piece in pieces), SPEECH]])
     room = room_for_answer(model, ids.shape[1], f"the text has {len(pieces)} pieces; give a shorter one")
@@ -71,22 +71,22 @@ def transcribe(
     sampling: Sampling,
     seed: int = 0,
 ) -> str:
-    """Write down speech, normalised as the text model does (lower case).
+    """Speech to text, in the text model's normalisation (lower case).
 
     Args:
-        model, vocabulary, text_model: as of `speak`.
-        codes: of the speech, int64 [T].
+        model, vocabulary, text_model: as for `speak`.
+        codes: the tokens of the speech, int64 [T].
         sampling: how pieces are drawn.
-        seed: the same seed, the same text.
+        seed: the same seed gives the same text.
 
     Raises:
-        InputError: codes that the vocabulary does not have, or speech that is too long.
+        InputError: the vocabulary does not have a code, or the speech is too long.
     """
     tokens, _ = framed([torch.from_numpy(codes)], vocabulary)
     marked = torch.cat((tokens[:, :1], torch.tensor([[SPEECH]]), tokens[:, 1:], torch.tensor([[TEXT]])), dim=1)
     assert tokens[0, 0] == BOS
     seconds = len(codes) / vocabulary.token_rate
-    room = room_for_answer(model, marked.shape[1], f"the speech is {seconds:.1f} s long; give it in shorter pieces")
+    room = room_for_answer(model, marked.shape[1], f"the speech is {seconds:.1f} s long; split it into shorter parts")
     said = extend(
         model, marked, torch.tensor([marked.shape[1]]), vocabulary.piece_ids, sampling, [seed], least=0, most=room
     )
@@ -94,11 +94,11 @@ def transcribe(
     return text_model.decode([int(place) + known for place in said])
 
 
-def room_for_answer(model: LanguageModel, question: int, mend: str) -> int:
-    """Ids that an answer may have after a question of so many, all seen by its last one. Raises InputError for none."""
-    room = model.config.context - question
+def room_for_answer(model: LanguageModel, prompt: int, remedy: str) -> int:
+    """How many ids fit the model's context after a prompt of `prompt` ids. Raises InputError if none do."""
+    room = model.config.context - prompt
     if room < 1:
         raise InputError(
-            f"the model sees {model.config.context} tokens at a time, the question alone has {question}: {mend}"
+            f"the model sees {model.config.context} tokens at a time, the prompt alone has {prompt}: {remedy}"
         )
     return room

@@ -1,8 +1,8 @@
-"""Codes as the bits that they are: embeddings made of bits, and a head that predicts bits in groups.
+"""Codes as bits: embeddings made of bits, and a head that predicts bits in groups.
 
-A code of the codec is an integer of sign bits (`tokenizer.network.quantizer`), so codes that share bits sound alike.
-What is here lets the language model know that. Ids below `FIRST_CODE` are special tokens, those above the codes
-pieces of text: these have no bits.
+A code of the codec is an integer of sign bits (`tokenizer.network.quantizer`), so codes that share bits sound similar.
+These modules give the language model that structure. Special tokens (ids below `FIRST_CODE`) and pieces of text (ids
+above the codes) have no bits.
 
 Dimension letters:  N rows    D width    V vocabulary    P values of the groups so far
 """
@@ -18,28 +18,28 @@ from slm.vocabulary import FIRST_CODE
 from tokenizer.errors import InputError
 
 CODE_EMBEDDINGS = ("table", "table_from_bits", "bits")  # see `slm.model.transformer.ModelConfig`
-ROWS_AT_ONCE = 64  # rows of the head whose whole distribution is made at once, which bounds the memory
+ROWS_AT_ONCE = 64  # rows whose full distribution is computed at once; this bounds the memory
 
 
 def bits_of(codes: int) -> int:
-    """Bits of a code. Raises InputError for a codebook whose size is no power of two: its codes are not bits."""
+    """Bits of a code. Raises InputError if the number of codes is not a power of two."""
     if codes < 2 or codes & (codes - 1):
         raise InputError(
-            f"the codec has {codes} codes, which is no power of two, so they have no bits; expected "
+            f"the codec has {codes} codes, which is not a power of two, so they are not bits; expected "
             "model.code_embedding 'table' and model.head_groups 1"
         )
     return codes.bit_length() - 1
 
 
 def signs(codes: Tensor, bits: int) -> Tensor:
-    """Codes int64 [...] to float32 [..., bits] of +-1/sqrt(bits), as the codec's quantizer does."""
+    """Tokens int64 [...] to vectors float32 [..., bits] of +-1/sqrt(bits), as in the codec's quantizer."""
     places = torch.arange(bits - 1, -1, -1, device=codes.device)
     return ((codes[..., None] >> places & 1) * 2 - 1) * bits**-0.5
 
 
 class BitEmbedding(nn.Module):
-    """An embedding of V ids with FIRST_CODE + bits + pieces vectors: special ids and pieces have their own, a code is
-    the signed sum of those of its bits. `weight` [FIRST_CODE + bits + pieces, D] holds them in this order.
+    """An embedding of V ids with FIRST_CODE + bits + pieces vectors: special ids and pieces have vectors of their own,
+    a code is the signed sum of its bits' vectors. `weight` [FIRST_CODE + bits + pieces, D] holds them in this order.
     """
 
     def __init__(self, vocabulary_size: int, width: int, pieces: int = 0) -> None:
@@ -59,28 +59,28 @@ class BitEmbedding(nn.Module):
 
 @torch.no_grad()
 def begin_as_bits(table: nn.Embedding, pieces: int = 0) -> None:
-    """Fill a table [V, D] so that codes start as a random projection of their bits, of the table's own deviation."""
+    """Initialise the codes of a table [V, D] with a random projection of their bits, at the table's scale."""
     bits = bits_of(table.num_embeddings - FIRST_CODE - pieces)
     vectors = torch.randn(bits, table.embedding_dim) * table.weight.std()
     table.weight[FIRST_CODE : FIRST_CODE + 2**bits] = signs(torch.arange(2**bits), bits) @ vectors
 
 
 class BitGroupHead(nn.Module):
-    """The next id as a chain: a special id, a piece of text or the code's first group of bits, then each further group
-    given the former.
+    """The next id as a chain: first a special id, a piece of text or the first group of a code's bits, then each
+    further group given the groups before.
 
-    The chain is conditional, so the likelihood is exact and any distribution over codes can be had:
+    The likelihood is exact, and the chain can represent any distribution over codes:
     p(code) = p(group 1) p(group 2 | group 1) ...; `hidden_g = silu(M_g h + sum of T_j[group j], j < g)`, and the logits
     of group g are linear in it. With two groups, 65,536 codes need 528 outputs instead of 65,552.
 
     Args:
         width: D.
         vocabulary_size: V.
-        groups: of bits, sizes as even as they can be; the first has the code's most significant bits.
-        pieces: of text, the last ids.
+        groups: number of groups of bits, of nearly equal size; the first has the most significant bits.
+        pieces: the number of ids, the last ones, that are pieces of text.
 
     Raises:
-        InputError: more groups than bits, or codes without bits.
+        InputError: there are more groups than bits, or the number of codes is not a power of two.
     """
 
     def __init__(self, width: int, vocabulary_size: int, groups: int, pieces: int = 0) -> None:
@@ -97,12 +97,12 @@ class BitGroupHead(nn.Module):
         self.rest = nn.ModuleList(nn.Linear(width, count, bias=False) for count in values[1:])
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., V]: log-probabilities of every id, which serve as logits."""
+        """[..., D] -> [..., V]: log-probabilities of all ids, which serve as logits."""
         rows = hidden.flatten(0, -2).split(ROWS_AT_ONCE)
         return torch.cat([self._distribution(piece) for piece in rows]).unflatten(0, hidden.shape[:-1])
 
     def _distribution(self, hidden: Tensor) -> Tensor:
-        """[N, D] -> [N, V], by going through all values of the groups before each group."""
+        """[N, D] -> [N, V]: each group for all values of the groups before it."""
         known = self.first(hidden).log_softmax(-1)
         values = 2 ** self.sizes[0]
         special, known, pieces = known.tensor_split((FIRST_CODE, FIRST_CODE + values), dim=1)
@@ -114,7 +114,7 @@ class BitGroupHead(nn.Module):
         return torch.cat((special, known, pieces), dim=-1)
 
     def summed_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats of targets int64 [N] given [N, D], summed over those that are not `IGNORED`."""
+        """Cross-entropy in nats of targets int64 [N] given [N, D], summed over targets that are not `IGNORED`."""
         is_code = (targets >= FIRST_CODE) & (targets < self.first_piece)
         codes = torch.where(is_code, targets - FIRST_CODE, 0)
         groups, below = [], sum(self.sizes)

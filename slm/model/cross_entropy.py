@@ -1,4 +1,4 @@
-"""The loss over a large vocabulary, a few rows at a time: the logits of a whole batch never exist at once.
+"""The loss over a large vocabulary, a few rows at a time, so that the logits of a batch are never in memory at once.
 
 Dimension letters:  N targets    D width    V vocabulary
 """
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-IGNORED = -100  # a target that counts for nothing
-ROWS_AT_ONCE = 512  # their logits stay in a CPU's cache; on a GPU, 512 rows of 65,536 logits are 134 MB
+IGNORED = -100  # a target that is left out of the loss
+ROWS_AT_ONCE = 512  # their logits fit a CPU's cache; on a GPU, 512 rows of 65,536 logits take 134 MB
 
 
 def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy in nats of the logits `hidden @ weight.T`, summed over the targets that are not `IGNORED`.
 
-    The same as `F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")`, but for rounding. The
-    gradient is made with the loss, while a piece's logits are at hand, as Liger kernels do (arXiv 2410.10989, 3.2).
+    Up to rounding it equals `F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")`. The gradient
+    is computed together with the loss, while the logits exist, as in Liger kernels (arXiv 2410.10989, 3.2).
 
     Args:
         hidden: [N, D].
-        weight: [V, D]. Under autocast the products are in its dtype; the softmax is in float32 at least.
+        weight: [V, D]. Under autocast the products use autocast's dtype; the softmax is at least float32.
         targets: int64 [N].
 
     Returns:
@@ -35,7 +35,7 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 
 
 def matrix_dtype(x: Tensor) -> torch.dtype:
-    """What autocast makes of x where a matrix takes it in; its own dtype without autocast."""
+    """The dtype that autocast gives x in a matrix product; the dtype of x without autocast."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 

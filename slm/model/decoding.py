@@ -1,14 +1,14 @@
-"""Generation's view of the language model: a rolling cache, and the two functions that go on from it.
+"""The language model in generation: a rolling cache, `prefill` and `decode_one_token`.
 
     weights, cache = DecodingWeights(model), make_cache(model, batch=B)
     logits = prefill(weights, prompts, lengths, cache)
-    logits = decode_one_token(weights, token, cache)      # and again
+    logits = decode_one_token(weights, token, cache)      # repeatedly
 
-`LanguageModel.forward` is for whole rows without a cache, with gradients. This is the same function of the same weights
-(the tests compare them) for few tokens at a time, where reading weights and calling operations is what costs: matrices
-that read the same vector are joined, the gains of the norms are multiplied into them, and the queries that share a key
-head attend together. All slots are always read: if their number followed the streams, a stream's sums would round
-otherwise beside one that has come further.
+`LanguageModel.forward` computes whole rows with gradients and without a cache. This module computes the same function
+of the same weights (the tests compare them) for few tokens at a time, where reading weights and launching operations
+dominate the cost. So matrices that read the same vector are concatenated, the norms' gains are multiplied into them,
+and queries that share a key head attend together. Attention always reads all slots: if the number of slots depended on
+the other streams, so would the rounding of a stream's sums.
 
 Dimension letters:  B batch    T tokens of this call    C cache slots    V vocabulary    D width    F feed-forward width
                     N layers   H query heads            G key/value heads               R = H / G  K head width
@@ -22,31 +22,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slm.model.rotary import rotary_angles, rotate
-from slm.model.transformer import LanguageModel, Layer
+from slm.model.transformer import LanguageModel, Layer, rotary_angles, rotate
 
 
 class Cache(NamedTuple):
     """The state of B generating streams. `prefill` and `decode_one_token` write into these tensors in place.
 
-    The token at position p lies in slot p mod C, so the cache rolls and never grows. Which position a slot holds
-    follows from `position` alone. C exceeds the context by the largest write less one: a write of several tokens must
-    not evict what the first of them still sees. One slot more, the last, receives the padding of ragged prompts and is
-    never read.
+    The token at position p is in slot p mod C, so the cache rolls and never grows. The position that a slot holds
+    follows from `position` alone. C is the context plus the longest write minus one, so that writing several tokens
+    does not evict keys that the first of them still sees. One extra slot, the last, takes the padding of prompts of
+    different lengths and is never read.
     """
 
     keys: Tensor  # [B, N, G, C + 1, K], rotated
     values: Tensor  # [B, N, G, C + 1, K]
-    position: Tensor  # [B] int64: how many tokens each stream has taken in
+    position: Tensor  # [B] int64: tokens that each stream has processed
 
     @property
     def capacity(self) -> int:
-        """C, the number of slots that can be read."""
+        """C, the number of readable slots."""
         return self.keys.shape[3] - 1
 
 
 def make_cache(model: LanguageModel, batch: int, longest_write: int = 128) -> Cache:
-    """An empty cache for `batch` streams that takes in at most `longest_write` tokens at once."""
+    """An empty cache for `batch` streams and writes of at most `longest_write` tokens."""
     config, weight = model.config, model.embed_tokens.weight
     capacity = config.context + longest_write - 1
     shape = (batch, config.layers, config.kv_heads, capacity + 1, config.head_width)
@@ -58,7 +57,7 @@ def make_cache(model: LanguageModel, batch: int, longest_write: int = 128) -> Ca
 
 
 class LayerWeights(NamedTuple):
-    """One layer's matrices, to be multiplied from the right; norm gains are in `qkv` and `gate_up`."""
+    """The matrices of one layer, for `x @ matrix`; `qkv` and `gate_up` include the norms' gains."""
 
     qkv: Tensor  # [D, (H + 2 G) K]
     out: Tensor  # [H K, D]
@@ -77,10 +76,10 @@ class LayerWeights(NamedTuple):
 
 
 class DecodingWeights:
-    """A model's weights as generation reads them: a copy of those of its layers, at the time of the call.
+    """A model's weights in the layout that generation reads.
 
     Args:
-        model: where its layers' weights are finite; embeddings and head are used as they are.
+        model: its layers' weights are copied at the time of the call; embeddings and head are shared.
     """
 
     @torch.no_grad()
@@ -100,16 +99,16 @@ class DecodingWeights:
 
 @torch.no_grad()
 def prefill(weights: DecodingWeights, tokens: Tensor, lengths: Tensor, cache: Cache) -> Tensor:
-    """Take in a prompt of any length, in blocks that fit the cache.
+    """Process prompts of any length, in blocks that fit the cache.
 
     Args:
         weights: of the model.
-        tokens: [B, T] int64 ids; row b is padded with any valid id beyond lengths[b].
+        tokens: [B, T] int64 ids; row b is padded with any valid ids from lengths[b] on.
         lengths: [B] int64, each at least 1.
         cache: written in place.
 
     Returns:
-        [B, V] logits of the token after each row's last real one.
+        [B, V] logits of the token after the last real token of each row.
     """
     block = cache.capacity - weights.config.context + 1
     last_hidden = cache.keys.new_zeros(tokens.shape[0], weights.config.width)
@@ -124,9 +123,9 @@ def prefill(weights: DecodingWeights, tokens: Tensor, lengths: Tensor, cache: Ca
 
 @torch.no_grad()
 def decode_one_token(weights: DecodingWeights, token: Tensor, cache: Cache, live: Tensor | None = None) -> Tensor:
-    """Take in one token a stream: token [B] int64 -> [B, V] logits of the next. The cache is written in place.
+    """Process one token of each stream: token [B] int64 -> [B, V] logits of the next. The cache is written in place.
 
-    Rows that are not `live` [B] bool stay where they are, and their logits mean nothing; None: all are.
+    Rows that are not `live` [B] bool do not advance, and their logits are undefined. None: all rows are live.
     """
     counts = torch.ones_like(token) if live is None else live.long()
     return weights.lm_head(_take_in(weights, token[:, None], counts, cache)[:, 0])
@@ -134,12 +133,12 @@ def decode_one_token(weights: DecodingWeights, token: Tensor, cache: Cache, live
 
 @torch.no_grad()
 def decode_block(weights: DecodingWeights, tokens: Tensor, cache: Cache) -> Tensor:
-    """Take in as many tokens a stream as the cache's longest write: [B, T] int64 -> [B, T, V] logits after each."""
+    """Process T tokens of each stream, at most the longest write: [B, T] int64 -> [B, T, V] logits after each."""
     return weights.lm_head(_take_in(weights, tokens, torch.full_like(tokens[:, 0], tokens.shape[1]), cache))
 
 
 def _take_in(weights: DecodingWeights, tokens: Tensor, counts: Tensor, cache: Cache) -> Tensor:
-    """Write the first counts[b] of the tokens [B, T] of each row to the cache; hidden states [B, T, D] of all."""
+    """Write the first counts[b] tokens [B, T] of each row to the cache. Returns all hidden states [B, T, D]."""
     config, capacity, (batch, count) = weights.config, cache.capacity, tokens.shape
     assert count <= capacity - config.context + 1, "this write would evict keys that its first token sees"
     heads, groups, width = config.heads, config.kv_heads, config.head_width
@@ -170,7 +169,7 @@ def _visible(positions: Tensor, counts: Tensor, cache: Cache, context: int) -> T
     """Which slots each token sees: bool [B, T, C]."""
     last, slots = (cache.position + counts - 1)[:, None], torch.arange(cache.capacity, device=positions.device)
     held = last - (last - slots) % cache.capacity  # the position in each slot
-    # A padding token sees what the last real one sees: a row that sees nothing would come out as NaN.
+    # A padding token sees what the last real token sees: attention over nothing would be NaN.
     behind = torch.minimum(positions, last)[:, :, None] - held[:, None, :]
     return (held >= 0)[:, None, :] & (behind >= 0) & (behind < context)
 

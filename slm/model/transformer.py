@@ -1,10 +1,10 @@
-"""The language model: a Llama-style causal Transformer over whole rows. `slm.model.decoding` goes on from a cache.
+"""The language model: a Llama-style causal Transformer over whole rows. `slm.model.decoding` generates with a cache.
 
 Dimension letters:  B batch    T tokens    D width    V vocabulary    H query heads    K head width
 
-Parameter names are those of `transformers.LlamaModel` (half-split rotary convention, no biases), so exporting is a
-change of prefix. The one thing Llama lacks is the sliding window: a token sees the `context` latest tokens, itself
-included, in training as in generation, so that an endless session stays inside what the model was trained on.
+Parameter names are those of `transformers.LlamaModel` (half-split rotary convention, no biases), so that exporting only
+changes a prefix. Unlike Llama the model has a sliding window: a token sees the latest `context` tokens, including
+itself, in training and in generation. So an endless session never leaves the lengths that the model was trained on.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from torch.utils.checkpoint import checkpoint
 
 from slm.model.code_bits import CODE_EMBEDDINGS, BitEmbedding, BitGroupHead, begin_as_bits
 from slm.model.cross_entropy import matrix_dtype, summed_cross_entropy
-from slm.model.rotary import rotary_angles, rotate
 from tokenizer.errors import InputError
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of the model, and its options for codes that are bits (`slm.model.code_bits`).
+    """The shape of the model, and its options for codes as bits (`slm.model.code_bits`).
 
-    `code_embedding`: "table", a free vector for each code; "table_from_bits", which starts as a projection of the
-    codes' bits; "bits", which stays one. `head_groups`: 1, logits of all ids; more, bits in so many groups, each given
-    those before. Neither "bits" nor groups leaves a table to tie the head to.
+    `code_embedding`: "table" is a free vector for each code; "table_from_bits" is a table initialised with a projection
+    of the codes' bits; "bits" is that projection itself. `head_groups`: 1 predicts all ids at once; more predict the
+    bits in this number of groups, each given the groups before. "bits" and groups cannot have tied embeddings.
 
     Raises:
-        InputError: a size that is not positive, or two sizes that do not fit each other.
+        InputError: a value is out of range, or two values do not fit each other.
     """
 
     width: int
@@ -41,7 +40,7 @@ class ModelConfig:
     heads: int
     kv_heads: int
     ffn_width: int
-    context: int  # tokens a token can see, itself included
+    context: int  # tokens that a token sees, including itself
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
     tied_embeddings: bool = True
@@ -69,7 +68,7 @@ class ModelConfig:
         if self.tied_embeddings and (self.code_embedding == "bits" or self.head_groups > 1):
             raise InputError(
                 f"model.tied_embeddings is true, but with model.code_embedding {self.code_embedding!r} and "
-                f"model.head_groups {self.head_groups} embedding and head are not both tables; expected false"
+                f"model.head_groups {self.head_groups} the embedding and the head are not both tables; expected false"
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout is {self.dropout}; expected 0 <= dropout < 1")
@@ -85,6 +84,24 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def rotary_angles(positions: Tensor, width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [B, 1, T, K] of rotary positions (arXiv 2104.09864) [B, T], half-split as in Llama.
+
+    `width` is K and `theta` the base. In float64: after a day at 50 tokens a second a float32 angle would be off by a
+    quarter of a radian.
+    """
+    half = torch.arange(0, width, 2, dtype=torch.float64, device=positions.device)
+    angles = positions.double()[:, None, :, None] * theta ** (-half / width)
+    cosine, sine = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat((cosine, cosine), dim=-1), torch.cat((sine, sine), dim=-1)
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotate the pairs (i, i + K/2) of x [B, H, T, K]; the dtype of x is kept."""
+    first, second = x.chunk(2, dim=-1)
+    return (x * cosine + torch.cat((-second, first), dim=-1) * sine).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -112,7 +129,7 @@ class Attention(nn.Module):
 
 
 class LayerNorm(nn.RMSNorm):
-    """RMSNorm, whose output under autocast is cast once for all the matrices that take it in."""
+    """RMSNorm. Under autocast its output is cast once for all the matrices that read it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).to(matrix_dtype(x))
@@ -148,19 +165,19 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Token ids to the logits of the next token.
+    """Token ids to logits of the next token.
 
     Args:
         config: the shape.
         vocabulary_size: V.
-        pieces: how many of the ids, the last ones, are pieces of text.
+        pieces: the number of ids, the last ones, that are pieces of text.
 
     Attributes:
-        recompute: while training, keep only the input of each layer and compute the rest again in the backward pass:
-            less memory for about a third more work, the same gradients.
+        recompute: in training, keep only the input of each layer and recompute the rest in the backward pass. Needs
+            less memory and about a third more computation; the gradients are the same.
 
     Raises:
-        InputError: an option of the configuration does not fit the number of codes.
+        InputError: an option does not fit the number of codes.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, pieces: int = 0) -> None:
@@ -185,7 +202,9 @@ class LanguageModel(nn.Module):
         self._initialise(pieces)
 
     def _initialise(self, pieces: int) -> None:
-        # The branches that add to the residual stream start smaller, so that its variance does not grow with depth.
+        if self.norm.weight.is_meta:  # the weights will be read from a file
+            return
+        # Smaller weights into the residual stream keep its variance from growing with depth.
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -202,17 +221,17 @@ class LanguageModel(nn.Module):
         positions: Tensor | None = None,
         targets: Tensor | None = None,
     ) -> Tensor:
-        """Logits of every next token, or the loss.
+        """Logits of every next token, or with `targets` the loss.
 
         Args:
             tokens: [B, T] int64 ids.
-            documents: [B, T] int64: tokens see only tokens of the same number. None: each row is one document.
-            positions: [B, T] int64: where each token stands in its document. None: counted from the row's start.
-            targets: [B, T] int64 ids, or `slm.model.cross_entropy.IGNORED`. With them, no logits of the whole
-                batch exist.
+            documents: [B, T] int64: a token sees only tokens with its own number. None: each row is one document.
+            positions: [B, T] int64: position of each token in its document. None: counted from the start of the row.
+            targets: [B, T] int64 ids, or `slm.model.cross_entropy.IGNORED`. With targets the logits of the whole batch
+                are never in memory at once.
 
         Returns:
-            [B, T, V] logits; with targets, their cross-entropy in nats, summed.
+            [B, T, V] logits; with targets the summed cross-entropy in nats, a scalar.
         """
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         if positions is None:
@@ -233,6 +252,13 @@ class LanguageModel(nn.Module):
         if isinstance(self.lm_head, BitGroupHead):
             return self.lm_head.summed_loss(hidden, targets)
         return summed_cross_entropy(hidden, self.lm_head.weight, targets)
+
+    def stored_weights(self) -> dict[str, Tensor]:
+        """The weights to store in a file: all but a tied head, which is the embedding."""
+        weights = dict(self.state_dict())
+        if self.config.tied_embeddings:
+            del weights["lm_head.weight"]
+        return weights
 
     def _hidden(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
         """[B, T] ids -> [B, T, D] after the last norm."""

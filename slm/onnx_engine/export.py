@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 from slm.onnx_engine.manifest import GRAPH, MANIFEST, VERSION, WEIGHTS, Manifest
-from tokenizer.cache_folder import cache_folder
 from tokenizer.errors import InputError
+from tokenizer.files import cache_folder
 from tokenizer.onnx_engine.kernels import Kernel, chosen_kernel
 from tokenizer.onnx_engine.manifest import check_precision, sampled_digest
 from tokenizer.onnx_engine.runtime import missing

@@ -1,4 +1,4 @@
-"""The server's addresses: the page, the WebSocket, whole files, health and metrics."""
+"""The server's routes: the page, the WebSocket, whole files, health and metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Endpoint = Callable[[Service, Request], Awaitable[Response]]
 
 PAGE = Path(__file__).resolve().parent / "page"
 SPEECH = Path(__file__).resolve().parents[1] / "demo" / "speech" / "audio"
-EXAMPLES = {  # bundled prompts that the page offers, with their sentences' beginnings
+EXAMPLES = {  # bundled prompts for the page, with the start of each sentence
     "ada-01": "Ada: The lighthouse keeper counted seven ships …",
     "ben-01": "Ben: Please leave the blue ladder …",
 }
@@ -39,7 +39,7 @@ HEADERS = {
 
 
 def make_app(service: Service) -> Starlette:
-    """The ASGI application of a service."""
+    """The ASGI application for a service."""
 
     async def stream(socket: WebSocket) -> None:
         origin, host = socket.headers.get("origin"), socket.headers.get("host")
@@ -53,7 +53,7 @@ def make_app(service: Service) -> Starlette:
         if reason:
             service.counts.refused.labels(reason).inc()
             log("refused", reason=reason)
-            await socket.close()  # before it is accepted: HTTP 403
+            await socket.close()  # before accept: HTTP 403
             return
         await socket.accept()
         session = Session(socket, service)
@@ -126,9 +126,9 @@ def make_app(service: Service) -> Starlette:
 
 
 def check_token(service: Service, request: Request) -> None:
-    """Raise Refused unless the request shows the token."""
+    """Raise Refused unless the request has the token."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
-    if not service.knows(token.encode("latin-1") if kind.lower() == "bearer" else None):  # the bytes that came
+    if not service.knows(token.encode("latin-1") if kind.lower() == "bearer" else None):  # the bytes as received
         raise Refused("bad_token", "expected the header Authorization: Bearer TOKEN", 401)
 
 

@@ -1,4 +1,4 @@
-"""What /metrics tells: Prometheus counters, gauges and histograms of one server."""
+"""The metrics of one server for /metrics: Prometheus counters, gauges and histograms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SECONDS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0
 
 
 class Counts:
-    """The figures; each server has a registry of its own."""
+    """The metrics; each server has a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -41,5 +41,5 @@ class Counts:
             self._first_audio.observe(done.first_audio_ms / 1000)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Whole, short files by HTTP: encode, decode and continue. Live streams go first, so these take what time is left.
+"""Short files over HTTP: encode, decode and continue. Live streams have priority over them.
 
 In these endpoints `Refused.close` is the HTTP status.
 """
@@ -25,11 +25,11 @@ from slm.serve.service import Service
 from tokenizer.audio import read_audio
 from tokenizer.errors import InputError
 
-BUSY_SECONDS = 120.0  # a request that has not come to its end by then is given up
+BUSY_SECONDS = 120.0  # timeout of a request
 
 
 async def encode_file(service: Service, request: Request) -> Response:
-    """A sound file in the body -> JSON: `tokens`, `token_rate`, `fingerprint`."""
+    """An audio file in the body -> JSON: `tokens`, `token_rate`, `fingerprint`."""
     samples = await uploaded_audio(service, request)
     done = await one_job(service, request, lambda number: Encode(number, samples))
     models = service.model.models
@@ -38,7 +38,7 @@ async def encode_file(service: Service, request: Request) -> Response:
 
 
 async def decode_file(service: Service, request: Request) -> Response:
-    """What `encode_file` answers, of which only `tokens` is needed, -> a WAV file."""
+    """The JSON of `encode_file`, of which only `tokens` is required -> a WAV file."""
     models = service.model.models
     try:
         message = json.loads(await body_of(service, request))
@@ -61,11 +61,11 @@ async def decode_file(service: Service, request: Request) -> Response:
 
 
 async def continue_file(service: Service, request: Request) -> Response:
-    """A sound file in the body, settings in the query -> a WAV file of the prompt as rendered and what follows."""
+    """An audio file in the body, settings in the query -> a WAV file of the decoded prompt and the continuation."""
     settings: dict[str, Any] = {"type": "continue"}
     for name, text in request.query_params.items():
         if name == "type":
-            raise Refused("bad_request", "type: is no setting")
+            raise Refused("bad_request", "type: is not a setting")
         try:
             settings[name] = json.loads(text)
         except (ValueError, RecursionError):
@@ -93,9 +93,9 @@ async def one_job(
     command: Callable[[int], Command],
     hear: Callable[[int, Event], None] | None = None,
 ) -> Done:
-    """Send a command under a new number and wait for its end; `hear(number, event)` takes what comes before.
+    """Send a command with a new stream number and wait for `Done`; `hear(number, event)` receives the events before.
 
-    The command is cancelled when the client goes away, when the server stops, and when it takes too long.
+    The command is cancelled when the client disconnects, the server stops, or `BUSY_SECONDS` have passed.
     """
     result: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
 
@@ -118,7 +118,7 @@ async def one_job(
         service.forget(number)
     if not result.done():
         if left.done():
-            raise Refused("left", "the client went away")
+            raise Refused("left", "the client disconnected")
         if over.done():
             raise Refused("stopping", "the server is stopping", 503)
         raise Refused("busy", "the server is too busy; try again", 503)
@@ -129,13 +129,13 @@ async def one_job(
 
 
 async def departure(request: Request) -> None:
-    """Wait for the client to go away; its body has been read."""
+    """Wait until the client disconnects, after its body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def body_of(service: Service, request: Request) -> bytes:
-    """The request's body. Raises Refused when it is too long, before it is read whole."""
+    """The body of a request. Raises Refused as soon as it is too long."""
     most, body = service.limits.upload_bytes, bytearray()
     try:
         async for piece in request.stream():
@@ -143,18 +143,18 @@ async def body_of(service: Service, request: Request) -> bytes:
             if len(body) > most:
                 raise Refused("too_large", f"a request is {most} bytes at most", 413)
     except ClientDisconnect:
-        raise Refused("left", "the client went away") from None
+        raise Refused("left", "the client disconnected") from None
     return bytes(body)
 
 
 async def uploaded_audio(service: Service, request: Request) -> np.ndarray:
-    """The sound file in a request's body as float32 [S] at the codec's rate. Raises Refused."""
+    """The audio file in a request's body as float32 [S] at the codec's rate. Raises Refused."""
     body = await body_of(service, request)
     return await run_in_threadpool(audio_of, body, service.model.models.sample_rate_in, service.limits.prompt_seconds)
 
 
 def audio_of(body: bytes, rate: int, seconds: float) -> np.ndarray:
-    """A sound file's bytes as float32 [S] at `rate` Hz. Raises Refused, also where it lasts longer than `seconds`."""
+    """The bytes of an audio file as float32 [S] at `rate` Hz. Raises Refused, also if it is longer than `seconds`."""
     with tempfile.NamedTemporaryFile(prefix="focalstream-") as file:
         file.write(body)
         file.flush()
@@ -163,7 +163,7 @@ def audio_of(body: bytes, rate: int, seconds: float) -> np.ndarray:
         except InputError as error:
             raise Refused("bad_audio", str(error).replace(file.name, "the file")) from None
     if len(samples) > round(seconds * rate):
-        raise Refused("too_long", f"the file lasts longer than {seconds:g} s", 413)
+        raise Refused("too_long", f"the file is longer than {seconds:g} s", 413)
     return samples
 
 

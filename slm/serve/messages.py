@@ -1,6 +1,6 @@
-"""What the server's process and the model's process say to each other; plain values that pickle.
+"""Messages between the server's process and the model's process. All are plain values that pickle.
 
-A stream is known by a number that the server gives it and never gives again.
+Each stream has a number, which the server never reuses.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from slm.generation.generate import Sampling
 
 
 class Request(NamedTuple):
-    """A continuation that someone wants."""
+    """The settings of a continuation."""
 
     sampling: Sampling
     seed: int
     min_seconds: float  # of new speech
-    max_seconds: float | None  # None: until the model ends it or it is cancelled
-    live: bool = True  # paced as it is played; else as fast as the live ones leave time for
+    max_seconds: float | None  # of new speech; None: until the model ends it or it is cancelled
+    live: bool = True  # generated in real time; otherwise in the time that live streams leave
 
 
 # ---- from the server to the model ---------------------------------------------------------------------------------
 
 
 class Open(NamedTuple):
-    """Begin a stream, or wait for a slot."""
+    """Start a stream as soon as a slot is free."""
 
     stream: int
     request: Request
@@ -40,27 +40,27 @@ class Feed(NamedTuple):
 
 
 class EndPrompt(NamedTuple):
-    """The prompt is whole: speak."""
+    """The prompt is complete: start the continuation."""
 
     stream: int
     at: float  # `time.monotonic()` of its arrival
 
 
 class Cancel(NamedTuple):
-    """End a stream, wherever it is. Nothing is said of it any more, but for `Done`."""
+    """End a stream in any state. No event but `Done` follows."""
 
     stream: int
 
 
 class Encode(NamedTuple):
-    """A short wave to tokens."""
+    """Encode a short wave."""
 
     stream: int
     samples: np.ndarray  # float32 [S]
 
 
 class Decode(NamedTuple):
-    """A few tokens to a wave."""
+    """Decode a short token sequence."""
 
     stream: int
     codes: np.ndarray  # int64 [T]
@@ -76,7 +76,7 @@ Command = Open | Feed | EndPrompt | Cancel | Encode | Decode | Stop
 
 
 class Queued(NamedTuple):
-    """No slot is free; `position` counts from 1."""
+    """The stream waits for a slot; `position` counts from 1."""
 
     stream: int
     position: int
@@ -89,23 +89,23 @@ class Ready(NamedTuple):
 
 
 class Sound(NamedTuple):
-    """Codes and their audio: a piece of the prompt as the codec renders it, or of new speech."""
+    """Codes and their audio: a piece of the decoded prompt, or of new speech."""
 
     stream: int
     new: bool
     codes: np.ndarray  # uint16 [T]
     pcm: bytes  # 16-bit, little-endian, mono, at the codec's output rate
-    step_ms: float  # computing time of the step that made it
-    late_ms: float  # how long after the moment at which a listener without any buffer needs it; 0 for a prompt
+    step_ms: float  # computing time of its step
+    late_ms: float  # delay behind real-time playback without a buffer; 0 for a prompt
 
 
 class Done(NamedTuple):
-    """The last that is heard of a stream."""
+    """The last event of a stream."""
 
     stream: int
     reason: str  # "ended" by the model, "length", "cancelled", "no prompt", "full", or for jobs "done"
     seconds: float = 0.0  # of new speech
-    first_audio_ms: float | None = None  # from the prompt's end
+    first_audio_ms: float | None = None  # from the end of the prompt
     missed: int = 0  # chunks that were late
     result: bytes = b""  # of `Encode`: uint16 tokens; of `Decode`: PCM
 

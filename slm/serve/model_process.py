@@ -1,7 +1,7 @@
-"""The process in which all model work is done, by one thread, and the server's end of it.
+"""The process that does all model work in one thread, and the server's connection to it.
 
-It is a process of its own because PyTorch gives the interpreter's lock up and takes it again at every operation: beside
-a thread that is busy with connections, each of a step's hundreds of operations would wait its turn.
+The model has its own process because PyTorch releases and reacquires the interpreter lock in every operation: next to a
+thread that is busy with connections, each of the hundreds of operations in a step would wait for the lock.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tokenizer.errors import InputError
 if TYPE_CHECKING:
     from slm.serve.scheduler import Scheduler
 
-WARM_UP_CHUNKS = 7  # of a prompt: one piece of each size
+WARM_UP_CHUNKS = 7  # of a prompt: a piece of each size
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What the process loads, and how many it serves at once."""
+    """What the process loads, and how many streams it serves."""
 
     codec: str
     engine: str
@@ -38,14 +38,14 @@ class ModelSettings:
     device: str
     lm: str
     slots: int
-    queue: int  # streams that wait for a slot, at most
+    queue: int  # most streams that wait for a slot
     lead_seconds: float
     threads: int
 
 
 @dataclass(frozen=True)
 class Models:
-    """What is loaded, as clients are told. Rates in Hz; `context_seconds`: what the language model looks back on."""
+    """The loaded models, as clients are told. Rates in Hz; `context_seconds` is the language model's context."""
 
     codec: str
     fingerprint: str
@@ -60,7 +60,7 @@ class Models:
     token_rate: float
     codebook_size: int
     bitrate: float
-    codec_parameters: int | None  # None: an exported codec does not say
+    codec_parameters: int | None  # None for exported codecs
     lm: str
     lm_parameters: int
     context_seconds: float
@@ -68,9 +68,9 @@ class Models:
 
 
 def run_model(settings: ModelSettings, pipe: Connection) -> None:
-    """The process: load, say what was loaded (or why not), then serve commands until `Stop` or the pipe's end."""
+    """The process: load, send the models (or the error), then execute commands until `Stop` or the end of the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the server says when it is over
+        signal.signal(number, signal.SIG_IGN)  # the server decides when to stop
     try:
         try:
             scheduler, models = load(settings, pipe.send)
@@ -86,12 +86,12 @@ def run_model(settings: ModelSettings, pipe: Connection) -> None:
                     return
                 scheduler.do(command)
                 wait = 0.0
-    except (EOFError, BrokenPipeError, ConnectionResetError):  # the server has ended, perhaps while this was loading
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the server has ended
         return
 
 
 def load(settings: ModelSettings, emit: Callable[[Event], None]) -> tuple[Scheduler, Models]:
-    """A warm scheduler over the models that the settings name, and what they are. Raises InputError."""
+    """Load the models and warm them up. Returns the scheduler and the description of the models. Raises InputError."""
     import torch
 
     from slm.checkpoint import load_lm
@@ -135,10 +135,10 @@ def load(settings: ModelSettings, emit: Callable[[Event], None]) -> tuple[Schedu
 
 
 class ModelProcess:
-    """The server's end. `send` never waits; events come to `on_event` in the event loop's thread.
+    """The server's side. `send` does not block; events go to `on_event` in the event loop's thread.
 
     Raises:
-        InputError: what could not be loaded, in its words; or the process died while loading.
+        InputError: a model could not be loaded, or the process died while loading.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -150,7 +150,7 @@ class ModelProcess:
         try:
             answer = self._pipe.recv()
         except EOFError:
-            raise InputError("the model's process died while loading; its own message stands above") from None
+            raise InputError("the model's process died while loading; see its message above") from None
         if isinstance(answer, InputError):
             raise answer
         self.models: Models = answer
@@ -161,7 +161,7 @@ class ModelProcess:
         self._commands.put(command)
 
     def listen(self, on_event: Callable[[Event], None], on_death: Callable[[], None]) -> None:
-        """From now on, in the running event loop, hand on events; `on_death` is called should the process end."""
+        """Start passing events to `on_event` in the running event loop; `on_death` is called if the process ends."""
         loop = asyncio.get_running_loop()
 
         def read() -> None:
@@ -175,7 +175,7 @@ class ModelProcess:
         loop.add_reader(self._pipe.fileno(), read)
 
     def close(self) -> None:
-        """End the process; by force should it not do so itself."""
+        """End the process, after five seconds by force."""
         self.send(Stop())
         self._process.join(5)
         if self._process.is_alive():
@@ -189,5 +189,5 @@ class ModelProcess:
                 self._pipe.send(command)
                 if isinstance(command, Stop):
                     return
-        except OSError:  # it has died, and `on_death` says so
+        except OSError:  # it has died; `on_death` reports it
             return

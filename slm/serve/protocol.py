@@ -1,6 +1,8 @@
-"""The WebSocket protocol, version 1: what clients may say, and how sound is framed. docs/serving.md specifies it.
+"""The WebSocket protocol, version 1: control messages and audio frames. docs/serving.md specifies it.
 
-Raises `Refused` for what a client may not say: a code for programs, a line for people, and whether the connection ends.
+Invalid messages raise `Refused`: a code for programs, a line for people, and whether the connection ends.
+
+Messages are checked by hand, because an error must show the invalid value, which msgspec's errors do not.
 """
 
 from __future__ import annotations
@@ -27,23 +29,23 @@ GOING_AWAY, POLICY, TOO_SLOW, BAD_TOKEN, TOO_FAST = 1001, 1008, 4408, 4401, 4429
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may take. Told in the server's hello."""
+    """Limits for one client, as sent in the server's hello."""
 
-    prompt_seconds: float = 30.0  # of one prompt, and of a file given to the HTTP endpoints
+    prompt_seconds: float = 30.0  # of one prompt, and of a file for the HTTP endpoints
     speech_seconds: float = 120.0  # of one continuation
     session_seconds: float = 3600.0  # of one connection
     message_bytes: int = 65536  # of one WebSocket message
     messages_per_second: int = 100  # with bursts of four seconds' worth
     upload_bytes: int = 8_000_000  # of one HTTP request
     connections: int = 256  # WebSockets at once
-    hello_seconds: float = 5.0  # from the connection's opening to the client's hello
-    unread_frames: int = 50  # that wait to be sent to one client
+    hello_seconds: float = 5.0  # from the start of the connection to the client's hello
+    unread_frames: int = 50  # frames in one client's send queue
 
 
 class Refused(Exception):
-    """What a client asked for is not done.
+    """A request of a client is refused.
 
-    close: the close code where the connection ends with it; None: it goes on.
+    close: the close code if the connection ends with it; None: it stays open.
     """
 
     def __init__(self, code: str, message: str, close: int | None = None) -> None:
@@ -78,7 +80,7 @@ def check_fields(message: dict[str, Any], known: set[str], code: str = "bad_requ
 
 
 def parse_start(message: dict[str, Any], default_rate: int, limits: Limits) -> Start:
-    """The fields of `start`, all optional. Raises Refused, which leaves the connection open."""
+    """The fields of `start`, all optional. Raises Refused without a close code."""
     check_fields(message, {field.name for field in fields(Sampling)} | {"seed", "seconds", "min_seconds", "rate"})
     seconds = number(message, "seconds", 6.0, 0.08, limits.speech_seconds)
     try:
@@ -102,7 +104,7 @@ def parse_start(message: dict[str, Any], default_rate: int, limits: Limits) -> S
 
 
 def number(message: dict[str, Any], name: str, default: float, least: float, most: float) -> float:
-    """A number of a message. Raises Refused."""
+    """A number field of a message. Raises Refused."""
     value = message.get(name, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
         raise Refused("bad_request", f"{name} is {_shown(value)}; expected a number from {least:g} to {most:g}")
@@ -110,7 +112,7 @@ def number(message: dict[str, Any], name: str, default: float, least: float, mos
 
 
 def whole(message: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
-    """A whole number of a message. Raises Refused."""
+    """An integer field of a message. Raises Refused."""
     value = message.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise Refused("bad_request", f"{name} is {_shown(value)}; expected a whole number from {least} to {most}")
@@ -123,7 +125,7 @@ def pack(kind: int, sequence: int, codes: np.ndarray, pcm: bytes) -> bytes:
 
 
 def unpack(frame: bytes) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """A binary frame: its kind, sequence number, codes uint16 [T] and samples int16 [S]."""
+    """Parse a binary frame: kind, sequence number, tokens uint16 [T] and samples int16 [S]."""
     kind, count, sequence = HEADER.unpack_from(frame)
     codes = np.frombuffer(frame, "<u2", count, HEADER.size)
     return kind, sequence, codes, np.frombuffer(frame, "<i2", -1, HEADER.size + 2 * count)
@@ -141,4 +143,4 @@ def _shown(value: Any) -> str:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

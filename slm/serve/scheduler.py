@@ -1,14 +1,14 @@
-"""Who computes next: admission to slots, prompts in pieces between the steps of those who speak, and pacing.
+"""Scheduling: admission to slots, prompts in pieces between the steps of generating streams, and pacing.
 
-A stream that speaks is kept a little ahead of its listener, who begins to play at its first chunk: chunk k is due k
-chunks after that one went out. Its lead is how much of what went out is not played yet.
+A generating stream is kept slightly ahead of its listener, who starts playback at the first chunk: chunk k is due k
+chunks after the first was sent. The lead of a stream is the audio that was sent and has not been played yet.
 
-- A step is taken when somebody's lead is below the least lead, and then by everyone whose lead is not above it by a
-  whole chunk. So all streams step together, once a chunk.
-- Between steps, as long as nobody's lead is next to nothing, the prompts of newcomers are worked on, a piece at a time:
-  first those that have ended, the one with the least left before the others, then in turn those that go on.
-- What is not live (whole files) takes part in the steps of the others, and steps by itself when nothing else is to do.
-  It waits behind all that is live, and where there are several slots it never has the last one.
+- A step runs when the lead of any stream is below the minimum lead. It includes every stream whose lead is less than a
+  chunk above the minimum. So all streams step together, once per chunk.
+- Between steps, unless a lead is close to zero, the prompts of new streams are processed piece by piece: first prompts
+  that have ended, the shortest remainder first, then the others in turn.
+- Streams that are not live (whole files) take part in the steps of the others, and step alone when nothing else is
+  pending. They queue behind all live streams, and with several slots they never take the last one.
 """
 
 from __future__ import annotations
@@ -39,45 +39,44 @@ from slm.serve.messages import (
     Sound,
 )
 from slm.serve.slots import PIECE_CHUNKS, Piece, SlotBatch, Voice, piece_chunks
-from tokenizer.inputs import NO_TOKEN
-from tokenizer.live import to_pcm
+from tokenizer.live import LiveStream, to_pcm
 
-CLOSE = 0.5  # of the least lead: below it a step comes before prompts
-PATIENCE = 8  # steps after which a prompt comes first all the same, on a machine that can't keep up
+CLOSE = 0.5  # share of the minimum lead below which a step has priority over prompts
+PATIENCE = 8  # steps after which a prompt has priority anyway, on a machine that is too slow
 
 
 @dataclass
 class Stream:
-    """One continuation, from its request to its last chunk."""
+    """One continuation, from the request to the last chunk."""
 
     number: int
     request: Request
     voice: Voice
     slot: int = -1
-    state: Any = None  # of the codec, while the prompt is heard
-    waiting: deque[np.ndarray] = field(default_factory=deque)  # of the prompt, not heard yet
+    state: Any = None  # of the codec, during the prompt
+    waiting: deque[np.ndarray] = field(default_factory=deque)  # samples of the prompt that are not processed yet
     samples: int = 0  # in `waiting`
-    heard: int = 0  # chunks
-    prompt_ended: float | None = None  # when
+    heard: int = 0  # chunks of the prompt that are processed
+    prompt_ended: float | None = None  # time
     speaking: bool = False
-    begun: float = 0.0  # when its first chunk went out
-    chunks: int = 0  # that went out
+    begun: float = 0.0  # time of the first chunk
+    chunks: int = 0  # sent
     first_audio_ms: float | None = None
     missed: int = 0
 
 
 class Scheduler:
-    """Streams over one batch of slots.
+    """Schedules streams over one batch of slots.
 
         scheduler.do(Open(1, request)); scheduler.do(Feed(1, samples)); scheduler.do(EndPrompt(1, now))
-        while (wait := scheduler.work()) is not None: sleep(wait)     # events come by `emit`
+        while (wait := scheduler.work()) is not None: sleep(wait)     # events go to `emit`
 
     Args:
         batch: the slots.
-        emit: takes each event, in order.
-        lead_seconds: the least lead of a stream over its listener, once it has got there.
-        queue: streams that wait for a slot, and jobs that wait for their turn, at most.
-        clock: seconds, as `time.monotonic`.
+        emit: receives each event, in order.
+        lead_seconds: the minimum lead of a stream over its listener.
+        queue: the most streams that wait for a slot, and the most waiting jobs.
+        clock: seconds, like `time.monotonic`.
     """
 
     def __init__(
@@ -91,16 +90,16 @@ class Scheduler:
         self._batch, self._emit, self._lead, self._longest_queue, self._clock = batch, emit, lead_seconds, queue, clock
         codec = batch.codec
         self._chunk = codec.tokens_per_chunk / codec.token_rate
-        self._streams: dict[int, Stream] = {}  # with a slot
+        self._streams: dict[int, Stream] = {}  # those with a slot
         self._queue: deque[Stream] = deque()
         self._jobs: deque[tuple[int, Iterator[bytes | None]]] = deque()
         self._free = list(range(batch.size))
-        self._steps_in_a_row = 0  # while a prompt may have been waiting
+        self._steps_in_a_row = 0  # without work on a prompt
 
     # ---- commands -------------------------------------------------------------------------------------------------
 
     def do(self, command: Command) -> None:
-        """Take a command in; those for a stream that is not there any more are for nobody."""
+        """Execute a command. Commands for streams that have ended are ignored."""
         if isinstance(command, Open):
             self._open(command)
         elif isinstance(command, Feed):
@@ -121,8 +120,9 @@ class Scheduler:
 
     def _open(self, command: Open) -> None:
         request = command.request
-        codes = [None if s is None else self._codes_in(s) for s in (request.min_seconds, request.max_seconds)]
-        voice = Voice(request.sampling, request.seed, codes[0] or 0, codes[1])
+        least = self._batch.codec.tokens_for(request.min_seconds)
+        most = None if request.max_seconds is None else self._batch.codec.tokens_for(request.max_seconds)
+        voice = Voice(request.sampling, request.seed, least, most)
         stream = Stream(command.stream, request, voice)
         if self._has_slot_for(stream):
             self._admit(stream)
@@ -145,7 +145,7 @@ class Scheduler:
         self._emit(Ready(stream.number))
 
     def _say_positions(self, begin: int = 0) -> None:
-        """Of those who wait, from a place in the queue on."""
+        """Report positions from index `begin` of the queue on."""
         for position, stream in list(enumerate(self._queue, 1))[begin:]:
             self._emit(Queued(stream.number, position))
 
@@ -170,14 +170,10 @@ class Scheduler:
             self._admit(self._queue.popleft())
             self._say_positions()
 
-    def _codes_in(self, seconds: float) -> int:
-        size = self._batch.codec.tokens_per_chunk
-        return -(-round(seconds * self._batch.codec.token_rate) // size) * size
-
     # ---- work -----------------------------------------------------------------------------------------------------
 
     def work(self) -> float | None:
-        """Do one piece of work. Returns the seconds until there is more, 0 for at once; None: nothing is to do."""
+        """Do one piece of work. Returns the seconds until the next one, 0 for at once; None: nothing to do."""
         self._begin_speaking()
         now = self._clock()
         speaking = [stream for stream in self._streams.values() if stream.speaking]
@@ -201,7 +197,7 @@ class Scheduler:
         return 0.0
 
     def _begin_speaking(self) -> None:
-        """Let those speak whose prompt has ended and has been heard to its last whole chunk."""
+        """Start generation for streams whose prompt has ended and is processed to its last whole chunk."""
         for stream in list(self._streams.values()):
             if stream.speaking or stream.prompt_ended is None or self._next_piece(stream):
                 continue
@@ -213,15 +209,15 @@ class Scheduler:
             stream.waiting.clear()
 
     def _waits_for(self, stream: Stream) -> float:
-        """Samples that a listener waits for; infinite while the prompt goes on, when nobody waits."""
+        """Samples that a listener waits for; infinite before the prompt ends, when nobody waits."""
         return math.inf if stream.prompt_ended is None else stream.samples
 
     def _lead_of(self, stream: Stream, now: float) -> float:
-        """Seconds of what went out that are not played yet; of a stream that has sent nothing, 0: it is due."""
+        """Seconds of sent audio that have not been played yet; 0 before the first chunk, which is due."""
         return stream.chunks * self._chunk - (now - stream.begun) if stream.chunks else 0.0
 
     def _next_piece(self, stream: Stream) -> int:
-        """Chunks of the prompt's next piece; 0: there is none yet."""
+        """Chunks of the next piece of the prompt; 0 if there is none yet."""
         if stream.speaking:
             return 0
         return piece_chunks(stream.samples // self._batch.codec.chunk_samples, stream.prompt_ended is not None)
@@ -233,7 +229,7 @@ class Scheduler:
         stream.waiting, stream.samples = deque([samples[size:]]), len(samples) - size
         piece, stream.state = self._batch.hear(stream.slot, torch.from_numpy(samples[:size]), stream.state)
         stream.heard += chunks
-        self._streams[stream.number] = self._streams.pop(stream.number)  # to the end of the line
+        self._streams[stream.number] = self._streams.pop(stream.number)  # to the end of the order
         self._emit(self._sound(stream, piece, False, 0.0, 0.0))
 
     def _step(self, speaking: list[Stream], now: float) -> None:
@@ -279,25 +275,16 @@ class Scheduler:
 
     def _encode(self, samples: np.ndarray) -> Iterator[bytes | None]:
         codec = self._batch.codec
-        state, tokens = codec.init_state(1), []
-        for block in _blocks(samples, codec.chunk_samples, 0.0):
-            codes, state = codec.encode_step(block, state)
-            tokens.append(codes[0].cpu().numpy())
+        stream, tokens = LiveStream(codec), []
+        for block in torch.from_numpy(samples).split(PIECE_CHUNKS * codec.chunk_samples):
+            tokens.append(stream.encode(block).cpu().numpy())
             yield None
-        yield np.concatenate(tokens)[: codec.token_count(len(samples))].astype("<u2").tobytes()
+        yield np.concatenate(tokens).astype("<u2").tobytes()
 
     def _decode(self, codes: np.ndarray) -> Iterator[bytes | None]:
         codec = self._batch.codec
-        state, pcm = codec.init_state(1), []
-        for block in _blocks(codes, codec.tokens_per_chunk, NO_TOKEN):
-            wave, state = codec.decode_step(block, state)
-            pcm.append(to_pcm(wave[0].float().cpu().numpy()))
+        stream, pcm = LiveStream(codec), []
+        for block in torch.from_numpy(codes).split(PIECE_CHUNKS * codec.tokens_per_chunk):
+            pcm.append(to_pcm(stream.decode(block).float().cpu().numpy()))
             yield None
-        yield b"".join(pcm)[: 2 * len(codes) * codec.samples_per_token]
-
-
-def _blocks(values: np.ndarray, chunk: int, fill: float) -> Iterator[torch.Tensor]:
-    """[1, n * chunk] tensors of at most `PIECE_CHUNKS` chunks, the last one filled up."""
-    whole = np.pad(values, (0, -len(values) % chunk), constant_values=fill)
-    for begin in range(0, len(whole), PIECE_CHUNKS * chunk):
-        yield torch.from_numpy(whole[begin : begin + PIECE_CHUNKS * chunk])[None]
+        yield b"".join(pcm)

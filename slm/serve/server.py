@@ -1,4 +1,4 @@
-"""Running a service: a socket, uvicorn, and an end that lets those who speak finish."""
+"""Running a service: the socket, uvicorn, and a shutdown that lets streams finish."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from slm.serve.service import Service, log
 from tokenizer.errors import InputError
 from tokenizer.runs.stop_signals import stop_signals
 
-UNSENT_BYTES = 65536  # of one connection in the kernel: else it would keep a minute of speech for a slow reader
-STUCK_MS = 20_000  # after which the kernel gives up a peer that takes nothing
+UNSENT_BYTES = 65536  # kernel send buffer of a connection: a larger one would hold a minute of speech for a slow reader
+STUCK_MS = 20_000  # after which the kernel drops a peer that does not read
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0: any that is free. Raises InputError."""
+    """A listening socket; port 0 means any free port. Raises InputError."""
     listener = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)  # those accepted inherit it
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)  # inherited by accepted sockets
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_MS)
         listener.bind(address)
-        listener.listen()  # now, so that a second server on this port is refused before it loads its models
+        listener.listen()  # now, so that a second server on this port fails before it loads models
     except (OSError, OverflowError) as error:
         if listener:
             listener.close()
         raise InputError(
-            f"--host {host} --port {port}: cannot be listened on ({error}); expected an address of this machine and a "
+            f"--host {host} --port {port}: cannot listen there ({error}); expected an address of this machine and a "
             "free port"
         ) from None
     return listener
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, but the first signal stops admission and waits for the streams; the second does not wait.
+    """uvicorn's server. The first signal stops admission and waits for the streams; the second stops at once.
 
     Args:
-        service: what is served.
-        drain_seconds: that streams get to end by themselves.
-        on_start: called in the event loop once connections are taken.
+        service: the service.
+        drain_seconds: time for streams to end by themselves.
+        on_start: called in the event loop once connections are accepted.
     """
 
     def __init__(self, service: Service, drain_seconds: float, on_start: Callable[[], None] | None = None) -> None:
@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self.stop)
 
     def stop(self) -> None:
-        """Begin to stop, in the event loop; called again: stop at once."""
+        """Start the shutdown, in the event loop; a second call stops at once."""
         if self._drain is None:
             self._service.draining = True
             log("draining", streams=not self._service.idle.is_set())
@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
     def _stop_now(self) -> None:
         self._service.over.set()
         for session in list(self._service.sessions):
-            session.close(Refused("stopping", "the server stops", GOING_AWAY))
+            session.close(Refused("stopping", "the server is stopping", GOING_AWAY))
         self.should_exit = True
 
     async def _wait_for_streams(self) -> None:
@@ -103,19 +103,19 @@ class Server(uvicorn.Server):
             await asyncio.wait_for(self._service.idle.wait(), self._drain_seconds)
         except (TimeoutError, asyncio.TimeoutError):
             log("cut_off")
-        await asyncio.sleep(0.1)  # the last chunks go out
+        await asyncio.sleep(0.1)  # for sending the last chunks
         self._stop_now()
 
 
 def serve(service: Service, listener: socket.socket, drain_seconds: float, on_start: Callable[[], None]) -> int:
-    """Serve until a signal. Returns the exit status: 0, or 1 where the model's process died."""
+    """Serve until a signal. Returns the exit status: 0, or 1 if the model's process died."""
     handler = logging.StreamHandler(sys.stderr)
     logger = logging.getLogger("focalstream.serve")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
-        with stop_signals():  # one that comes when the server's own handlers are gone must not break off the rest
+        with stop_signals():  # a signal after the server's handlers are gone must not interrupt the cleanup
             try:
                 Server(service, drain_seconds, on_start).run(sockets=[listener])
             finally:

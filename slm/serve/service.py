@@ -1,4 +1,4 @@
-"""What all connections of a server share: the model's process, who hears of which stream, limits, counts and logs."""
+"""The state that all connections share: the model's process, the receivers of events, limits, metrics and logs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from slm.serve.counts import Counts
 from slm.serve.messages import Command, Done, Event, Sound
 from slm.serve.model_process import ModelProcess
-from slm.serve.protocol import Limits
-
-if TYPE_CHECKING:
-    from slm.serve.session import Session
+from slm.serve.protocol import Limits, Refused
 
 LOG = logging.getLogger("focalstream.serve")
+
+
+class Connection(Protocol):
+    """A WebSocket connection, as the server ends it (`slm.serve.session.Session`)."""
+
+    def close(self, refused: Refused) -> None: ...
 
 
 @dataclass
@@ -31,10 +34,10 @@ class Service:
     """One server.
 
     Args:
-        model: the process, loaded.
-        limits: what one client may take.
-        auth_token: what clients have to show; None: nothing.
-        origins: of pages, beside the server's own, that may connect; "*": all.
+        model: the running process.
+        limits: for one client.
+        auth_token: required of clients; None: no token.
+        origins: of pages other than the server's own that may connect; "*": all.
     """
 
     model: ModelProcess
@@ -42,19 +45,19 @@ class Service:
     auth_token: str | None = None
     origins: tuple[str, ...] = ()
     counts: Counts = field(default_factory=Counts)
-    draining: bool = False  # no new streams: the server is about to stop
-    dead: bool = False  # the model's process has ended by itself
+    draining: bool = False  # no new streams: the server is shutting down
+    dead: bool = False  # the model's process has died
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count(1)
         self._hearers: dict[int, Callable[[Event], None]] = {}
         self.idle = asyncio.Event()  # no stream is open
         self.idle.set()
-        self.over = asyncio.Event()  # the server stops now: whole files are given up
-        self.sessions: set[Session] = set()
+        self.over = asyncio.Event()  # the server stops now: requests for files are aborted
+        self.sessions: set[Connection] = set()
 
     def listen(self, on_death: Callable[[], None]) -> None:
-        """Begin to hand on the model's events, in the running event loop."""
+        """Start passing on the model's events in the running event loop."""
 
         def die() -> None:
             self.dead = True
@@ -64,7 +67,7 @@ class Service:
         self.model.listen(self._hand_on, die)
 
     def open(self, hearer: Callable[[Event], None]) -> int:
-        """A new stream's number; its events go to `hearer` until `Done`."""
+        """Register a new stream and return its number; its events go to `hearer` until `Done`."""
         number = next(self._numbers)
         self._hearers[number] = hearer
         self.idle.clear()
@@ -75,21 +78,21 @@ class Service:
         self.model.send(command)
 
     def forget(self, number: int) -> None:
-        """Nobody listens to a stream any more."""
+        """Remove the receiver of a stream."""
         if self._hearers.pop(number, None):
             self.counts.streams.dec()
         if not self._hearers:
             self.idle.set()
 
     def knows(self, token: bytes | None) -> bool:
-        """Whether it is the token that clients have to show."""
+        """Whether the token is the required one."""
         return self.auth_token is None or hmac.compare_digest(token or b"", os.fsencode(self.auth_token))
 
     def trusts(self, origin: str | None, host: str | None) -> bool:
-        """Whether a page of this origin may connect; programs send none, and their token is what counts.
+        """Whether a page of this origin may connect. Programs send no origin and are checked by their token.
 
-        The server's own pages may, but without a token only by address or as localhost: any site can let its name
-        lead here (DNS rebinding), and its pages are then of the same origin.
+        The server's own page may connect, but without a token only under an IP address or localhost: any site can
+        point its name at this server (DNS rebinding), and its pages then have the same origin.
         """
         if origin is None or "*" in self.origins or origin in self.origins:
             return True
@@ -103,7 +106,7 @@ class Service:
         hearer = self._hearers.get(event.stream)
         if isinstance(event, Done):
             self.forget(event.stream)
-        if hearer:  # else it was cancelled meanwhile
+        if hearer:  # otherwise it was cancelled
             hearer(event)
 
 
@@ -118,5 +121,5 @@ def _is_address(host: str) -> bool:
 
 
 def log(event: str, **values: Any) -> None:
-    """One JSON object on a line of standard error. No audio, no codes, no tokens of users."""
+    """Log one JSON object on a line of standard error. Never audio, codes or access tokens."""
     LOG.info(json.dumps({"at": round(time.time(), 3), "event": event, **values}))

@@ -33,13 +33,13 @@ from slm.serve.protocol import (
 )
 from slm.serve.service import Service, log
 
-SEND_SECONDS = 5.0  # a client that takes nothing for so long is dropped
-BURST_SECONDS = 4  # of the rate limit
+SEND_SECONDS = 5.0  # timeout of a send, after which the client is dropped
+BURST_SECONDS = 4  # burst size of the rate limit
 SESSIONS = itertools.count(1)
 
 
 class Session:
-    """A connection's conversation. `run` returns when it is over, and leaves nothing of it behind."""
+    """The session of a connection. `run` returns when it is over and everything is cleaned up."""
 
     def __init__(self, socket: WebSocket, service: Service) -> None:
         self._socket, self._service, self._limits = socket, service, service.limits
@@ -53,7 +53,7 @@ class Session:
         self._over: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Talk until the client leaves, is refused, or has had its time."""
+        """Serve the client until it leaves, is refused, or its time is up."""
         began = time.monotonic()
         talk = [asyncio.create_task(work) for work in (self._receive_all(), self._send_all())]
         watched: list[asyncio.Future[Any]] = [*talk, self._over]
@@ -77,12 +77,12 @@ class Session:
         )
 
     def close(self, refused: Refused) -> None:
-        """End the session for a reason of the server's."""
+        """End the session from the server's side."""
         if not self._over.done():
             self._over.set_result(refused)
 
     def _why(self, talk: list[asyncio.Task[None]]) -> Refused | None:
-        """Why it is over; None: the client left."""
+        """Why the session is over; None: the client left."""
         if self._over.done():
             return self._over.result()
         for task in talk:
@@ -92,7 +92,9 @@ class Session:
                 raise error
         if any(task.done() for task in talk):
             return None
-        return Refused("session_time", f"a session lasts {self._limits.session_seconds:g} s; connect again", GOING_AWAY)
+        return Refused(
+            "session_time", f"a session lasts at most {self._limits.session_seconds:g} s; connect again", GOING_AWAY
+        )
 
     async def _say_farewell(self, refused: Refused) -> None:
         await self._socket.send_json({"type": "error", "code": refused.code, "message": refused.message})
@@ -160,7 +162,7 @@ class Session:
 
     def _start(self, message: dict[str, Any]) -> None:
         if self._stream is not None:
-            raise Refused("busy", "start: this connection's stream is not over; cancel it first")
+            raise Refused("busy", "start: this connection already has a stream; cancel it first")
         if self._service.draining or self._service.dead:
             raise Refused("stopping", "the server is stopping; connect again in a moment")
         models = self._service.model.models
@@ -176,13 +178,13 @@ class Session:
     def _audio(self, data: bytes) -> None:
         samples = samples_of(data)
         if self._prompt_ended:
-            return  # what was on its way when the prompt ended, or its stream
+            return  # audio that was sent before the end of the prompt or stream was known
         if not self._ready or self._stream is None:
-            raise Refused("not_ready", "audio before ready: start a stream, and wait for it to be ready")
+            raise Refused("not_ready", "audio before ready: start a stream, and wait for ready")
         self._prompt_samples += len(samples)
         if self._prompt_samples > self._limits.prompt_seconds * self._rate:
             self._cancel()
-            raise Refused("prompt_too_long", f"a prompt is {self._limits.prompt_seconds:g} s at most")
+            raise Refused("prompt_too_long", f"a prompt has at most {self._limits.prompt_seconds:g} s")
         self._feed(samples)
 
     def _feed(self, samples: np.ndarray, last: bool = False) -> None:
@@ -231,7 +233,7 @@ class Session:
             log("stream", session=self._number, **values)
 
     def _give_up(self, stream: int) -> None:
-        """A prompt that does not end must not keep a slot."""
+        """Cancel a stream whose prompt does not end, so that it frees its slot."""
         if self._stream == stream and not self._prompt_ended:
             self._cancel()
             message = f"no continue in {2 * self._limits.prompt_seconds:g} s"

@@ -1,12 +1,12 @@
-"""The model work of many live streams: N slots of the language model beside N rows of the codec's decoder.
+"""The model work of many live streams: N slots of the language model and N rows of the codec's decoder.
 
-What a stream says does not depend on the others. Float rounding depends on the shape of a batch, not on what else is in
-it, so shapes never follow the company:
+The output of a stream does not depend on the other streams. Float rounding depends on the shape of a batch but not on
+the contents of its other rows, so shapes must not depend on the other streams:
 
-- a prompt is encoded, decoded and taken in alone, in pieces whose sizes follow from its length (`piece_chunks`);
-- a step of the language model computes all N rows, and rows that are not due are left where they are;
-- the decoder steps N rows too, the missing ones being fillers. ONNX Runtime needs none: its rows come out the same at
-  any batch size (tests/slm/serve/test_slots.py).
+- a prompt is encoded, decoded and prefilled alone, in pieces whose sizes follow from its length (`piece_chunks`);
+- a step of the language model computes all N rows, and rows that are not due do not advance;
+- the decoder steps N rows too, and missing rows are fillers. ONNX Runtime needs no fillers: its rows are the same
+  at any batch size (tests/slm/serve/test_scheduler.py).
 
 Legend: N slots, T tokens, S samples, W ids of a repetition window.
 """
@@ -24,16 +24,16 @@ from slm.generation.generate import Sampling, draw
 from slm.model.decoding import Cache, DecodingWeights, decode_one_token, make_cache, prefill
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import BOS, EOS, NO_CODE, PAD, Vocabulary
-from tokenizer.model import Codec
+from tokenizer import Codec
 from tokenizer.stream_pool import StreamPool
 
-PIECE_CHUNKS = 4  # of a prompt at once, at most: a newcomer's piece must fit between two steps of the others
+PIECE_CHUNKS = 4  # of a prompt at once: a piece must fit between two steps of the other streams
 
 
 def piece_chunks(waiting: int, ended: bool) -> int:
-    """How many of the waiting chunks of a prompt to take next; 0: wait for more.
+    """How many of the waiting chunks of a prompt to process next; 0: wait for more.
 
-    Fours while the prompt goes on, then what is left by powers of two, however the audio came in.
+    Four at a time, and after the end of the prompt the rest in powers of two, however the audio arrived.
     """
     if waiting >= PIECE_CHUNKS:
         return PIECE_CHUNKS
@@ -46,8 +46,8 @@ class Voice:
     Args:
         sampling: the filters.
         seed: 0 to 2^63 - 1.
-        min_codes: said at least before it may end.
-        max_codes: said at most; None: until it ends.
+        min_codes: codes before it may end.
+        max_codes: codes at most; None: until the model ends it.
     """
 
     def __init__(self, sampling: Sampling, seed: int, min_codes: int, max_codes: int | None) -> None:
@@ -58,7 +58,7 @@ class Voice:
         self.ended = False
 
     def take(self, drawn: int) -> None:
-        """Note a drawn id."""
+        """Record a drawn id."""
         if drawn == EOS:
             self.ended = True
             return
@@ -71,19 +71,19 @@ class Voice:
 
     @property
     def is_full(self) -> bool:
-        """Whether it has said all that it may."""
+        """Whether it has `max_codes` codes."""
         return self.max_codes is not None and self.said >= self.max_codes
 
 
 class Piece(NamedTuple):
-    """Codes int64 [T], fewer than whole chunks where a stream has ended, and their audio float32 [S]."""
+    """Codes int64 [T], fewer than a whole chunk if the stream has ended, and their audio float32 [S]."""
 
     codes: Tensor
     audio: Tensor
 
 
 class SlotBatch:
-    """N slots, preallocated. One thread at a time.
+    """N preallocated slots. Not thread-safe.
 
     Args:
         codec: with any engine.
@@ -92,7 +92,7 @@ class SlotBatch:
         size: N.
 
     Raises:
-        InputError: another codec than the model's, one that does not stream, or a size below 1.
+        InputError: the codec is not the model's or does not stream, or the size is below 1.
     """
 
     def __init__(self, codec: Any, model: LanguageModel, vocabulary: Vocabulary, size: int) -> None:
@@ -105,28 +105,28 @@ class SlotBatch:
             self._pool.join()
         self._cache = make_cache(model, size, longest_write=PIECE_CHUNKS * codec.tokens_per_chunk)
         self._device = model.embed_tokens.weight.device
-        self._logits = torch.zeros(size, vocabulary.first_piece)  # pieces of text are never spoken
+        self._logits = torch.zeros(size, vocabulary.first_piece)  # without pieces of text
 
     def begin(self, slot: int) -> Any:
-        """Empty a slot for a new stream. Returns the state of its codec, for `hear`."""
+        """Clear a slot for a new stream. Returns its codec state, for `hear`."""
         self._cache.position[slot] = 0
         self._take_in(slot, torch.tensor([BOS]))
         return self.codec.init_state(1)
 
     def hear(self, slot: int, samples: Tensor, state: Any) -> tuple[Piece, Any]:
-        """A piece of the prompt into the slot: float [n * chunk_samples] to its codes, and to what they sound like."""
+        """Process a piece of the prompt, float [n * chunk_samples]. Returns codes, audio and the next state."""
         codes, state = self.codec.encode_step(samples[None], state)
         audio, state = self.codec.decode_step(codes, state)
         self._take_in(slot, self.vocabulary.ids(codes[0].cpu()))
         return Piece(codes[0].cpu(), audio[0].float().cpu()), state
 
     def go_on(self, slot: int, state: Any) -> None:
-        """The prompt has ended: from here on the decoder steps in the batch."""
+        """The prompt has ended: move the decoder's state into the batch."""
         self._pool.leave(slot)
-        assert self._pool.join(state) == slot, "every other row is taken"
+        assert self._pool.join(state) == slot, "every other row is occupied"
 
     def speak(self, voices: Mapping[int, Voice]) -> dict[int, Piece]:
-        """A chunk of each of some streams: `tokens_per_chunk` codes, or fewer where it ends with them."""
+        """The next chunk of some streams: `tokens_per_chunk` codes, or fewer if the stream ends."""
         size = self.codec.tokens_per_chunk
         codes = torch.full((self.size, size), NO_CODE)
         for step in range(size):
@@ -150,7 +150,7 @@ class SlotBatch:
         self._logits[slot] = logits[0, : self._logits.shape[1]].cpu()
 
     def _drawn(self, voices: Mapping[int, Voice]) -> dict[int, int]:
-        """The next id of each stream that has not ended; those that draw alike are drawn together."""
+        """The next id of each stream that has not ended. Streams with equal settings are drawn together."""
         alike: dict[tuple[Sampling, bool], list[int]] = defaultdict(list)
         for slot, voice in voices.items():
             if not voice.ended and not voice.is_full:

@@ -1,4 +1,4 @@
-"""What a training run sees: the batches of its tasks for training, and those of each task for validation."""
+"""The batches of a training run: all tasks mixed for training, and each task alone for validation."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from tokenizer.errors import InputError
 from tokenizer.runs.ranks import Ranks
 
 FRAMING = Framing(begin=BOS, end=EOS, first_code=FIRST_CODE)
-TASK_SEED = 31  # bits of the run's seed: above them is the task's number, as tasks share cuts
+TASK_SEED = 31  # bits of the run's seed; the bits above hold the task, because tasks share cuts
 
 
 class Loaders(NamedTuple):
     training: PackedBatches | MixedBatches  # this process's
-    validation: dict[str, PackedBatches]  # of each task, all rows
-    targets_per_character: float  # of held-out texts, their ends among the targets; NaN without text
-    texts: str | None  # sha256 of all texts' pieces, and of the word times where a task has them
-    note: str  # which cuts take part in the tasks with text; "" without text
+    validation: dict[str, PackedBatches]  # of each task, with all rows
+    targets_per_character: float  # of held-out texts, including their end tokens; NaN without text
+    texts: str | None  # sha256 of all texts' pieces, and of the word times if a task has them
+    note: str  # which cuts are used for the tasks with text; "" without text
 
 
 class Transcripts(NamedTuple):
-    """What the tasks with text need of a dataset beside its codes; None: no task does."""
+    """What tasks with text need beside the tokens; None if no task needs it."""
 
     texts: Texts | None
     words: Words | None
@@ -56,13 +56,13 @@ def loaders(
     weights: Sequence[float] | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> Loaders:
-    """Batches mixed by the weights of the tasks, and within a task by those of the folders of `dataset`, if there are.
+    """Batches mixed by the weights of the tasks, and within a task by the weights of the dataset's folders, if given.
 
-    Folders without texts take part in the task of speech alone.
+    Folders without texts are used only for the speech task.
 
     Raises:
-        InputError: datasets that are empty or smaller than a row; weights that are none; tasks with text without a
-            text model, without texts or without word times, and a text model without such tasks.
+        InputError: a dataset is empty or smaller than a row; a task with text has no text model, texts or word times;
+            or there is a text model without such a task.
     """
     tasks = {task: weight for task, weight in settings.task_weights.items() if weight}
     check_text(vocabulary, list(tasks))
@@ -104,7 +104,7 @@ def loaders(
 
 
 def transcripts(dataset: TokenDataset, vocabulary: Vocabulary, tasks: Sequence[str]) -> Transcripts:
-    """Read the texts and the word times that tasks need; each goes through all files of cuts."""
+    """Read the texts and the word times that the tasks need; each reads all files of cuts."""
     texts, words, model = None, None, vocabulary.text
     if model is not None and any(task in TWO_PART_TASKS for task in tasks):
         texts = Texts.encode(model, texts_of(dataset.cuts()))
@@ -114,7 +114,7 @@ def transcripts(dataset: TokenDataset, vocabulary: Vocabulary, tasks: Sequence[s
 
 
 def identity(said: Transcripts) -> str | None:
-    """Sha256 of what was read; None where nothing was."""
+    """Sha256 of the texts and word times; None if there are none."""
     if said.texts is None and said.words is None:
         return None
     sha = hashlib.sha256()
@@ -128,7 +128,7 @@ def identity(said: Transcripts) -> str | None:
 
 
 def lacking(task: str, settings: TrainSettings) -> str:
-    """What the cuts of a task do not have, and what to do."""
+    """What the cuts of a task lack, and what to do, for an error message."""
     if task == INTERLEAVED_TASK:
         return (
             "has word times that lie in its supervisions; give datasets whose supervisions have Lhotse's "
@@ -140,12 +140,12 @@ def lacking(task: str, settings: TrainSettings) -> str:
 
 
 def check_text(vocabulary: Vocabulary, tasks: Sequence[str]) -> None:
-    """Raise InputError unless there is a text model exactly where there are tasks with text."""
+    """Raise InputError unless there is a text model if and only if there are tasks with text."""
     with_text = [task for task in tasks if task in TEXT_TASKS]
     if with_text and vocabulary.text is None:
         raise InputError(
             f"train.{with_text[0]}_weight is above 0, but there is no text model; make one with `focalstream "
-            "train-text DATASET text.model` and pass --text-model text.model"
+            "train-text --data DATASET --out text.model` and pass --text-model text.model"
         )
     if vocabulary.text is not None and not with_text:
         raise InputError(
@@ -157,7 +157,7 @@ def check_text(vocabulary: Vocabulary, tasks: Sequence[str]) -> None:
 def split(
     dataset: TokenDataset, held_out: TokenDataset | None, settings: TrainSettings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts of `dataset` for training, and cuts for validation: of `held_out`, or without it of `dataset` too."""
+    """Indices of cuts for training, of `dataset`, and for validation, of `held_out` or else of `dataset`."""
     if held_out is not None:
         return np.arange(len(dataset)), np.arange(len(held_out))
     return split_held_out(len(dataset), settings.held_out_fraction, settings.seed)
@@ -172,7 +172,7 @@ def _batches(
     cuts: np.ndarray,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> PackedBatches | None:
-    """The batches of one task over some cuts; None where none of them has the text or the times that the task needs."""
+    """The batches of one task over some cuts; None if no cut has the text or the word times that the task needs."""
     rows, row_tokens, place = settings.rows, settings.row_tokens, (ranks.rank, ranks.world)
     if task == SPEECH_TASK:
         return PackedBatches(dataset, FRAMING, rows, row_tokens, settings.seed, cuts, *place)
@@ -189,13 +189,13 @@ def _batches(
 
 
 def said_by(texts: Texts, cuts: np.ndarray) -> tuple[int, int]:
-    """Targets and characters of the texts of some cuts: their pieces and their ends."""
+    """Number of targets (pieces and end tokens) and of characters in the texts of some cuts."""
     spoken = cuts[texts.lengths[cuts] > 0]
     return int(texts.lengths[spoken].sum()) + len(spoken), int(texts.characters[spoken].sum())
 
 
 def note(said: Transcripts, dataset: TokenDataset, cuts: np.ndarray, settings: TrainSettings) -> str:
-    """Which cuts for training take part in the tasks with text, a line for each kind of them."""
+    """How many training cuts are used for the tasks with text: a line for texts and a line for word times."""
     lines = []
     if said.texts is not None:
         with_text = int((said.texts.lengths[cuts] > 0).sum())
@@ -221,7 +221,7 @@ def data_identity(
     vocabulary: Vocabulary,
     texts: str | None,
 ) -> dict[str, Any]:
-    """What decides a run beside the settings: with other held-out data, the cuts for training are others too."""
+    """What identifies a run beside its settings. Held-out data is part of it, because it decides the training cuts."""
     validation = held_out.lengths if held_out is not None else np.zeros(0, np.int64)
     return {
         "codec_fingerprint": dataset.fingerprint,

@@ -1,4 +1,4 @@
-"""One model over several processes: whole in each of them (DDP), or a share of every weight in each (FSDP2)."""
+"""One model over several processes: replicated (DDP), or with every weight sharded (FSDP2)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tokenizer.runs.ranks import Ranks
 
 
 def distribute(model: LanguageModel, how: str, ranks: Ranks) -> nn.Module:
-    """What to call in training in place of the model, which stays what is saved.
+    """The module to call in training. The model itself is what is saved.
 
-    Gradients come out as the mean over the processes.
+    Gradients are averaged over the processes.
 
     Args:
-        model: the same in every process, on its device. With "fsdp" its parameters become shares of themselves.
-        how: "ddp" or "fsdp"; one process needs neither.
-        ranks: this process among the others.
+        model: the same in every process, on its device. With "fsdp" its parameters become shards.
+        how: "ddp" or "fsdp"; unused with one process.
+        ranks: this process and the number of processes.
     """
     if ranks.world == 1:
         return model
@@ -36,27 +36,34 @@ def distribute(model: LanguageModel, how: str, ranks: Ranks) -> nn.Module:
     return model
 
 
-def gradients_stay(trainee: nn.Module) -> AbstractContextManager:
-    """While passes of one step are still to come: DDP need not exchange gradients yet. FSDP does, to stay small."""
+def without_gradient_sync(trainee: nn.Module) -> AbstractContextManager:
+    """For all but the last pass of a step: DDP does not synchronise gradients yet. FSDP does, to save memory."""
     return trainee.no_sync() if isinstance(trainee, DistributedDataParallel) else nullcontext()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor put together from the shares of all processes, who must all ask; one that is whole is given back."""
+    """The full tensor of a shard, gathered from all processes, which must all call this; others are returned as is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def fill(tensor: Tensor, values: Tensor) -> None:
-    """Copy a whole tensor, or this process's share of it, into a parameter."""
+def whole_weights(model: LanguageModel) -> dict[str, Tensor]:
+    """The full weights that a file holds, on the CPU. With FSDP all processes must call this together."""
+    settle(model)
+    return {name: whole(tensor.detach()).cpu() for name, tensor in model.stored_weights().items()}
+
+
+def load_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
+    """Copy full weights that fit into a model's parameters, or into this process's shards of them."""
     with torch.no_grad():
-        if isinstance(tensor, DTensor):
-            values = values.to(tensor.device)
-            tensor.copy_(distribute_tensor(values, tensor.device_mesh, tensor.placements, src_data_rank=None))
-        else:
+        for name, tensor in model.stored_weights().items():
+            values = weights[name]
+            if isinstance(tensor, DTensor):
+                mesh, placements = tensor.device_mesh, tensor.placements
+                values = distribute_tensor(values.to(tensor.device), mesh, placements, src_data_rank=None)
             tensor.copy_(values)
 
 
 def settle(model: LanguageModel) -> None:
-    """After a forward pass without a backward one: FSDP's parameters are shares again."""
+    """Shard FSDP's parameters again after a forward pass without a backward pass."""
     if isinstance(model, FSDPModule):
         model.reshard()

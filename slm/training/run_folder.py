@@ -1,16 +1,16 @@
-"""The folder of a training run: its settings, its log, and checkpoints that appear whole or not at all.
+"""The folder of a training run: settings, log and checkpoints. A checkpoint is complete or absent.
 
-OUT/run.json          the settings, and the fingerprint of the codec
-OUT/log.jsonl         one line a step
+OUT/run.json          model, settings and data of the run
+OUT/log.jsonl         one line per step
 OUT/tensorboard/      the same, where TensorBoard is installed
-OUT/step-000500/      config.json, vocabulary.json, model.safetensors: the whole model, as `slm.checkpoint` reads it
-    optimizer/          its optimizer's state by parameter name, by torch.distributed.checkpoint: a share a process
+OUT/step-000500/      config.json, vocabulary.json, model.safetensors: the model, for `slm.checkpoint`
+    optimizer/          the optimizer's state by parameter name (torch.distributed.checkpoint), a file per process
     progress.json       `Progress`
-OUT/best.json         which of them was best on held-out speech
-OUT/samples/          what the model says, of runs with train.sample_every: see `slm.training.samples`
-OUT/.lock             held by the process that trains
+OUT/best.json         the best checkpoint on held-out speech
+OUT/samples/          samples of runs with train.sample_every; see `slm.training.samples`
+OUT/.lock             held by the training process
 
-Nothing of it depends on how many processes wrote it, and nothing is a pickle.
+The contents do not depend on the number of processes, and no file is a pickle.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from pipelines.bulk.ownership import flocked
-from slm.checkpoint import BEST, check_fit, checkpoints_of, copy_weights, whole_weights, write_lm
+from slm.checkpoint import BEST, check_fit, checkpoints_of, write_lm
 from slm.model.transformer import LanguageModel
+from slm.training.parallel import load_weights, whole_weights
 from slm.training.settings import TrainSettings
 from slm.vocabulary import Vocabulary
 from tokenizer.checkpoint import read_weights
@@ -43,8 +44,9 @@ from tokenizer.parsed import dataclass_from_dict
 from tokenizer.runs.monitor import forget_from
 from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.ranks import Ranks
+from tokenizer.runs.settings import differences
 
-# Settings that a resumed run may have otherwise: none of them changes a batch, or more than rounding in a step.
+# Settings that may change on resuming: none changes a batch, or more than the rounding of a step.
 MAY_CHANGE = {
     f"train.{name}"
     for name in (
@@ -58,7 +60,7 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; with the weights and the optimizer, all that going on exactly takes."""
+    """The state of a run. With the weights and the optimizer it is all that an exact resume needs."""
 
     step: int = 0  # steps done
     best_step: int = -1
@@ -67,12 +69,12 @@ class Progress:
 
 
 class RunFolder:
-    """Reads and writes OUT. Every process calls every method; the first one writes, but for shares of the optimizer.
+    """Reads and writes OUT. Every process calls every method; only rank 0 writes, except the shards of the optimizer.
 
     Args:
-        path: made when missing.
-        keep: how many of the latest checkpoints stay.
-        ranks: this process among the others.
+        path: created if it is missing.
+        keep: number of the latest checkpoints to keep.
+        ranks: this process and the number of processes.
 
     Raises:
         InputError: the path is a file.
@@ -87,7 +89,7 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
 
     def checkpoints(self) -> list[Path]:
-        """The whole checkpoints, oldest first."""
+        """The complete checkpoints, oldest first."""
         return checkpoints_of(self.path)
 
     @contextmanager
@@ -99,32 +101,33 @@ class RunFolder:
         identity: dict[str, Any],
         resume: bool,
     ) -> Iterator[Progress]:
-        """Start a run in an empty folder, or load the latest checkpoint of the same run; hold the folder meanwhile.
+        """Start a run in an empty folder, or load the latest checkpoint of the same run. Locks the folder meanwhile.
 
-        A run that ended before its first checkpoint left nothing to go on from, so it begins anew either way.
+        A run that stopped before its first checkpoint starts again in both cases.
 
         Args:
             model, optimizer: filled from the checkpoint when resuming.
-            settings: the run's settings; only those in `MAY_CHANGE` may differ from the beginning of the run.
-            identity: of the data, which must be as it was.
-            resume: which of the two.
+            settings: the run's settings; on resuming, only those in `MAY_CHANGE` may differ from the stored ones.
+            identity: of the data; must equal the stored one.
+            resume: whether to load the latest checkpoint.
 
         Raises:
-            InputError: the folder is not empty and holds no run, or another run, or one that is going on; or there is
-                none to resume.
+            InputError: the folder holds other files, a different run, or a run in progress; or there is no run to
+                resume.
         """
         if not (self.path / "run.json").exists() and (strange := self._strange()):
             raise InputError(
-                f"{self.path}: is not empty ({strange} is in it) and holds no training run; name a new or an empty one"
+                f"{self.path}: is not empty ({strange} is in it) and holds no training run; name a new or an empty "
+                "folder"
             )
-        self._ranks.meet()  # all have looked before anything changes
+        self._ranks.meet()  # all processes have checked before anything changes
         with ExitStack() as held:
             if not self._ranks.rank:
                 try:
                     held.enter_context(flocked(self.path / LOCK, wait=False))
                 except BlockingIOError:
                     raise InputError(
-                        f"{self.path}: another process is training in it; wait for its end, or use another --out"
+                        f"{self.path}: another process is training in it; wait until it ends, or use another --out"
                     ) from None
             self._ranks.meet()
             record = {"model": model.config.to_dict(), "train": asdict(settings), "data": identity}
@@ -137,7 +140,7 @@ class RunFolder:
 
     def _fresh(self) -> Progress:
         if self.checkpoints():
-            raise InputError(f"{self.path}: holds a training run; pass --resume to go on with it, or use another --out")
+            raise InputError(f"{self.path}: holds a training run; pass --resume to continue it, or use another --out")
         return Progress()
 
     def _resumed(self, model: LanguageModel, optimizer: Optimizers, record: dict[str, Any]) -> Progress:
@@ -152,15 +155,15 @@ class RunFolder:
         return next((entry.name for entry in self.path.iterdir() if entry.name != LOCK), None)
 
     def _tidy(self, progress: Progress, record: dict[str, Any]) -> None:
-        """Leave in the folder what belongs to a run that stands at `progress`."""
-        for leftover in self.path.glob(".step-*"):  # of a run that was killed while saving
+        """Remove from the folder what does not belong to a run at `progress`."""
+        for leftover in self.path.glob(".step-*"):  # from a run killed while saving
             shutil.rmtree(leftover)
         self._point_to_best(progress)
         forget_from(self.path / "log.jsonl", progress.step)
         write_atomically(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
 
     def save(self, model: LanguageModel, vocabulary: Vocabulary, optimizer: Optimizers, progress: Progress) -> None:
-        """Write the checkpoint of a step, name the best, and drop the ones that are neither late nor best."""
+        """Write the checkpoint of a step, update best.json, and delete checkpoints that are neither recent nor best."""
         final = self.path / f"step-{progress.step:06d}"
         temporary = self.path / f".{final.name}"
         weights = whole_weights(model)
@@ -170,7 +173,7 @@ class RunFolder:
         self._ranks.meet()
         writer = dcp.HuggingFaceStorageWriter(str(temporary / "optimizer"), save_distributed=True)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is")  # says that there is one process: so it is
+            warnings.filterwarnings("ignore", "torch.distributed is")  # a warning that there is only one process
             dcp.save(optimizer_state(model, optimizer), storage_writer=writer, no_dist=self._ranks.world == 1)
         if not self._ranks.rank:
             os.replace(temporary, final)
@@ -184,7 +187,7 @@ class RunFolder:
     def _recorded(self) -> dict[str, Any]:
         try:
             record = dict(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
-            # A run that began before there was a setting has its default.
+            # Settings newer than the run have their defaults.
             defaults = {setting.name: setting.default for setting in fields(TrainSettings)}
             return {**record, "train": {**defaults, **record["train"]}}
         except FileNotFoundError:
@@ -198,7 +201,7 @@ class RunFolder:
         try:
             weights = read_weights(latest / "model.safetensors")
             check_fit(model, weights, latest / "model.safetensors")
-            copy_weights(model, weights)
+            load_weights(model, weights)
             progress = dataclass_from_dict(Progress, json.loads((latest / "progress.json").read_text()), "progress")
             read_optimizer_state(latest / "optimizer", model, optimizer, self._ranks)
         except (
@@ -210,7 +213,7 @@ class RunFolder:
                 f"{latest}: cannot be resumed from ({reason}); delete this folder to resume from the checkpoint before"
             ) from None
         if progress.best_step >= 0 and not (self.path / f"step-{progress.best_step:06d}").is_dir():
-            return replace(progress, best_step=-1, best_bits_per_token=float("inf"))  # somebody deleted it
+            return replace(progress, best_step=-1, best_bits_per_token=float("inf"))  # it was deleted
         return progress
 
     def _point_to_best(self, progress: Progress) -> None:
@@ -236,10 +239,10 @@ def optimizer_state(model: LanguageModel, optimizer: Optimizers) -> dict[str, Te
 
 
 def read_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimizers, ranks: Ranks) -> None:
-    """Fill an optimizer that has not stepped yet; each process reads what it holds of the parameters.
+    """Fill an optimizer that has not stepped yet. Each process reads its own shards.
 
     Raises:
-        OSError, SafetensorError, ValueError, CheckpointException: the files are damaged, or not of this model.
+        OSError, SafetensorError, ValueError, CheckpointException: the files are damaged or belong to another model.
     """
     reader = dcp.HuggingFaceStorageReader(str(folder))
     parameters = dict(model.named_parameters())
@@ -250,7 +253,7 @@ def read_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimize
         if name not in parameters:
             raise ValueError(f"the optimizer's state has an unknown parameter {name}")
         like = parameters[name].detach()
-        is_moment = stored.size == like.shape  # else it is a count of steps
+        is_moment = stored.size == like.shape  # otherwise a count of steps
         state[key] = torch.zeros_like(like) if is_moment else torch.zeros(stored.size, device=like.device)
     if missing := parameters.keys() - {key.rpartition("/")[0] for key in state}:
         raise ValueError(f"the optimizer's state lacks {sorted(missing)[0]}")
@@ -262,13 +265,3 @@ def read_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimize
             if any(parameter is mine for group in member.param_groups for mine in group["params"]):
                 kinds = {k.rpartition("/")[2]: tensor for k, tensor in state.items() if k.rpartition("/")[0] == name}
                 member.state[parameter].update(kinds)
-
-
-def differences(old: dict[str, Any], new: dict[str, dict[str, Any]]) -> list[str]:
-    """Dotted names of the values of `new` that `old` does not have."""
-    return [
-        f"{section}.{key}"
-        for section, values in new.items()
-        for key, value in values.items()
-        if old.get(section, {}).get(key) != value
-    ]

@@ -1,7 +1,7 @@
-"""What a model says while it trains: continuations of held-out speech, to hear how it comes along.
+"""Samples during training: continuations of held-out speech, to hear the progress.
 
-OUT/samples/step-000500/0.npy    codes, int64 [T]: a prompt and its continuation
-OUT/samples/step-000500/0.wav    the same as sound, where a codec is given
+OUT/samples/step-000500/0.npy    tokens, int64 [T]: a prompt and its continuation
+OUT/samples/step-000500/0.wav    the same as audio, if a codec is given
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pipelines.dataset.batches import PackedBatches
 from slm.generation.generate import Sampling, generate
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import FIRST_CODE, Vocabulary
+from tokenizer import Codec
 from tokenizer.audio import write_wav
-from tokenizer.model import Codec
 
 COUNT = 2
-PROMPT_SECONDS = 3.0  # or shorter, where the speech is
+PROMPT_SECONDS = 3.0  # or less, if the speech is shorter
 NEW_SECONDS = 5.0
 SAMPLING = Sampling(temperature=1.0, top_p=0.95)
 
@@ -28,17 +28,17 @@ SAMPLING = Sampling(temperature=1.0, top_p=0.95)
 def write_samples(
     model: LanguageModel, vocabulary: Vocabulary, held_out: PackedBatches, codec: Codec | None, folder: Path
 ) -> list[Tensor]:
-    """Continue the same prompts, with the same random numbers, each time.
+    """Continue the same prompts with the same seeds each time.
 
     Args:
         model: in evaluation mode.
         vocabulary: the model's.
-        held_out: where the prompts come from.
-        codec: the vocabulary's; None: codes only.
-        folder: made when missing.
+        held_out: the batches that the prompts come from.
+        codec: the vocabulary's; None: tokens only.
+        folder: created if it is missing.
 
     Returns:
-        The waves, float32 [S] at `codec.sample_rate_out`; empty without a codec.
+        The audio, float32 [S] at `codec.sample_rate_out`; an empty list without a codec.
     """
     prompts = [prompt(held_out, row, round(PROMPT_SECONDS * vocabulary.token_rate)) for row in range(COUNT)]
     steps = list(
@@ -65,7 +65,7 @@ def write_samples(
 
 
 def prompt(batches: PackedBatches, row: int, longest: int) -> Tensor:
-    """The first codes, int64 [at most longest], of the longest stretch of a document in a row."""
+    """The first codes, int64 [at most longest], of the document with the most tokens in a row."""
     batch = batches.rows(row, row + 1)
     documents, counts = np.unique(batch.documents[0], return_counts=True)
     ids = batch.tokens[0][batch.documents[0] == documents[counts.argmax()]]

@@ -1,4 +1,4 @@
-"""What a training run is told: the model's shape and the run's settings, from a YAML file with two sections."""
+"""The configuration of a training run: the model's shape and the run's settings, a YAML file with two sections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict
-from tokenizer.runs.decay import warmup_cosine, warmup_stable_decay
+from tokenizer.runs.schedule import warmup_cosine, warmup_stable_decay
 
 if TYPE_CHECKING:
     from slm.model.transformer import ModelConfig
@@ -18,67 +18,66 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lm"
 
 
 def setting(help: str, default: Any = MISSING, choices: tuple[str, ...] = ()) -> Any:
-    """A field whose meaning and unit also serve `train-lm --help`. Those without default stand in every YAML file."""
+    """A field with its text for `train-lm --help`. Fields without a default are required in every YAML file."""
     return field(default=default, metadata={"help": help, "choices": choices})
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a run trains. The command line can override each setting of the YAML file.
+    """Settings of a run. The command line can override each setting of the YAML file.
 
     Raises:
-        InputError: values out of range, or that do not fit each other.
+        InputError: a value is out of range, or two values do not fit each other.
     """
 
-    steps: int = setting("optimizer steps of the whole run; the learning rate falls until then")
+    steps: int = setting("optimizer steps of the run, which also set the learning rate schedule")
     rows: int = setting("rows of a step")
-    rows_at_once: int = setting("rows of one forward pass: more need more memory and change only rounding")
+    rows_at_once: int = setting("rows of one forward pass; more need more memory and change only rounding")
     row_tokens: int = setting("tokens of a row")
     learning_rate: float = setting("highest learning rate, reached after the warm-up")
-    final_learning_rate: float = setting("learning rate at the last step, which the schedule comes down to")
+    final_learning_rate: float = setting("learning rate at the last step")
     warmup_steps: int = setting("steps over which the learning rate rises linearly")
     beta1: float = setting("AdamW: decay of the gradient's mean")
     beta2: float = setting("AdamW: decay of the gradient's square")
-    weight_decay: float = setting("AdamW: decay of matrices (norm gains are spared)")
+    weight_decay: float = setting("AdamW: weight decay of matrices (not of norm gains)")
     clip_norm: float = setting("gradients are scaled down to this norm")
-    bfloat16: bool = setting("compute in bfloat16 where it is safe; weights stay in float32")
+    bfloat16: bool = setting("compute in bfloat16 autocast; weights stay in float32")
     validate_every: int = setting("steps between validations on held-out speech")
-    validation_rows: int = setting("rows of a validation, at most: always the same ones")
-    patience: int = setting("validations in a row without a new best that end the run; 0: never")
-    held_out_fraction: float = setting("share of the cuts kept for validation when no held-out dataset is given")
+    validation_rows: int = setting("rows of a validation at most, always the same rows")
+    patience: int = setting("end the run after this many validations without a new best; 0: never")
+    held_out_fraction: float = setting("share of the cuts used for validation if no held-out dataset is given")
     save_every: int = setting("steps between checkpoints")
-    keep_checkpoints: int = setting("latest checkpoints kept, beside the best")
-    seed: int = setting("of the weights, the order of the cuts, and dropout")
+    keep_checkpoints: int = setting("latest checkpoints to keep, beside the best")
+    seed: int = setting("seed of the weights, the order of the cuts, and dropout")
     schedule: str = setting(
-        "after the warm-up, the learning rate falls by a half cosine, or is level until a decay at the end",
+        "after the warm-up: cosine, a half cosine; wsd, constant until a decay at the end",
         "cosine",
         ("cosine", "wsd"),
     )
-    decay_fraction: float = setting("share of the steps that the decay of schedule wsd takes", 0.2)
+    decay_fraction: float = setting("share of the steps in the decay of schedule wsd", 0.2)
     optimizer: str = setting(
         "AdamW for all parameters, or Muon for the matrices of the layers", "adamw", ("adamw", "muon")
     )
     parallel: str = setting(
-        "what processes started by torchrun do: ddp, all hold the whole model; fsdp, each a share of it",
+        "with torchrun: ddp, every process has the whole model; fsdp, every process has a shard",
         "ddp",
         ("ddp", "fsdp"),
     )
-    compile: bool = setting("compile the layers (torch.compile): a slow first step, faster ones after it", False)
-    recompute: bool = setting("keep only the layers' inputs for the backward pass: less memory, more work", False)
+    compile: bool = setting("compile the layers (torch.compile): a slow first step, then faster ones", False)
+    recompute: bool = setting("recompute layers in the backward pass: less memory, more computation", False)
     sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
-    speech_weight: float = setting("share of the rows that are speech alone, relative to the next three", 1.0)
-    text_to_speech_weight: float = setting("share of the rows that are speech after its text (see --text-model)", 0.0)
-    speech_to_text_weight: float = setting("share of the rows that are text after its speech (see --text-model)", 0.0)
+    speech_weight: float = setting("weight of rows of speech alone, relative to the next three", 1.0)
+    text_to_speech_weight: float = setting("weight of rows of speech after its text (see --text-model)", 0.0)
+    speech_to_text_weight: float = setting("weight of rows of text after its speech (see --text-model)", 0.0)
     interleaved_weight: float = setting(
-        "share of the rows in which speech and text take turns between words, of cuts with word times (see "
-        "--text-model)",
+        "weight of rows in which speech and text alternate between words, for cuts with word times (see --text-model)",
         0.0,
     )
 
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
-            unbounded = option.name == "clip_norm" and value == math.inf  # does not clip
+            unbounded = option.name == "clip_norm" and value == math.inf  # no clipping
             if isinstance(value, float) and not (math.isfinite(value) or unbounded):
                 raise InputError(f"train.{option.name} is {value}; expected a finite number")
         positive = (
@@ -98,12 +97,12 @@ class TrainSettings:
         if not any(self.task_weights.values()):
             raise InputError(
                 "train.speech_weight, train.text_to_speech_weight, train.speech_to_text_weight and "
-                "train.interleaved_weight are all 0; expected at least one above"
+                "train.interleaved_weight are all 0; expected at least one above 0"
             )
         if self.sample_every and not self.speech_weight:
             raise InputError(
-                f"train.sample_every is {self.sample_every}, but with train.speech_weight 0 the model never continues "
-                "speech; set one of them otherwise"
+                f"train.sample_every is {self.sample_every}, but with train.speech_weight 0 the model never learns to "
+                "continue speech; set train.sample_every to 0 or train.speech_weight above 0"
             )
         if self.seed >= 2**31:
             raise InputError(f"train.seed is {self.seed}; expected less than 2^31")
@@ -120,7 +119,9 @@ class TrainSettings:
                     f"train.{option.name} is {getattr(self, option.name)!r}; expected one of {', '.join(choices)}"
                 )
         if self.optimizer == "muon" and self.parallel == "fsdp":
-            raise InputError("train.optimizer muon needs whole matrices; use train.parallel ddp, or adamw")
+            raise InputError(
+                "train.optimizer muon needs whole matrices; expected train.parallel ddp, or train.optimizer adamw"
+            )
         if self.warmup_steps >= self.steps:
             raise InputError(
                 f"train.warmup_steps {self.warmup_steps} must be less than train.steps {self.steps}; give a lower "
@@ -129,19 +130,19 @@ class TrainSettings:
         if self.final_learning_rate > self.learning_rate:
             raise InputError(
                 f"train.final_learning_rate {self.final_learning_rate} is above train.learning_rate "
-                f"{self.learning_rate}; it must not be"
+                f"{self.learning_rate}; expected at most that"
             )
         if self.rows % self.rows_at_once:
             raise InputError(f"train.rows {self.rows} must be a multiple of train.rows_at_once {self.rows_at_once}")
 
     @property
     def task_weights(self) -> dict[str, float]:
-        """Weight of each kind of document; see `slm.documents.tasks`."""
+        """Weight of each task; see `slm.documents.tasks`."""
         tasks = ("speech", "text_to_speech", "speech_to_text", "interleaved")
         return {task: getattr(self, f"{task}_weight") for task in tasks}
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step (counted from 0)."""
+        """The learning rate of a step, counted from 0."""
         steps, warmup, peak, final = self.steps, self.warmup_steps, self.learning_rate, self.final_learning_rate
         if self.schedule == "cosine":
             return warmup_cosine(step, steps, warmup, peak, final)
@@ -154,17 +155,17 @@ def read_settings(
     """Read a training config.
 
     Args:
-        name_or_path: a YAML file, or the name of one that comes with the package ("tiny", "small", "25m" ...).
+        name_or_path: a YAML file, or the name of a shipped one ("tiny", "small", "25m" ...).
         overrides: values of `TrainSettings` that replace those of the file.
-        model_overrides: likewise, of `ModelConfig`.
+        model_overrides: the same for `ModelConfig`.
 
     Raises:
-        InputError: no such file, no YAML, unknown or missing keys, or values that do not fit.
+        InputError: the file does not exist or is not YAML, keys are unknown or missing, or values do not fit.
     """
     import yaml
 
     from slm.model.transformer import (
-        ModelConfig,  # here, because it loads PyTorch, which `train-lm --help` need not wait for
+        ModelConfig,  # here, because importing PyTorch would slow down `train-lm --help`
     )
 
     path = Path(name_or_path)

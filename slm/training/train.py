@@ -1,11 +1,11 @@
 """Training the language model: a flat loop over packed batches, with validation and exact resume.
 
-A step depends on the weights, the optimizer's state and the step's number alone: the batch is arithmetic
-(`pipelines.dataset.batches`) and dropout is seeded by the step. So a stopped run that goes on has, on CPU with the same
-number of threads, the losses of an undisturbed one to the last bit.
+A step depends only on the weights, the optimizer's state and the step's number: the batch is a function of the step
+(`pipelines.dataset.batches`), and dropout is seeded by it. So on a CPU with the same number of threads, a resumed run
+has exactly the losses of an uninterrupted run.
 
-Processes started by `torchrun` share the rows of each step. The batch is the same for any number of them, so the losses
-are too, but for the order of sums, and for dropout, which each process draws for itself.
+Processes started by `torchrun` divide the rows of each step. The batch does not depend on the number of processes, so
+the losses are the same up to the order of sums and dropout, which each process draws for itself.
 """
 
 from __future__ import annotations
@@ -25,23 +25,22 @@ from torch import nn
 from pipelines.dataset.batches import Batch, PackedBatches
 from pipelines.dataset.mixture import read_data
 from pipelines.dataset.token_dataset import TokenDataset
-from slm.checkpoint import model_of, whole_weights
-from slm.documents.objective import NO_DOCUMENT, summed_loss, targets_of
-from slm.documents.tasks import SPEECH_TASK, TEXT_TASKS
+from slm.checkpoint import model_of
+from slm.documents.tasks import NO_DOCUMENT, SPEECH_TASK, TEXT_TASKS, summed_loss, targets_of
 from slm.model.cross_entropy import IGNORED
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel
 from slm.training.loaders import data_identity, loaders
-from slm.training.parallel import distribute, gradients_stay, settle, whole
+from slm.training.parallel import distribute, settle, whole, whole_weights, without_gradient_sync
 from slm.training.run_folder import Progress, RunFolder
 from slm.training.samples import write_samples
 from slm.training.settings import TrainSettings
 from slm.training.utilisation import flops_per_token, peak_flops
 from slm.training.warm_start import warm_start
 from slm.vocabulary import Vocabulary
+from tokenizer import Codec
 from tokenizer.errors import InputError
 from tokenizer.machine import check_device
-from tokenizer.model import Codec
 from tokenizer.runs.monitor import Monitor
 from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.ranks import Ranks
@@ -50,9 +49,8 @@ from tokenizer.runs.stop_signals import stop_signals
 
 @dataclass(frozen=True)
 class TrainReport:
-    """How a run ended. Bits are averages over the targets of held-out rows: codes and ends, or with text
-    (`slm.documents.tasks`) the mean of the tasks by weight, which says nothing of a second. None before a
-    validation."""
+    """How a run ended. Bits are means over the targets of held-out rows: codes and ends, or with text
+    (`slm.documents.tasks`) the weighted mean of the tasks, which has no bits per second. None before a validation."""
 
     step: int
     best_step: int | None
@@ -62,7 +60,7 @@ class TrainReport:
     training_tokens: int  # tokens of one epoch
     epochs: float
     stopped_by: str  # "end", "patience", or the signal's name
-    codec_streams: bool  # whether the codec of the tokens does, as speaking a continuation needs
+    codec_streams: bool  # whether the dataset's codec streams, which `focalstream continue` needs
 
 
 def train(
@@ -85,22 +83,22 @@ def train(
     Args:
         model_config: the model's shape.
         settings: the run's settings.
-        data: folders or URLs written by `focalstream tokenize`, all with the same codec; see `read_data`.
+        data: folders or URLs written by `focalstream tokenize`, all of one codec; see `read_data`.
         out: the run's folder; see `slm.training.run_folder`.
         held_out: datasets for validation; none: a share of the cuts of `data`.
-        resume: go on from the latest checkpoint in `out`.
+        resume: continue from the latest checkpoint in `out`.
         device: a torch device.
-        show_progress: draw a bar when stderr is a terminal, and print a line for each validation.
-        cache: local folder that shards behind URLs come into.
-        init_from: a model whose weights the new one begins with; see `slm.training.warm_start`.
-        ranks: this process among those that train together (`tokenizer.runs.ranks.join_ranks`).
-        codec: the datasets' codec, to hear samples by; None: samples are codes.
-        text_model: made by `focalstream train-text`, for tasks with text; see `slm.documents.tasks`.
+        show_progress: draw a bar if stderr is a terminal, and print a line for each validation.
+        cache: local folder for shards behind URLs.
+        init_from: a model that provides the initial weights; see `slm.training.warm_start`.
+        ranks: this process and the number of processes (`tokenizer.runs.ranks.join_ranks`).
+        codec: the datasets' codec, to decode samples; None: samples are tokens only.
+        text_model: written by `focalstream train-text`, for tasks with text; see `slm.documents.tasks`.
 
     Raises:
-        InputError: no such device, datasets or a codec that do not belong together, rows that cannot be divided among
-            the processes, tasks with text without texts, `out` taken or not resumable, a model to begin with that does
-            not fit, or a gradient that is no longer finite.
+        InputError: the device cannot be used; datasets and codec do not belong together; rows cannot be divided among
+            the processes; a task with text has no texts; `out` is in use or cannot be resumed; the initial model does
+            not fit; or a gradient is no longer finite.
     """
     check_device(device)
     sources = read_data(data)
@@ -186,7 +184,7 @@ def train(
         training_tokens=training.tokens_per_epoch,
         epochs=progress.step * settings.rows * settings.row_tokens / training.tokens_per_epoch,
         stopped_by=stopped_by,
-        codec_streams=dataset.codec.get("first_samples", 1) == 1,  # not in datasets of version 0.1.0, whose codecs do
+        codec_streams=dataset.codec.get("first_samples", 1) == 1,  # absent in version 0.1.0, where codecs stream
     )
 
 
@@ -202,28 +200,28 @@ def train_step(
     """One optimizer step.
 
     Args:
-        trainee: a model, or what distributes it.
+        trainee: a model, or its distributed wrapper.
         optimizer: of its parameters.
         batch: this process's rows.
         settings: the run's.
-        step: its number, counted from 0.
-        share: of the learning rate.
-        ranks: this process among the others.
+        step: number of the step, from 0.
+        share: factor on the learning rate.
+        ranks: this process and the number of processes.
 
     Returns:
-        The loss in nats per target and the gradient's norm before clipping, both of all processes together.
+        The loss in nats per target and the gradient's norm before clipping, both over all processes.
     """
     torch.manual_seed(settings.seed * 1_000_003 + step + (ranks.rank << 52))  # dropout; 2^52 is above all such seeds
     device = next(trainee.parameters()).device
-    # The mean over processes, as gradients are averaged over them too.
+    # The mean over processes, because gradients are averaged too.
     counted = torch.tensor(float((targets_of(batch) != IGNORED).sum()), device=device)
-    targets = max(1.0, float(ranks.mean(counted)))  # none where all rows are amid documents with text
+    targets = max(1.0, float(ranks.mean(counted)))  # 0 if all rows lie inside documents with text
     optimizer.zero_grad()
     total = torch.zeros((), dtype=torch.float64, device=device)
     rows = len(batch.tokens)
     for first in range(0, rows, settings.rows_at_once):
         part = Batch(*(field[first : first + settings.rows_at_once] for field in batch))
-        with gradients_stay(trainee) if first + settings.rows_at_once < rows else nullcontext():
+        with without_gradient_sync(trainee) if first + settings.rows_at_once < rows else nullcontext():
             loss = summed_loss(trainee, part, settings.bfloat16) / targets
             loss.backward()
         total += loss.detach()
@@ -245,19 +243,19 @@ def validate(
     settings: TrainSettings,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> float:
-    """Bits per target over the held-out rows, each document once; processes take turns at `rows_at_once` of them.
+    """Bits per target over the held-out rows, each document once. Processes alternate in blocks of `rows_at_once`.
 
     Raises:
-        InputError: nothing in these rows is a target.
+        InputError: the rows have no targets.
     """
     trainee.eval()
     rows = min(settings.validation_rows, batches.rows_per_epoch)
     sums = torch.zeros(2, dtype=torch.float64, device=next(trainee.parameters()).device)  # of nats, and targets
     for first in range(0, rows, settings.rows_at_once * ranks.world):
         mine = first + settings.rows_at_once * ranks.rank
-        start = min(mine, rows - 1)  # a process that has none left computes along: FSDP needs all in every pass
+        start = min(mine, rows - 1)  # a process without rows computes too: FSDP needs all processes in every pass
         batch = batches.rows(start, min(start + settings.rows_at_once, rows))
-        # The last row runs on into the next epoch: there the documents begin again.
+        # The last row continues into the next epoch, which repeats the documents.
         batch.documents[batch.documents >= batches.documents_per_epoch] = NO_DOCUMENT
         nats = summed_loss(trainee, batch, settings.bfloat16)
         if mine < rows:
@@ -266,21 +264,21 @@ def validate(
     total, count = ranks.mean(sums).tolist()
     if not count:
         raise InputError(
-            f"the ends of the {rows} held-out rows cut every document with text; give a longer train.row_tokens than "
+            f"the ends of the {rows} held-out rows cut all documents with text; give a longer train.row_tokens than "
             f"{batches.row_tokens}, or more train.validation_rows"
         )
     return total / count / math.log(2)
 
 
 def in_layers(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon may take a parameter: a matrix of a layer, not an embedding, a head or a gain."""
+    """Whether Muon may update a parameter: matrices of layers, not embeddings, heads or gains."""
     return name.startswith("layers.") and parameter.ndim == 2
 
 
 def held_out_record(
     bits: dict[str, float], settings: TrainSettings, vocabulary: Vocabulary, targets_per_character: float
 ) -> dict[str, float]:
-    """What the log says of a validation; `bits` per target of each task, whose mean by weight decides which is best."""
+    """The log's record of a validation. The weighted mean of the tasks' `bits` per target decides the best step."""
     if list(bits) == [SPEECH_TASK]:
         (speech,) = bits.values()
         return {"held_out_bits_per_token": speech, "held_out_bits_per_second": speech * vocabulary.token_rate}
@@ -309,11 +307,11 @@ def reason_to_stop(progress: Progress, settings: TrainSettings, signals: list[st
     if settings.patience and progress.validations_since_best >= settings.patience:
         return "patience"
     heard = ranks.any(bool(signals), device)
-    return [*signals, "SIGTERM"][0] if heard else ""  # perhaps it was another process that heard a signal
+    return [*signals, "SIGTERM"][0] if heard else ""  # another process may have received the signal
 
 
 def bar_line(record: dict[str, float], source: str) -> str:
-    """What the bar says of a step; `source` is that of the peak."""
+    """The progress bar's text for a step; `source` is that of the peak."""
     return (
         f"{record['bits_per_token']:.3f} bits/token, {record['tokens_per_second']:.0f} tokens/s, "
         f"{100 * record['utilisation']:.1f} % of the {source} peak"
@@ -321,7 +319,7 @@ def bar_line(record: dict[str, float], source: str) -> str:
 
 
 def validation_line(record: dict[str, float]) -> str:
-    """A step's record for people."""
+    """The printed line of a validation."""
     line = f"step {record['step']}: training {record['bits_per_token']:.3f}, held-out "
     line += f"{record['held_out_bits_per_token']:.3f} bits/token"
     if "held_out_bits_per_second" in record:

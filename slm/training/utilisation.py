@@ -1,4 +1,4 @@
-"""How much of a machine's arithmetic a training run uses: model-FLOPs utilisation (arXiv 2204.02311, appendix B)."""
+"""Model FLOPs utilisation of a training run (arXiv 2204.02311, appendix B)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from slm.model.transformer import LanguageModel
 
-# Dense bfloat16 products a second with float32 sums, from the makers' data sheets; names as CUDA gives them.
+# Dense bfloat16 FLOPs per second with float32 accumulation, from the vendors' data sheets; names as in CUDA.
 PEAK_FLOPS = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -22,13 +22,14 @@ PEAK_FLOPS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-SIDE = 1024  # of the matrices whose product is timed where no data sheet is known
+SIDE = 1024  # of the matrices in the measured product, for devices without a published figure
 
 
 def flops_per_token(model: LanguageModel, row_tokens: int) -> float:
-    """Floating-point operations of one token's forward and backward pass: 6 for each weight of a matrix product, and
-    12 for each channel of each layer and token that attention spans (as if nothing in a row were masked but what lies
-    behind the window). What `recompute` does again does not count.
+    """Floating-point operations of the forward and backward pass for one token.
+
+    6 for each weight of a matrix product, and 12 for each channel, layer and token that attention spans (only the
+    window is taken into account, not other masking). The extra work of `recompute` is not counted.
     """
     config = model.config
     products = {id(p): p.numel() for p in model.layers.parameters() if p.dim() == 2}
@@ -37,7 +38,7 @@ def flops_per_token(model: LanguageModel, row_tokens: int) -> float:
 
 
 def peak_flops(device: str, bfloat16: bool) -> tuple[float, str]:
-    """Operations a second that a device can do at best, and where the figure is from: "published" or "measured"."""
+    """Peak FLOPs per second of a device, and the source of the figure: "published" or "measured"."""
     kind = torch.device(device).type
     if kind == "cuda" and bfloat16:
         name = torch.cuda.get_device_name(device)

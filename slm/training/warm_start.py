@@ -1,9 +1,9 @@
-"""A model that begins with the weights of another: a Llama of text, or a speech model.
+"""Initial weights from another model: a text Llama, or a speech model.
 
-As TWIST does it (arXiv 2305.13009): the layers are taken over, the embedding is made anew for our vocabulary. A new row
-is drawn from a normal distribution with the mean and the variances of the old rows, so that it lies among them; begin
-and end take the rows of the old begin and end, where these are known. A speech model of the same codec keeps its rows,
-but for those of pieces of text, where the text model is another.
+As in TWIST (arXiv 2305.13009), the layers are kept and the embedding is replaced for our vocabulary. New rows are drawn
+from a normal distribution with the mean and the variances of the old rows. The begin and end tokens take the rows of
+the old begin and end tokens, if these are known. A speech model of the same codec keeps its rows, except those of
+pieces of text if its text model is a different one.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from tokenizer.errors import InputError
 
 EMBEDDING = "embed_tokens.weight"
 GROUP_HEAD = "lm_head.first.weight"
-FREE = {"context", "dropout"}  # of a model's shape, what no weight depends on
+FREE = {"context", "dropout"}  # fields that no weight depends on
 
 
 def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: int) -> None:
-    """Fill a new model.
+    """Fill a new model with the weights of another.
 
     Args:
-        model: its configuration must be the other's, but for `context` and `dropout`.
+        model: its configuration must equal the other's, except `context` and `dropout`.
         vocabulary: the new model's.
-        name: a folder in the layout of transformers (one or several safetensors files), or what `load_lm` takes.
-        seed: of the rows that are drawn.
+        name: a folder in transformers' layout (one or several safetensors files), or a name for `load_lm`.
+        seed: of the random rows.
 
     Raises:
-        InputError: nothing is there, it is no Llama, or its shape is another.
+        InputError: there is no such model, it is not a Llama, or its shape differs.
     """
     folder = locate(name)
     path = folder / "config.json"
@@ -53,7 +53,7 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
         for number, table in enumerate((EMBEDDING, HEAD, GROUP_HEAD)):
             if table in weights:
                 rows = vocabulary.size
-                if kept is not None:  # in these tables the pieces come last, whatever is before them
+                if kept is not None:  # the pieces are the last rows of these tables
                     same = len(weights[table]) - kept.pieces
                     known, rows = dict(zip(range(same), range(same), strict=True)), same + vocabulary.pieces
                 weights[table] = new_rows(weights[table].float(), rows, known, seed + number)
@@ -62,24 +62,26 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
 
 
 def check_shape(ours: ModelConfig, theirs: ModelConfig, name: str) -> None:
-    """Raise InputError where the configuration is not that of the weights; the message says what to write into it."""
+    """Raise InputError if the configuration does not fit the weights; the message says what it should be."""
     if "bits" not in (ours.code_embedding, theirs.code_embedding):
-        ours = dataclasses.replace(ours, code_embedding=theirs.code_embedding)  # tables differ in how they begin alone
+        ours = dataclasses.replace(
+            ours, code_embedding=theirs.code_embedding
+        )  # tables differ only in their initial values
     fields = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in FREE]
     if odd := [field for field in fields if getattr(ours, field) != getattr(theirs, field)]:
         wanted = ", ".join(f"{field}: {getattr(theirs, field)}" for field in odd)
         raise InputError(
-            f"--init-from {name}: its shape is not that of the config's `model` section; write there: {wanted}"
+            f"--init-from {name}: its shape differs from the config's `model` section; set there: {wanted}"
         )
 
 
 def new_rows(old: Tensor, rows: int, known: dict[int, Any], seed: int) -> Tensor:
-    """A table of `rows` rows that lie among the old ones.
+    """A table of `rows` random rows with the distribution of the old ones.
 
     Args:
         old: float32 [V, D].
-        rows: how many to make.
-        known: new row -> the old row that it takes; what is no number of an old row is drawn like the others.
+        rows: number of new rows.
+        known: new row -> the old row that it copies; entries that are not an old row are drawn like the others.
         seed: of the draws.
 
     Returns:
@@ -88,14 +90,14 @@ def new_rows(old: Tensor, rows: int, known: dict[int, Any], seed: int) -> Tensor
     drawn = torch.randn(rows, old.shape[1], generator=torch.Generator().manual_seed(seed))
     table = old.mean(0) + drawn * old.std(0, correction=0)
     for row, source in known.items():
-        source = source[0] if isinstance(source, list) and source else source  # Llama 3 has several ends
+        source = source[0] if isinstance(source, list) and source else source  # Llama 3 has several end tokens
         if isinstance(source, int) and 0 <= source < len(old):
             table[row] = old[source]
     return table
 
 
 def _shared_vocabulary(folder: Path, vocabulary: Vocabulary) -> Vocabulary | None:
-    """The vocabulary of the folder's model, if it is one of the same codec, so that its rows of codes mean the same."""
+    """The vocabulary of the folder's model if it has the same codec, so that its rows of codes can be kept."""
     if not (folder / "vocabulary.json").is_file():
         return None
     theirs = Vocabulary.load(folder / "vocabulary.json")
@@ -104,7 +106,7 @@ def _shared_vocabulary(folder: Path, vocabulary: Vocabulary) -> Vocabulary | Non
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of model.safetensors, or of the files that a large model is divided into."""
+    """The tensors of model.safetensors, or of the several files of a large model."""
     if (folder / "model.safetensors").is_file():
         return read_weights(folder / "model.safetensors")
     index = folder / "model.safetensors.index.json"

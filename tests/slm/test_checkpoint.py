@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,13 @@ def test_a_vocabulary_refuses_codes_of_another_codec():
     for fingerprint, size in (("cd" * 32, 32), ("ab" * 32, 64)):
         with pytest.raises(InputError, match=r"that has codes of another codec .* use codec 'some/codec'"):
             VOCABULARY.check("that", fingerprint, size)
+
+
+def test_loading_a_model_for_generation_imports_no_training(saved: Path) -> None:
+    code = (
+        f"import sys, slm.generation.spoken_text; from slm.checkpoint import load_lm; load_lm({str(saved)!r})\n"
+        "training = {'slm.training', 'torch.distributed.fsdp', 'torch.distributed.tensor'} & set(sys.modules)\n"
+        "sys.exit(f'imported {training}' if training else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tokenizer import Codec, InputError
+from tokenizer.files import cache_folder
 
 
 def test_every_way_to_name_a_codec_gives_the_same_one(tiny_codec: Codec, tiny_codec_dir: Path, tmp_path: Path) -> None:
@@ -129,3 +133,31 @@ def test_hub_files_are_asked_for_by_published_name(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("huggingface_hub.hf_hub_download", give)
     Codec.from_pretrained("someone/some_codec")
     assert asked == [("someone/some_codec", "config.json"), ("someone/some_codec", "model.safetensors")]
+
+
+def test_the_face_is_a_module_that_is_copied_pickled_and_moved(tiny_codec_dir: Path) -> None:
+    from tokenizer.codec import Codec as Face
+    from tokenizer.model import CodecModel
+
+    codec = Codec.from_pretrained(tiny_codec_dir)
+    assert Codec is Face and isinstance(codec, CodecModel) and isinstance(codec, torch.nn.Module)
+    wave = 0.1 * torch.randn(1, 9_000, generator=torch.Generator().manual_seed(2))
+    tokens = codec.encode(wave)
+    for other in (copy.deepcopy(codec), pickle.loads(pickle.dumps(codec)), copy.deepcopy(codec).to("cpu").double()):
+        assert type(other) is Codec and other.fingerprint == codec.fingerprint and other.name == codec.name
+        firm = codec.latents(codec.features(wave)).abs().amin(-1)[:, : tokens.shape[1]] > 1e-4
+        assert torch.equal(other.encode(wave)[firm], tokens[firm])
+
+
+def test_importing_the_package_loads_no_pytorch() -> None:
+    code = "import sys, tokenizer; assert 'torch' not in sys.modules; tokenizer.Codec; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "focalstream"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if sys.platform == "linux":
+        assert cache_folder() == tmp_path / "home" / ".cache" / "focalstream"

@@ -218,3 +218,16 @@ def test_rates(codec: Codec, request: pytest.FixtureRequest) -> None:
 def test_bad_input_is_named(tiny_codec: Codec, call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call(tiny_codec)
+
+
+@pytest.mark.parametrize("kind", ["tiny_codec_dir", "whole_codec_dir"])
+def test_bfloat16_is_close(kind: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(kind)
+    exact, rough = Codec.from_pretrained(folder), Codec.from_pretrained(folder, precision="bf16")
+    assert rough.fingerprint == exact.fingerprint
+    wave = 0.1 * torch.randn(2, 30_000, generator=torch.Generator().manual_seed(6))
+    tokens = exact.encode(wave)
+    assert (exact.codes(rough.encode(wave)) != exact.codes(tokens)).float().mean() < 0.1
+    heard, reference = rough.decode(tokens), exact.decode(tokens)
+    assert heard.dtype == torch.float32
+    assert (heard - reference).norm() < 0.1 * reference.norm()

@@ -57,11 +57,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         wave = torch.from_numpy(read_audio(args.input, codec.sample_rate_in))
         codec.check_length(len(wave), args.input)
-        pieces = (
-            convert_live(codec, voice, wave.split(codec.chunk_samples))
-            if args.stream
-            else iter([convert(codec, voice, wave)])
-        )
+        pieces = convert_live(codec, voice, [wave]) if args.stream else iter([convert(codec, voice, wave)])
     samples, kept = 0, []
     for piece in pieces:
         samples += len(piece)

@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from tokenizer.audio import check_output, read_audio
+    from tokenizer.errors import counted
     from tokenizer.files import write_atomically
     from tokenizer.live import encode_pipe
-    from tokenizer.words import counted
 
     check_output(args.output, args.input)
     codec = load_codec(args)

@@ -23,9 +23,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from tokenizer.audio import audio_format, check_output, read_audio, write_audio
-    from tokenizer.errors import InputError
+    from tokenizer.errors import InputError, counted
     from tokenizer.metrics import METRICS_RATE, speech_quality, why_not_measured
-    from tokenizer.words import counted
 
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
@@ -79,14 +78,11 @@ def stream(codec, samples):
     """Encode and decode [1, S] chunk by chunk: (tokens [1, T], wave [1, T * samples_per_token])."""
     import torch
 
-    state = codec.init_state(1)
-    tokens, waves = [], []
-    for chunk in torch.nn.functional.pad(samples, (0, -samples.shape[1] % codec.chunk_samples)).split(
-        codec.chunk_samples, dim=1
-    ):
-        codes, state = codec.encode_step(chunk, state)
-        wave, state = codec.decode_step(codes, state)
-        tokens.append(codes)
-        waves.append(wave)
-    kept = codec.token_count(samples.shape[1])
-    return torch.cat(tokens, 1)[:, :kept], torch.cat(waves, 1)[:, : kept * codec.samples_per_token]
+    from tokenizer.chunks import regrouped
+    from tokenizer.live import LiveStream
+
+    live, tokens, waves = LiveStream(codec), [], []
+    for chunk in regrouped([samples[0]], codec.chunk_samples):
+        tokens.append(live.encode(chunk))
+        waves.append(live.decode(tokens[-1]))
+    return torch.cat(tokens)[None], torch.cat(waves)[None]

@@ -1,4 +1,4 @@
-"""Tokens as a source of bits: how a codebook is used, what entropy coding saves, and what a bad line does to them."""
+"""Tokens as a source of bits: codebook usage, entropy coding, and bit errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SMOOTHING = 0.5  # added to each code's count: the Krichevsky-Trofimov estimate gives codes never seen some length
+SMOOTHING = 0.5  # added to each code's count: the Krichevsky-Trofimov estimate gives unseen codes a finite length
 
 
 def code_usage(tokens: np.ndarray, codebook_size: int) -> dict[str, float]:
@@ -36,7 +36,7 @@ def usage_of_counts(counts: np.ndarray) -> dict[str, float]:
 
 
 def static_model_bits(utterances: Sequence[np.ndarray], codebook_size: int) -> float | None:
-    """Bits a token under order-0 entropy coding with a static model that has not seen what it codes.
+    """Bits per token under order-0 entropy coding, with a static model fitted on other tokens.
 
     A plug-in entropy is too good to be true where tokens are few beside codes. Here the even utterances fit the
     distribution (counts + 1/2) that codes the odd ones, and the other way round; the length is the ideal one,

@@ -1,4 +1,4 @@
-"""How good resynthesised speech is beside its original, to models of the human ear: PESQ, STOI, ESTOI."""
+"""Intrusive quality of resynthesised speech: PESQ, STOI, ESTOI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neural judges of speech, as the codec papers use them: UTMOS, Whisper's words, and WavLM's idea of a speaker.
+"""Neural measures of speech, as in the codec papers: UTMOS, Whisper word errors, WavLM speaker similarity.
 
 Their models come from the network (torch.hub, Hugging Face Hub) unless the local caches hold them. A judge that cannot
 be had is left out with the reason, and never stops an evaluation.
@@ -68,7 +68,7 @@ def _whisper(device: str) -> Judge:
     processor: Any = WhisperProcessor.from_pretrained(WHISPER, local_files_only=cached)
     model: Any = WhisperForConditionalGeneration.from_pretrained(WHISPER, local_files_only=cached)
     model = model.to(device).eval()
-    texts: dict[int, str] = {}  # of the original that was heard last: each stands beside several resyntheses
+    texts: dict[int, str] = {}  # of the latest original, which is compared with several resyntheses
 
     @torch.no_grad()
     def transcribe(wave: np.ndarray) -> str:

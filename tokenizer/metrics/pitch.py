@@ -1,4 +1,4 @@
-"""Pitch and voicing: a YIN tracker, and what a resynthesis does to both.
+"""Pitch and voicing: a YIN tracker, and the errors of a resynthesis in both.
 
 YIN: de Cheveigne and Kawahara, JASA 111 (2002), its steps 1 to 5, without the search for a better local estimate.
 In place of step 4's first dip below a threshold comes the first dip about as deep as the deepest, which mistakes fewer

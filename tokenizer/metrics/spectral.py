@@ -1,4 +1,4 @@
-"""How far apart two spectra are: log-mel distance and multi-resolution STFT distance.
+"""Distances of spectra: log-mel and multi-resolution STFT.
 
 Legend: S samples, T frames, F frequency bins.
 """

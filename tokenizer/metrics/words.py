@@ -1,4 +1,4 @@
-"""What is still understood: word errors, and a recogniser that needs no download.
+"""Intelligibility: word errors, and a recogniser that needs no download.
 
 pocketsphinx carries its US English model inside its package. It is far weaker than today's recognisers, so figures are
 to be read beside those of the originals.
@@ -17,33 +17,33 @@ from tokenizer.metrics.intrusive import METRICS_RATE
 
 
 class WordErrors(NamedTuple):
-    """Words put in, left out or changed, of `words` words that were expected."""
+    """Words inserted, deleted or substituted, of `words` reference words."""
 
     errors: int
     words: int
 
 
 class CharacterErrors(NamedTuple):
-    """Characters put in, left out or changed, of `characters` that were expected."""
+    """Characters inserted, deleted or substituted, of `characters` reference characters."""
 
     errors: int
     characters: int
 
 
-def word_errors(expected: str, heard: str) -> WordErrors:
+def word_errors(expected: str, got: str) -> WordErrors:
     """Least edits from one text to the other, word by word, without case and punctuation."""
     wanted = _words(expected)
-    return WordErrors(edit_distance(wanted, _words(heard)), len(wanted))
+    return WordErrors(edit_distance(wanted, _words(got)), len(wanted))
 
 
-def character_errors(expected: str, heard: str) -> CharacterErrors:
+def character_errors(expected: str, got: str) -> CharacterErrors:
     """Least edits from one text to the other, character by character: of the same words, with a space between."""
     wanted = " ".join(_words(expected))
-    return CharacterErrors(edit_distance(wanted, " ".join(_words(heard))), len(wanted))
+    return CharacterErrors(edit_distance(wanted, " ".join(_words(got))), len(wanted))
 
 
 def edit_distance(wanted: Sequence[Any], got: Sequence[Any]) -> int:
-    """How many items must at least be put in, left out or changed to turn one sequence into the other (Levenshtein)."""
+    """The least number of insertions, deletions and substitutions between two sequences (Levenshtein)."""
     costs = list(range(len(got) + 1))  # of turning the wanted items so far into each beginning of `got`
     for row, item in enumerate(wanted, 1):
         diagonal, costs[0] = costs[0], row

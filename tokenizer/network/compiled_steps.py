@@ -1,11 +1,11 @@
-"""A pool's steps compiled, so that on a GPU a step is one CUDA graph: nothing is launched or decided by the CPU.
+"""Compiled steps of a pool: on a GPU each step is one CUDA graph, without launches from the CPU.
 
-A graph replays the same kernels on the same addresses. So all rows of the pool are stepped, always by one chunk; the
-state stays where it is and is written in place; and a mask, not an index, says which streams move on. That costs a
-full pool's arithmetic each step, where `StreamPool` otherwise gathers rows.
+A graph replays the same kernels on the same addresses. So a step always covers all rows of the pool and one chunk, the
+state is updated in place, and a mask selects the streams that advance. Each step costs the arithmetic of a full pool,
+where `StreamPool` otherwise gathers rows.
 
-It needs a state that is mutated. The states of `Codec.encode_step` are values, from which a stream may go on twice, and
-what a graph returns is overwritten by its next replay: each leaf would have to be copied out of the graph and in again.
+The state is mutated. The states of `Codec.encode_step` are values instead: a stream may continue from one twice. As a
+graph's next replay overwrites its outputs, values would need a copy of every leaf out of the graph and back.
 
 Legend: N pool size, S samples of a chunk, T tokens of a chunk.
 """
@@ -13,14 +13,29 @@ Legend: N pool size, S samples of a chunk, T tokens of a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tokenizer.inputs import NO_TOKEN
-from tokenizer.model import Codec, CodecState
 from tokenizer.network.state_tree import leaves_of
+
+
+class Compilable(Protocol):
+    """What of a `tokenizer.model.CodecModel` is compiled, and the shapes of a step."""
+
+    @property
+    def chunk_samples(self) -> int: ...
+    @property
+    def tokens_per_chunk(self) -> int: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    def encode_checked(self, chunk: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+    def decode_checked(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,19 +48,19 @@ class CompiledSteps:
     Making it compiles both, which takes a minute or more.
 
     Args:
-        codec: whose weights and device do not change any more.
-        state: of N streams; its leaves stay where they are.
+        codec: its weights and device must stay as they are.
+        state: of N streams; its leaves are updated in place.
         encoding, decoding: which leaves a step of either kind changes, by their order.
     """
 
-    def __init__(self, codec: Codec, state: CodecState, encoding: frozenset[int], decoding: frozenset[int]) -> None:
-        self._codec, self._streams = codec, state.batch_size
+    def __init__(self, codec: Compilable, state: Any, encoding: frozenset[int], decoding: frozenset[int]) -> None:
+        self._codec, self._streams = codec, len(next(leaves_of(state)))
         for leaf in leaves_of(state):
-            # A graph may then write to it in place, instead of copying it in and out.
+            # So that the graph writes to it in place, without copies.
             torch._dynamo.mark_static_address(leaf)
         self._encode = _in_place(codec.encode_checked, state, encoding)
         self._decode = _in_place(codec.decode_checked, state, decoding)
-        for _ in range(WARM_UP):  # no stream moves on
+        for _ in range(WARM_UP):  # no stream advances
             self._run(self._encode, self._silence("cpu"), {})
             self._run(self._decode, self._no_tokens("cpu"), {})
 
@@ -69,7 +84,7 @@ class CompiledSteps:
         outputs: dict[int, list[Tensor]] = {row: [] for row in inputs}
         at = 0
         while going := [row for row, given in inputs.items() if at < len(given)]:
-            x = empty(inputs[going[0]].device)  # where the input is, so that it travels once and in one piece
+            x = empty(inputs[going[0]].device)  # on the input's device, so that there is one transfer
             pieces = {row: inputs[row][at : at + x.shape[1]] for row in going}
             for row, output in self._run(step, x, pieces).items():
                 outputs[row].append(output)
@@ -77,7 +92,7 @@ class CompiledSteps:
         return {row: torch.cat(pieces) for row, pieces in outputs.items()}
 
     def _run(self, step: Step, x: Tensor, pieces: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """One step of the pool with `pieces` in rows of x [N, ...]; only those streams move on."""
+        """One step of the pool with `pieces` in rows of x [N, ...]; only those streams advance."""
         moves = torch.zeros(self._streams, dtype=torch.bool)
         for row, piece in pieces.items():
             x[row], moves[row] = piece, True
@@ -86,7 +101,7 @@ class CompiledSteps:
         return {row: output[row] for row in pieces}
 
 
-def _in_place(step: Callable[[Tensor, Any], tuple[Tensor, Any]], state: CodecState, touched: frozenset[int]) -> Step:
+def _in_place(step: Callable[[Tensor, Any], tuple[Tensor, Any]], state: Any, touched: frozenset[int]) -> Step:
     """`step`, compiled, on all rows of `state`; only where `moves`, bool [N], does it change the state."""
     leaves = list(leaves_of(state))
 

@@ -265,11 +265,11 @@ class Encoder(nn.Module):
         """Features of whole utterances.
 
         Args:
-            wave: [B, S]; what lies beyond a row's length does not matter.
+            wave: [B, S]; samples beyond a row's length are ignored.
             lengths: int64 [B], samples of each row.
 
         Returns:
-            [B, T, D], which mean nothing beyond a row's length, and the lengths in frames, int64 [B].
+            [B, T, D], undefined beyond a row's length, and the lengths in frames, int64 [B].
         """
         outputs, frames = self.forward_layers(wave, lengths)
         return outputs[-1], frames

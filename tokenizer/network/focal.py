@@ -51,7 +51,7 @@ def focal_norm(dim: int, config: FocalConfig) -> nn.Module:
 
 
 class FocalModulation(nn.Module):
-    """Each frame's query times a gated sum of its past at growing ranges."""
+    """Each frame's query times a gated sum of its past over growing context windows."""
 
     class State(NamedTuple):
         levels: tuple[ConvState, ...]
@@ -88,7 +88,7 @@ class FocalModulation(nn.Module):
 
 
 class PooledModulation(FocalModulation):
-    """The same with both sides in view, and the mean over the utterance as the widest range."""
+    """The non-causal form: both sides in view, and the mean over the utterance as the widest context."""
 
     def _context_layers(self, dim: int, config: FocalConfig) -> nn.ModuleList:
         kernels = config.focal_kernels
@@ -246,7 +246,7 @@ class Compressor(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Lets the frames of a chunk exchange information, at no latency: flatten, Linear, GELU, Linear, add back."""
+    """Mixes the frames of a chunk, without added latency: flatten, Linear, GELU, Linear, residual."""
 
     def __init__(self, chunk: int, dim: int) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class Decompressor(nn.Module):
         self.layers = nn.ModuleList(
             FocalUpscale(dims[i], dims[i + 1], factor, configs[i]) for i, factor in enumerate(config.upscale_factors)
         )
-        refined = config.causal and config.lookahead_size > 0  # a frame alone has none to exchange information with
+        refined = config.causal and config.lookahead_size > 0  # a chunk of one frame has nothing to mix
         self.refiner = Refiner(config.lookahead_size + 1, config.output_dim) if refined else nn.Identity()
 
     def init_state(self, batch: int) -> State:

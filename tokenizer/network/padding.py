@@ -1,7 +1,7 @@
-"""Whole utterances of several lengths in one batch: rows end in filling that must not matter.
+"""Layers for whole utterances of different lengths in one batch: padding has no influence.
 
-What the full-context layers share. `lengths` says how much of each row counts; before anything mixes frames, the rest
-is blanked, so that a row sees exactly the zeros it would see at its end if it were alone.
+`lengths` gives the valid part of each row. The rest is set to zero before any layer that mixes frames, so a row gets
+the same zeros at its end as it would alone.
 
 Legend: B batch, T frames, C channels.
 """
@@ -37,7 +37,7 @@ class SameConv1d(nn.Conv1d):
         self.left = (kernel_size - 1) // 2 if left is None else left
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
-        """[B, T, C_in] and lengths int64 [B] -> [B, T, C_out]; what lies beyond a row's length means nothing."""
+        """[B, T, C_in] and lengths int64 [B] -> [B, T, C_out]; values beyond a row's length are undefined."""
         right = self.kernel_size[0] - 1 - self.left
         padded = F.pad(blank(x, lengths).transpose(1, 2), (self.left, right))
         return F.conv1d(padded, self.weight, self.bias, groups=self.groups).transpose(1, 2)

@@ -22,6 +22,6 @@ def rebuilt(state: Any, leaves: Iterator[Any]) -> Any:
 
 
 def changed(before: Any, after: Any) -> frozenset[int]:
-    """Which leaves a step returned anew, by their order."""
+    """The indices of the leaves that a step replaced."""
     pairs = zip(leaves_of(before), leaves_of(after), strict=True)
     return frozenset(i for i, (old, new) in enumerate(pairs) if old is not new)

@@ -1,9 +1,9 @@
-"""Streaming building blocks: convolutions on [B, T, C] whose past travels in an explicit state.
+"""Streaming layers: convolutions on [B, T, C] with explicit state.
 
 Legend: B batch, T frames, C channels, K kernel size.
 
 Each streaming layer has `init_state(batch) -> State` and `step(x, state) -> (y, state)`; a State is a NamedTuple of
-batch-first tensors. Offline work is `step` over a long input from `init_state`, so there is one code path to trust.
+batch-first tensors. Offline work is `step` over a long input from `init_state`, so both share one code path.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CausalConv1d(nn.Conv1d):
         self.replicate = replicate
 
     def init_state(self, batch: int) -> ConvState:
-        """The state of `batch` streams that have not begun."""
+        """The initial state of `batch` streams."""
         context = self.weight.new_zeros(batch, self.kernel_size[0] - 1, self.in_channels)
         return ConvState(context, torch.zeros(batch, dtype=torch.bool, device=context.device))
 

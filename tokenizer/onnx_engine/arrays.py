@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tokenizer.chunks import in_pieces
 from tokenizer.errors import InputError
 from tokenizer.inputs import (
     NO_TOKEN,
@@ -24,7 +25,7 @@ from tokenizer.inputs import (
 )
 from tokenizer.machine import sums_bytes
 from tokenizer.onnx_engine.manifest import Manifest, check_precision
-from tokenizer.onnx_engine.runtime import GraphState, StepRunner
+from tokenizer.onnx_engine.runtime import StepRunner
 from tokenizer.rates import Rates
 
 LEAST_PIECE, LARGEST_PIECE = 16, 32  # chunks of one step when whole utterances are processed, of many rows and of one
@@ -133,10 +134,6 @@ def _piece(batch: int) -> int:
 
 def _in_pieces(runner: StepRunner, x: np.ndarray, chunk: int, piece: int) -> np.ndarray:
     """The result of a graph over x [B, N] of whole chunks from the beginning, `piece` columns a step."""
-    state: GraphState = runner.init_state(len(x))
-    results = []
-    for begin in range(0, x.shape[1], piece):
-        part = x[:, begin : begin + piece]
-        result, state = runner.step(part, part.shape[1] // chunk, state)
-        results.append(result)
-    return np.concatenate(results, axis=1)
+    return in_pieces(
+        lambda part, state: runner.step(part, part.shape[1] // chunk, state), x, runner.init_state(len(x)), piece
+    )

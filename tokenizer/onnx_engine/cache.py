@@ -12,10 +12,9 @@ import shutil
 from pathlib import Path
 
 from tokenizer import checkpoint
-from tokenizer.cache_folder import cache_folder
 from tokenizer.errors import InputError
-from tokenizer.files import write_atomically
-from tokenizer.model import Codec
+from tokenizer.files import cache_folder, write_atomically
+from tokenizer.model import CodecModel
 from tokenizer.onnx_engine.export import export, require_onnx
 from tokenizer.onnx_engine.kernels import chosen_kernel
 from tokenizer.onnx_engine.manifest import VERSION, Manifest, check_precision
@@ -35,7 +34,7 @@ def cached(name: str, precision: str) -> Path:
         folder = _folder(home, remembered.read_text(encoding="ascii"), form)
         Manifest.read(folder)
         return folder
-    codec = Codec.from_pretrained(name)
+    codec = CodecModel.with_weights(*checkpoint.load(name), name)
     folder = _folder(home, codec.fingerprint, form)
     try:
         Manifest.read(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizer.errors import InputError
 from tokenizer.files import sync_folder
-from tokenizer.model import Codec
+from tokenizer.model import CodecModel
 from tokenizer.onnx_engine.kernels import Kernel, chosen_kernel
 from tokenizer.onnx_engine.manifest import MANIFEST, Manifest, check_precision, sampled_digest
 from tokenizer.onnx_engine.runtime import missing
@@ -20,7 +20,7 @@ from tokenizer.onnx_engine.runtime import missing
 LARGE = 1024  # bytes from which a tensor lies in the weights file, which the runtime maps into memory
 
 
-def export(codec: Codec, folder: Path, precision: str, kernel: Kernel | None = None) -> None:
+def export(codec: CodecModel, folder: Path, precision: str, kernel: Kernel | None = None) -> None:
     """Write `codec` to `folder`, which appears whole or not at all; one that is there keeps its owner and mode.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from onnx import ModelProto, TensorProto
 
-from tokenizer.model import Codec
+from tokenizer.model import CodecModel
 from tokenizer.network.decoder import Decoder
 from tokenizer.onnx_engine.decoder import decoder
 from tokenizer.onnx_engine.encoder import encoder
@@ -17,7 +17,7 @@ from tokenizer.onnx_engine.manifest import StateSpec
 from tokenizer.onnx_engine.state import StepGraph
 
 
-def encode_graph(codec: Codec, kernel: Kernel | None) -> tuple[ModelProto, list[StateSpec]]:
+def encode_graph(codec: CodecModel, kernel: Kernel | None) -> tuple[ModelProto, list[StateSpec]]:
     """wave float32 [B, n * chunk_samples] -> tokens int64 [B, n * tokens_per_chunk]."""
     g = StepGraph(kernel)
     wave = g.builder.input("wave", TensorProto.FLOAT, ["batch", "samples"])
@@ -30,7 +30,7 @@ def encode_graph(codec: Codec, kernel: Kernel | None) -> tuple[ModelProto, list[
     return g.builder.model("encode_step"), g.states
 
 
-def decode_graph(codec: Codec, kernel: Kernel | None) -> tuple[ModelProto, list[StateSpec]]:
+def decode_graph(codec: CodecModel, kernel: Kernel | None) -> tuple[ModelProto, list[StateSpec]]:
     """tokens int64 [B, n * tokens_per_chunk], -1 for none -> wave float32 [B, tokens * samples_per_token]."""
     g = StepGraph(kernel)
     tokens = g.builder.input("tokens", TensorProto.INT64, ["batch", "tokens"])

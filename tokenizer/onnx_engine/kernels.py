@@ -16,9 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tokenizer.cache_folder import cache_folder
 from tokenizer.errors import InputError
-from tokenizer.files import write_atomically
+from tokenizer.files import cache_folder, write_atomically
 from tokenizer.machine import processor
 
 Kernel = Literal["signed", "unsigned"]

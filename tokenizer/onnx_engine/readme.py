@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenizer.model import Codec
+from tokenizer.model import CodecModel
 from tokenizer.onnx_engine.manifest import Manifest, StateSpec
 
 TEXT = """# A streaming speech codec as ONNX graphs ({precision})
@@ -66,7 +66,7 @@ for position, chunk in enumerate(np.split(audio, 10, axis=1)):
 """
 
 
-def readme(codec: Codec, manifest: Manifest) -> str:
+def readme(codec: CodecModel, manifest: Manifest) -> str:
     """The text for `codec`, as `manifest` says it was exported."""
     steps = {"encode_step": manifest.encode_states, "decode_step": manifest.decode_states}
     has_history = any(spec.history for specs in steps.values() for spec in specs)

@@ -1,4 +1,4 @@
-"""What a training run says while it runs: a progress bar, log.jsonl, and TensorBoard where that is installed."""
+"""The log of a training run: a progress bar, log.jsonl, and TensorBoard where that is installed."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ class Monitor:
         self.bar.update()
 
     def hear(self, step: int, waves: Iterable[Tensor], sample_rate: int) -> None:
-        """Put waves, each [S], where TensorBoard plays them."""
+        """Log waves, each [S], as TensorBoard audio."""
         if self.board is not None:
             for row, wave in enumerate(waves):
                 self.board.add_audio(f"held_out/{row}", wave[None].cpu(), step, sample_rate)
 
 
 def forget_from(log: Path, step: int) -> None:
-    """Drop the lines past `step` of a log: those steps will be done again.
+    """Drop a log's lines after `step`: those steps are done again.
 
     Raises:
-        InputError: a line is none that `Monitor` wrote.
+        InputError: a line was not written by `Monitor`.
     """
     written = log.read_text() if log.exists() else ""
     lines = written.rpartition("\n")[0].splitlines()  # a power cut may have left a last line without its end

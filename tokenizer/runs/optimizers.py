@@ -13,7 +13,7 @@ LARGEST = 1_000_000  # entries: a larger matrix costs Muon more than all the res
 
 
 class OptimizerSettings(Protocol):
-    """What this file needs of a training's settings."""
+    """The settings of a training that the optimizers use."""
 
     @property
     def optimizer(self) -> str: ...  # "adamw" or "muon"

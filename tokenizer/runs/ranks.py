@@ -12,19 +12,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-PATIENCE = timedelta(days=2)  # that the others wait while the first decodes the corpus; NCCL's own limit is 10 minutes
+PATIENCE = timedelta(days=2)  # of the others while the first decodes the corpus; NCCL's default is 10 minutes
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others. Without `torchrun` there is one, and every method is nearly nothing."""
+    """This process among the others. Without `torchrun` there is only one."""
 
     rank: int = 0
     world: int = 1
 
     @contextmanager
     def first(self) -> Iterator[None]:
-        """Let the first process do something before the others do it (and find it done)."""
+        """The first process runs the block before the others."""
         if self.rank:
             self.meet()
         yield
@@ -39,8 +39,8 @@ class Ranks:
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its mean over the processes: one sum of one flat tensor.
 
-        A parameter that this process's batch had no use for (there was no text, say) counts with a gradient of zero,
-        since others may have had.
+        A parameter that this process's batch did not use (a batch without text, say) counts with a gradient of zero:
+        other processes may have used it.
         """
         if self.world == 1:
             return

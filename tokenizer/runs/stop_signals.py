@@ -1,4 +1,4 @@
-"""How a training run hears that it is to stop."""
+"""Stopping a training run by SIGTERM or Ctrl-C, after it has saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_signals() -> Iterator[list[str]]:
-    """Collect the names of SIGTERM and SIGINT instead of dying, so that a run saves first; the second one kills."""
+    """Collect the names of SIGTERM and SIGINT, so that a run can save first; a second signal has its usual effect."""
     received: list[str] = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield received

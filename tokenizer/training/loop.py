@@ -1,6 +1,6 @@
 """One stage of training, from its first step or from where it was stopped.
 
-OUT/run.json        the settings; other settings are refused
+OUT/run.json        the settings; of other settings only those in `MAY_CHANGE` are taken
 OUT/log.jsonl       one line a step (and tensorboard/, where TensorBoard is installed)
 OUT/last.pt         everything to go on exactly
 OUT/codec/          the latest weights (their moving average, if the stage has one), for `Codec.from_pretrained`
@@ -29,18 +29,23 @@ from tokenizer.audio import write_wav
 from tokenizer.checkpoint import fingerprint
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
-from tokenizer.model import Codec
+from tokenizer.model import CodecModel
 from tokenizer.network.encoder import Encoder
 from tokenizer.runs.monitor import Monitor, forget_from
 from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.ranks import Ranks
+from tokenizer.runs.schedule import Schedule
+from tokenizer.runs.settings import differences
 from tokenizer.runs.stop_signals import stop_signals
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.batches import Batch, Batches
 from tokenizer.training.config import StageConfig
-from tokenizer.training.schedule import Schedule
 from tokenizer.training.stages import STAGES, Outcome, Stage
 from tokenizer.training.teachers import save_teacher
+
+# Settings that a resumed stage may have otherwise: none of them changes a batch. Those of length and of validation may
+# move the learning rate of the steps to come.
+MAY_CHANGE = {f"train.{name}" for name in ("steps", "epochs", "validate_every", "validation_batches", "save_every")}
 
 SAMPLES = 4  # held-out rows that are kept to listen to
 
@@ -58,9 +63,9 @@ class Run:
     step: int = 0
 
     @property
-    def shown(self) -> Codec:
+    def shown(self) -> CodecModel:
         """The codec that is validated and saved."""
-        codec: Codec = self.stage.codec if self.averaged is None else self.averaged.module  # type: ignore[assignment]
+        codec: CodecModel = self.stage.codec if self.averaged is None else self.averaged.module  # type: ignore[assignment]
         return codec
 
     @property
@@ -78,7 +83,7 @@ class Run:
 def run_stage(
     name: str,
     config: StageConfig,
-    codec: Codec,
+    codec: CodecModel,
     teacher: Encoder | None,
     training: Batches,
     held_out: Batches | None,
@@ -154,7 +159,7 @@ def _as_it_is(batch: Any) -> Any:
 def _begin(
     name: str,
     config: StageConfig,
-    codec: Codec,
+    codec: CodecModel,
     teacher: Encoder | None,
     training: Batches,
     device: str,
@@ -287,17 +292,14 @@ def _resume(out: Path, settings: dict[str, Any], run: Run, ranks: Ranks) -> None
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Keep the settings of a new run; refuse others than those of the run that is there."""
+    """Keep the settings of a run; refuse others than those that it began with, but for `MAY_CHANGE`."""
     record = out / "run.json"
-    if record.exists() and (stored := json.loads(record.read_text())) != settings:
-        changed = []
-        for section, values in settings.items():
-            theirs = stored.get(section)
-            if isinstance(values, dict) and isinstance(theirs, dict):
-                changed += [f"{section}.{key}" for key in values if theirs.get(key) != values[key]]
-            elif theirs != values:
-                changed.append(section)
-        raise InputError(
-            f"{out}: holds a run with other settings ({', '.join(changed)}); give those again, or use another --out"
-        )
+    if record.exists():
+        stored = json.loads(record.read_text())
+        # A run that began before there was a setting has its default.
+        stored["train"] = json.loads(json.dumps(asdict(StageConfig(steps=1)))) | stored["train"]
+        if changed := sorted(set(differences(stored, settings)) - MAY_CHANGE):
+            raise InputError(
+                f"{out}: holds a run with other settings ({', '.join(changed)}); give those again, or use another --out"
+            )
     write_atomically(record, json.dumps(settings, indent=2).encode())

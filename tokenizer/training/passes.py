@@ -11,22 +11,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenizer.model import Codec
+from tokenizer.model import CodecModel
 from tokenizer.network.decoder import Decoder
 
 
-def feature_layers(codec: Codec, wave: Tensor) -> list[Tensor]:
+def feature_layers(codec: CodecModel, wave: Tensor) -> list[Tensor]:
     """Wave [B, S] -> the output of every encoder layer, [B, T, D] each; the last are the features."""
     return codec.encoder.step_layers(wave, codec.encoder.init_state(len(wave)))[0]
 
 
-def latents(codec: Codec, features: Tensor) -> Tensor:
+def latents(codec: CodecModel, features: Tensor) -> Tensor:
     """Features [B, T, D] -> latents [B, T, bits] on the unit sphere, in float32."""
     raw, _ = codec.compressor.step(features, codec.compressor.init_state(len(features)))
     return codec.quantizer.normalize(raw.float())
 
 
-def dequantized(codec: Codec, latents: Tensor, binarise: bool = True) -> Tensor:
+def dequantized(codec: CodecModel, latents: Tensor, binarise: bool = True) -> Tensor:
     """Latents [B, T, bits] -> the features of their codes [B, T, D]; the gradient passes the quantizer unchanged.
 
     Without `binarise`, the features of the latents themselves.
@@ -36,7 +36,7 @@ def dequantized(codec: Codec, latents: Tensor, binarise: bool = True) -> Tensor:
     return codec.decompressor.step(codes, present, codec.decompressor.init_state(len(codes)))[0]
 
 
-def waveform(codec: Codec, features: Tensor) -> Tensor:
+def waveform(codec: CodecModel, features: Tensor) -> Tensor:
     """Features [B, T, D] -> wave [B, S'] at the output rate, in float32."""
     assert isinstance(codec.decoder, Decoder)  # codecs that do not stream are refused before training
     return codec.decoder.step(features, codec.decoder.init_state(len(features)))[0].float()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.model import Codec
+from tokenizer.model import CodecModel
 from tokenizer.network.encoder import Encoder
 from tokenizer.network.padding import present
 from tokenizer.training import passes
@@ -55,7 +55,7 @@ class Stage(nn.Module):
     losses: ClassVar[dict[str, float]]  # every loss that the stage has, with its weight when none is given
     taught: ClassVar[bool] = True  # whether the stage cannot do without a teacher
 
-    def __init__(self, codec: Codec, teacher: Encoder | None, config: StageConfig) -> None:
+    def __init__(self, codec: CodecModel, teacher: Encoder | None, config: StageConfig) -> None:
         super().__init__()
         self.codec, self.teacher, self.weights = codec, teacher, config.losses
         self.temperature, self.binarise = config.entropy_temperature, config.binarise
@@ -254,7 +254,7 @@ class TeacherStage(Stage):
 
     losses = EndToEndStage.losses | {"entropy": 0.0, "features": 0.0, "recognition": 1.0}
 
-    def __init__(self, codec: Codec, teacher: Encoder | None, config: StageConfig) -> None:
+    def __init__(self, codec: CodecModel, teacher: Encoder | None, config: StageConfig) -> None:
         super().__init__(codec, teacher, config)
         self.recogniser = Recogniser(codec.config.encoder.dim)
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tokenizer import checkpoint
 from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
 from tokenizer.errors import InputError
-from tokenizer.model import Codec
+from tokenizer.model import CodecModel
 from tokenizer.network.encoder import Encoder
 from tokenizer.network.focal import Refiner
 from tokenizer.runs.ranks import Ranks
+from tokenizer.runs.settings import differences
 from tokenizer.training.batches import Batches, Crops, Rates, Utterances
 from tokenizer.training.config import StageConfig, TrainingConfig
 from tokenizer.training.corpus import Corpus
@@ -33,11 +35,11 @@ def train(
     held_out: Corpus | None,
     out: Path,
     stage: str | None = None,
-    initial: Codec | None = None,
+    initial: CodecModel | None = None,
     device: str = "cpu",
     workers: int = 0,
     ranks: Ranks = Ranks(),  # noqa: B008
-) -> tuple[Codec, str | None]:
+) -> tuple[CodecModel, str | None]:
     """Train a codec, or go on training it, in the folder `out`.
 
     Args:
@@ -83,6 +85,11 @@ def train(
     return codec.eval(), None
 
 
+def has_begun(config: TrainingConfig, out: Path, stage: str | None) -> bool:
+    """Whether `out` holds a run of a stage that is to be trained: of `stage`, or of any where that is None."""
+    return any((out / name / "run.json").exists() for name in config.stages if stage in (None, name))
+
+
 def check_trainable(config: TrainingConfig) -> None:
     """Raises InputError: a model that does not stream, or stages without the teacher that they need or that freeze what
     is not there or all there is."""
@@ -91,7 +98,7 @@ def check_trainable(config: TrainingConfig) -> None:
             'model: "causal" is false; this training makes streaming codecs, so expects true in each stage'
         )
     with torch.device("meta"):  # names alone
-        parameters = [name for name, _ in Codec(config.model).named_parameters()]
+        parameters = [name for name, _ in CodecModel(config.model).named_parameters()]
     for name, settings in config.stages.items():
         _check_freeze(name, settings.freeze, parameters)
         if (STAGES[name].taught or ("features" in settings.losses and name == "end_to_end")) and config.teacher is None:
@@ -112,15 +119,15 @@ def _check_freeze(stage: str, freeze: tuple[str, ...], parameters: list[str]) ->
         raise InputError(f"stages.{stage}.freeze: {', '.join(freeze)} is all that the stage trains; freeze less")
 
 
-def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: Codec | None) -> Codec:
+def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: CodecModel | None) -> CodecModel:
     """What the first stage starts from: the stage before, or `initial`, or random weights."""
     if before:
         folder = out / before[-1] / "codec"
         if initial is None and not (folder / "config.json").is_file():
-            raise InputError(f"{folder}: not there; run the stage {before[-1]!r} first, or give --init")
-        initial = initial or Codec.from_pretrained(str(folder))
+            raise InputError(f"{folder}: not there; run the stage {before[-1]!r} first, or give --init-from")
+        initial = initial or CodecModel.with_weights(*checkpoint.load(str(folder)), str(folder))
     torch.manual_seed(next(iter(config.stages.values())).seed)
-    codec = Codec(config.model)
+    codec = CodecModel(config.model)
     if initial is not None:
         _check_same(config.model, initial)
         codec.load_state_dict(initial.state_dict())
@@ -130,21 +137,12 @@ def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: 
     return codec.train()
 
 
-def _check_same(model: CodecConfig, initial: Codec) -> None:
-    if initial.config == model:
-        return
-    ours, theirs = model.to_dict(), initial.config.to_dict()
-    differing = [
-        f"{section}.{key}"
-        for section in ours
-        if isinstance(ours[section], dict)
-        for key in ours[section]
-        if theirs.get(section, {}).get(key) != ours[section][key]
-    ]
-    raise InputError(
-        f"--init {initial.name}: is not of the configuration's 'model' (they differ in "
-        f"{', '.join(differing) or 'their stages'}); expected the same"
-    )
+def _check_same(model: CodecConfig, initial: CodecModel) -> None:
+    if differing := differences(initial.config.to_dict(), model.to_dict()):
+        raise InputError(
+            f"--init-from {initial.name}: is not of the configuration's 'model' (they differ in "
+            f"{', '.join(differing)}); expected the same"
+        )
 
 
 def _teacher(config: TrainingConfig, name: str, out: Path) -> Encoder | None:
@@ -159,7 +157,7 @@ def _teacher(config: TrainingConfig, name: str, out: Path) -> Encoder | None:
     return load_teacher(config.teacher, out / "teacher" / "teacher", config.model.encoder)
 
 
-def _batches(name: str, corpus: Corpus, codec: Codec, settings: StageConfig, seed: int) -> Batches:
+def _batches(name: str, corpus: Corpus, codec: CodecModel, settings: StageConfig, seed: int) -> Batches:
     rates = Rates(ENCODER_SAMPLE_RATE, codec.sample_rate_out, codec.chunk_samples)
     if settings.crop_seconds is None:
         longest = round(settings.longest_seconds * ENCODER_SAMPLE_RATE)

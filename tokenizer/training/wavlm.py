@@ -17,12 +17,11 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenizer.checkpoint import assign, download, read_plain, read_weights
+from tokenizer.checkpoint import assign, download, read_plain, read_weights, renamed, with_fused_attention
 from tokenizer.config import EncoderConfig
 from tokenizer.errors import InputError
 from tokenizer.network.encoder import Encoder
 from tokenizer.parsed import dataclass_from_dict
-from tokenizer.weight_names import renamed, with_fused_attention
 
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
 # (pattern, name in the encoder) of each layout's weights, less queries, keys, values and the positional convolution.

@@ -1,4 +1,4 @@
-// The microphone, on the audio thread: blocks of about 40 ms as 16-bit samples.
+// The microphone on the audio thread: blocks of about 40 ms of 16-bit samples.
 const BLOCK_SECONDS = 0.04;
 
 class Capture extends AudioWorkletProcessor {

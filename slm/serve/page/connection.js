@@ -1,8 +1,8 @@
-// The protocol of docs/serving.md: one WebSocket, opened again when it is lost.
+// The protocol of docs/serving.md: one WebSocket, reconnected when it is lost.
 const VERSION = 1;
-const AGAIN_MS = [500, 1000, 2000, 4000, 8000]; // waits between attempts; the last one over and over
-const FATAL = new Set([4401, 4429]); // closed for what trying again would not mend
-const REFUSALS = new Set(["bad_request", "busy", "stopping"]); // of a start: such an error comes instead of a done
+const AGAIN_MS = [500, 1000, 2000, 4000, 8000]; // waits between attempts; the last one repeats
+const FATAL = new Set([4401, 4429]); // close codes after which reconnecting would not help
+const REFUSALS = new Set(["bad_request", "busy", "stopping"]); // of a start: this error replaces the done
 const OF_A_STREAM = new Set([...REFUSALS, "not_ready", "prompt_too_long", "prompt_timeout"]); // errors after which the connection goes on
 const FRAME_SAMPLES = 16000; // of a prompt in one message
 
@@ -16,10 +16,10 @@ export class Connection {
 
   open(token) {
     this.token = token;
-    this.streaming = false; // a stream was started, and neither has ended nor was cancelled
-    this.cancelled = 0; // streams that the page has cancelled and whose end has not come yet
+    this.streaming = false; // a stream has started and has neither ended nor been cancelled
+    this.cancelled = 0; // cancelled streams whose end has not arrived yet
     const socket = (this.socket = new WebSocket(this.url));
-    const current = () => socket === this.socket; // the close of one may come after the next has opened
+    const current = () => socket === this.socket; // an old socket may close after the next has opened
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.tell({ type: "hello", version: VERSION, ...(token ? { token } : {}) });
     socket.onmessage = ({ data }) => current() && (typeof data === "string" ? this.hear(JSON.parse(data)) : this.hearSound(data));
@@ -43,9 +43,9 @@ export class Connection {
     this.tell({ type: "cancel" });
   }
 
-  // Every start is answered by one end: a done, or an error that refuses it. Messages come in order, so as long as the end
-  // of a cancelled stream is missing, what comes is that stream's and nobody's business, though the next has been started.
-  // (Counting cancels alone would not do: the server answers none that crosses the end of its stream.)
+  // The server answers every start with one end: a done, or an error that refuses it. Messages arrive in order, so until the
+  // end of a cancelled stream arrives, all messages belong to that stream and are ignored, even if the next has started.
+  // (Counting cancels is not enough: the server does not answer a cancel that crosses the end of its stream.)
   hear(message) {
     const { type, code } = message;
     if (type === "hello") this.attempts = 0;

@@ -1,4 +1,4 @@
-// The page: choose a prompt, send it, hear and see what comes back.
+// The page: choose a prompt, send it, play and draw the answer.
 import { Connection } from "/page/connection.js";
 import { Pictures } from "/page/pictures.js";
 
@@ -11,29 +11,29 @@ const settingInputs = () => [...$("controls").querySelectorAll("input")];
 let models; // what the server has loaded
 let limits;
 let pictures;
-let context; // of sound; made at the first click, as browsers demand
+let context; // of audio; created at the first click, as browsers require
 let soundMade; // a promise: context and player are there
 let player;
 let microphone; // while recording: { stream, nodes }
 let phase = "offline"; // offline, idle, preparing (prompt and sound), waiting (for a slot), recording, sending, speaking
-let attempt; // to begin, while preparing: another, or none, once this one was given up
+let attempt; // the current attempt to start, while preparing; replaced or null once it is abandoned
 let prompt; // Int16Array at models.sample_rate_in to send when ready; null: record
-let promptEnd; // performance.now() when the prompt was whole
+let promptEnd; // performance.now() at the end of the prompt
 let pieces = []; // of the sound so far
 const state = (window.focalstream = { phase, loudest: 0, chunks: 0, underruns: 0, played: 0, hellos: 0 }); // read by tests
 
 const connection = new Connection(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/stream`, {
   hello,
-  queued: ({ position }) => say(`All places are taken; you are number ${position} in the queue.`),
+  queued: ({ position }) => say(`All slots are in use; you are number ${position} in the queue.`),
   ready,
   sound,
   done,
   error: ({ code, message, isEnd }) => {
-    if (code === "bad_token") return showUnlock(connection.token ? "That token is not right." : "");
-    // These may be about a stream whose done has come already: what it was still being sent, or why the server ended it.
+    if (code === "bad_token") return showUnlock(connection.token ? "Wrong token." : "");
+    // These may be about a stream that has ended already: late audio, or the server's reason for ending it.
     if (code === "not_ready" && !["recording", "sending"].includes(phase)) return;
     if (code.startsWith("prompt_") && phase !== "idle") return;
-    say(`The server says: ${message}`, true);
+    say(`Server: ${message}`, true);
     if (!isEnd) return;
     stopMicrophone();
     enter("idle");
@@ -42,7 +42,7 @@ const connection = new Connection(`${location.protocol === "https:" ? "wss" : "w
     attempt = null;
     stopMicrophone();
     enter("offline");
-    if (again) say("Not connected; trying again …", true);
+    if (again) say("Connection lost; reconnecting …", true);
     else showText("go", "Not connected"); // the error before it said why
   },
 });
@@ -55,7 +55,7 @@ function say(text, bad = false) {
 function enter(next) {
   state.phase = phase = next;
   const records = chosen() === "microphone";
-  const label = { offline: "Connecting …", idle: records ? "Record" : "Let it go on", preparing: records ? "Opening the microphone …" : "Reading the sound …", waiting: "Waiting for a place …", recording: "Let it go on", sending: "Listening …", speaking: "Speaking …" };
+  const label = { offline: "Connecting …", idle: records ? "Record" : "Continue", preparing: records ? "Opening the microphone …" : "Reading the file …", waiting: "Waiting for a slot …", recording: "Continue", sending: "Processing the prompt …", speaking: "Generating …" };
   showText("go", label[phase]);
   $("go").ariaDisabled = !["idle", "recording"].includes(phase);
   $("go").classList.toggle("recording", phase === "recording");
@@ -69,10 +69,10 @@ function hello(message) {
   if ($("unlock").contains(document.activeElement)) document.querySelector("[name=source]:checked").focus(); // else lost with the form
   $("unlock").hidden = true;
   const millions = (count) => `${(count / 1e6).toPrecision(2)} million parameters`;
-  showText("loaded", `Here a language model of ${millions(models.lm_parameters)} (“${models.lm}”) goes on speaking where you stop, ` +
+  showText("loaded", `A language model of ${millions(models.lm_parameters)} (“${models.lm}”) continues your speech, ` +
       `${models.chunk_ms} ms at a time, in tokens of the codec “${models.codec}” (${models.bitrate} bit/s). ` +
-      (models.lm_parameters < 50e6 ? "It is tiny: what comes sounds like a voice, but says no words and means nothing. " : "") +
-      `It remembers the last ${models.context_seconds.toFixed(0)} seconds.`);
+      (models.lm_parameters < 50e6 ? "It is tiny: its output sounds like a voice, but has no words and no meaning. " : "") +
+      `Its context is the last ${models.context_seconds.toFixed(0)} seconds.`);
   showText("fingerprint", `Codec ${models.fingerprint.slice(0, 12)}, ${models.engine} ${models.precision}.`);
   showText("bits", `${models.token_rate} a second, ${Math.log2(models.codebook_size)} bits each`);
   showText("top", models.sample_rate_out / 2000);
@@ -84,7 +84,7 @@ function hello(message) {
   enter("idle");
 }
 
-// Opening the microphone may take as long as somebody thinks about a permission, and all this may be given up meanwhile.
+// Opening the microphone waits for the user's permission, and the attempt may be cancelled meanwhile.
 async function begin() {
   const source = chosen();
   const wrong = settingInputs().find((input) => !input.checkValidity());
@@ -104,7 +104,7 @@ async function begin() {
     if (attempt !== mine) return;
     stopMicrophone();
     enter("idle");
-    return say(source === "microphone" ? `The microphone cannot be used (${error.message}).` : `This cannot be read as sound (${error.message}).`, true);
+    return say(source === "microphone" ? `The microphone cannot be used (${error.message}).` : `This file cannot be read as audio (${error.message}).`, true);
   }
   pieces = [];
   Object.assign(state, { loudest: 0, chunks: 0, underruns: 0, played: 0 });
@@ -118,7 +118,7 @@ async function begin() {
   connection.start({ rate, ...settings, min_seconds: Math.min(2, settings.seconds) });
 }
 
-// Names the setting that is wrong, and goes there.
+// Names the invalid setting and focuses it.
 function demand(input) {
   say(`${input.labels[0].textContent} must be a whole number from ${input.min} to ${input.max}.`, true);
   input.reportValidity();
@@ -130,7 +130,7 @@ function ready() {
     end();
   } else {
     enter("recording");
-    say("Recording. Speak, then let it go on.");
+    say("Recording. Speak, then press Continue.");
     microphone.timer = setTimeout(end, 1000 * (limits.prompt_seconds - 0.5));
   }
 }
@@ -155,11 +155,11 @@ function sound({ isNew, codes, samples }) {
 }
 
 function done({ reason, first_audio_ms, late_chunks }) {
-  stopMicrophone(); // the server may end a stream that is still recording, too
+  stopMicrophone(); // the server may also end a stream that is still recording
   player.port.postMessage("end");
   if (first_audio_ms != null) showText("first-server", `${first_audio_ms.toFixed(0)} ms`);
-  const why = { ended: "The model ended it.", length: "Done.", "no prompt": "That was too short to begin with.", full: "The queue is full; try again in a moment." };
-  const late = late_chunks ? ` ${late_chunks} of ${state.chunks} chunks came late: this server is too busy, or too slow.` : "";
+  const why = { ended: "The model ended the speech.", length: "Done.", "no prompt": "The prompt is too short.", full: "The queue is full; try again in a moment." };
+  const late = late_chunks ? ` ${late_chunks} of ${state.chunks} chunks were late: the server is overloaded or too slow.` : "";
   say((why[reason] ?? "") + late, !state.chunks);
   offerDownload();
   enter("idle");
@@ -192,13 +192,13 @@ async function makeSound() {
     player.port.onmessage = heard;
     player.connect(context.destination);
   } catch (error) {
-    soundMade = null; // the next attempt makes it anew
+    soundMade = null; // the next attempt creates it again
     throw error;
   }
 }
 
 async function askForMicrophone() {
-  if (!navigator.mediaDevices) throw new Error("browsers give it to pages by https, and to localhost");
+  if (!navigator.mediaDevices) throw new Error("browsers allow it only on https pages and on localhost");
   return navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: false, autoGainControl: true } });
 }
 
@@ -265,9 +265,9 @@ function showSource() {
   enter(phase);
 }
 
-// Buttons that have nothing to do say so by aria-disabled: `disabled` would take the focus away from whoever just pressed one.
+// Inactive buttons have aria-disabled: `disabled` would remove the focus from a button that was just pressed.
 for (const [id, act] of [["go", () => (phase === "recording" ? end() : begin())], ["cancel", cancel]]) {
-  // A double click presses once, and so does a key that is held down: else they would end the recording that they began.
+  // A double click or a held key counts as one press: otherwise it would end the recording that it started.
   $(id).addEventListener("click", ({ detail }) => detail < 2 && $(id).ariaDisabled !== "true" && act());
   $(id).addEventListener("keydown", (event) => event.repeat && event.key === "Enter" && event.preventDefault());
 }

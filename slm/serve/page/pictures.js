@@ -2,7 +2,7 @@
 const SECONDS = 12; // across the pictures
 const FFT = 512;
 const [FLOOR_DB, TOP_DB] = [-80, -20]; // drawn black and brightest; 0 dB is a full-scale sine
-const FULL = 8192; // the least peak that fills the waveform's height
+const FULL = 8192; // the lowest peak that fills the waveform's height
 
 export class Pictures {
   constructor(canvases, { rate, tokenRate, bits }) {
@@ -14,7 +14,7 @@ export class Pictures {
   }
 
   clear() {
-    this.samples = new Int16Array(SECONDS * this.rate); // the latest, of which `count` have ever come
+    this.samples = new Int16Array(SECONDS * this.rate); // the latest; `count` is how many have arrived in all
     this.codes = [];
     this.count = this.codeCount = 0;
     this.promptEnd = Infinity; // in samples

@@ -1,15 +1,15 @@
-// Playback, on the audio thread: waits until the jitter buffer holds enough, plays, counts the times it ran dry.
+// Playback on the audio thread: fills the jitter buffer, plays, and counts underruns.
 class Playback extends AudioWorkletProcessor {
   constructor({ processorOptions }) {
     super();
-    this.enough = processorOptions.enough; // samples before playing begins, and again after it ran dry
+    this.enough = processorOptions.enough; // samples before playback starts, and again after an underrun
     this.port.onmessage = ({ data }) => this.take(data);
     this.reset();
   }
 
   reset() {
     this.queue = [];
-    this.at = 0; // samples of the first block that are played
+    this.at = 0; // samples of the first block already played
     this.buffered = this.played = this.underruns = 0;
     this.playing = this.ended = this.heard = false;
   }

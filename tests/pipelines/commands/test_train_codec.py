@@ -19,7 +19,7 @@ CONFIG = Path(__file__).resolve().parents[3] / "configs/codec/small.yaml"
 def commands(manifest, codec, out):
     """Both commands on one manifest."""
     return {
-        "train-codec": ["train-codec", "--config", str(CONFIG), "--train", str(manifest), "--out", str(out)],
+        "train-codec": ["train-codec", "--config", str(CONFIG), "--data", str(manifest), "--out", str(out)],
         "eval-codec": ["eval-codec", "--codec", str(codec), "--manifest", str(manifest), "--min-seconds", "0"],
     }
 

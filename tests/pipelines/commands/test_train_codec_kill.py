@@ -41,7 +41,7 @@ def test_killed_training_goes_on_with_the_same_losses(write_manifest, speech, ti
             "train-codec",
             "--config",
             config,
-            "--train",
+            "--data",
             manifest,
             "--held-out",
             manifest,
@@ -60,7 +60,7 @@ def test_killed_training_goes_on_with_the_same_losses(write_manifest, speech, ti
             process.send_signal(signal.SIGKILL)
         kills += process.returncode == -signal.SIGKILL
     assert kills == 3
-    subprocess.run(command("parts"), check=True, capture_output=True)
+    subprocess.run([*command("parts"), "--resume"], check=True, capture_output=True)
     for stage in STAGES:
         assert lines(tmp_path / "parts" / stage) == lines(tmp_path / "whole" / stage)
     whole, parts = (Codec.from_pretrained(str(tmp_path / out / "tune" / "codec")) for out in ("whole", "parts"))

@@ -81,7 +81,7 @@ def test_claim_replaces_a_demo_and_nothing_else(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "demo.json").write_text('{"made_by": "somebody"}')
-    with pytest.raises(InputError, match="no demo wrote"):
+    with pytest.raises(InputError, match="not from a demo"):
         claim(other)
     assert (other / "demo.json").read_text() == '{"made_by": "somebody"}'
 

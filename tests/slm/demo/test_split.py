@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import SourceCut, find_inputs, read_cuts
 from slm.demo import split as demo_split
 from tokenizer.errors import InputError
@@ -48,7 +49,7 @@ def test_bundled_speech_says_what_is_held_out():
         demo_split.text(source.cut) for source in split.heldout
     }
     for source in split.heldout:
-        wave = demo_split.load_wave(source, 16_000)
+        wave = read_wave(source, 16_000)
         assert len(wave) == source.cut["recording"]["num_samples"]
         assert 0.02 < np.sqrt(np.mean(wave**2)) < 0.2
 
@@ -117,11 +118,11 @@ def test_missing_audio_is_named(folder):
     split = demo_split.split_data(str(folder))
     (folder / "09.wav").unlink()
     with pytest.raises(InputError, match=r"cut 09\.wav"):
-        demo_split.load_wave(split.heldout[0], 16_000)
+        read_wave(split.heldout[0], 16_000)
 
 
 def test_audio_arrives_at_the_rate_asked_for(folder):
     split = demo_split.split_data(str(folder))
-    wave = demo_split.load_wave(split.heldout[0], 8_000)
+    wave = read_wave(split.heldout[0], 8_000)
     assert wave.dtype == np.float32
     assert len(wave) == round(split.heldout[0].cut["recording"]["num_samples"] / 2)

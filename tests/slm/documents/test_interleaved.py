@@ -19,7 +19,7 @@ from pipelines.dataset.batches import Batch, shuffled
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.cli import main
 from slm.documents.interleaved import SPAN_WORDS, InterleavedBatches, InterleavedFraming
-from slm.documents.objective import targets_of
+from slm.documents.tasks import targets_of
 from slm.documents.word_times import TimedWord, Words, codes_of, timed_words
 from slm.model.cross_entropy import IGNORED
 from slm.text_model import TextModel

@@ -16,11 +16,10 @@ from pipelines.dataset.batches import Batch, PackedBatches
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import load_lm, save_lm
 from slm.cli import main
-from slm.documents.objective import NO_DOCUMENT, targets_of
-from slm.documents.tasks import TextBatches, TextFraming, Texts, fitting
-from slm.export import export_lm
+from slm.documents.tasks import NO_DOCUMENT, TextBatches, TextFraming, Texts, fitting, targets_of
 from slm.generation.generate import Sampling, extend, generate
 from slm.generation.spoken_text import speak, transcribe
+from slm.llama import export_lm
 from slm.model.cross_entropy import IGNORED
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel, texts_of
@@ -86,7 +85,7 @@ def test_the_text_of_a_cut_is_that_of_its_supervisions_in_order():
     ("texts", "pieces", "message"),
     [
         (["", " "], 60, "none of the cuts has a text"),
-        (sentences(50), 5000, "--pieces 5000: so many cannot be made of 50 texts .*too high"),
+        (sentences(50), 5000, "--pieces 5000: cannot be made from 50 texts .*too high"),
         (sentences(50), 7, "--pieces 7: .*smaller than required_chars"),
         (sentences(50), 0, "--pieces 0: expected at least 2"),
     ],
@@ -161,7 +160,7 @@ def test_a_vocabulary_with_text_comes_back_and_keeps_its_own_text_model(vocabula
     with pytest.raises(InputError, match=r"text\.model: cannot be read as a text model"):
         Vocabulary.load(tmp_path / "vocabulary.json")
     (tmp_path / "text.model").unlink()
-    with pytest.raises(InputError, match=r"text\.model is not beside it; copy it"):
+    with pytest.raises(InputError, match=r"text\.model is missing; copy it"):
         Vocabulary.load(tmp_path / "vocabulary.json")
 
 
@@ -212,7 +211,7 @@ def test_what_cannot_be_said_or_written_is_refused(vocabulary, text_model):
     for text, message in (("", "the text is empty"), ("fox é", "the text has 'é'"), ("fox " * 40, "sees 60 tokens")):
         with pytest.raises(InputError, match=message):
             speak(model, vocabulary, text_model, text, Sampling())
-    with pytest.raises(InputError, match=r"the speech is 1\.2 s long; give it in shorter pieces"):
+    with pytest.raises(InputError, match=r"the speech is 1\.2 s long; split it into shorter parts"):
         transcribe(model, vocabulary, text_model, np.arange(60) % CODES, Sampling())
 
 
@@ -247,9 +246,14 @@ TASKS = {"text_to_speech_weight": 1.0, "speech_to_text_weight": 2.0, "steps": 6,
 def test_training_goes_on_exactly_and_its_model_speaks_and_writes(
     texted_dataset, tiny_codec_dir, lm_config, lm_settings, tmp_path, capsys
 ):
-    assert main(["train-text", str(texted_dataset), str(tmp_path / "text.model"), "--pieces", "50"]) == 0
+    out = tmp_path / "text.model"
+    assert main(["train-text", "--data", str(texted_dataset), "--out", str(out), "--pieces", "50"]) == 0
     assert "50 pieces from 14 texts of 16 cuts" in capsys.readouterr().out
     assert sum(map(bool, texts_of(TokenDataset(texted_dataset).cuts()))) == 14
+    assert main(["train-text", "--pieces", "50", str(texted_dataset), str(tmp_path / "old.model")]) == 0
+    assert (tmp_path / "old.model").read_bytes() == out.read_bytes()
+    assert "note: DATASET ... OUT is now --data DATASET ... --out OUT" in capsys.readouterr().err
+    assert main(["train-text", "--data", str(texted_dataset), str(out)]) == 2
     settings = dataclasses.replace(lm_settings, **TASKS, warmup_steps=1)
     options = {"show_progress": False, "text_model": tmp_path / "text.model"}
     report = train(lm_config, settings, [texted_dataset], tmp_path / "whole", **options)
@@ -295,5 +299,5 @@ def test_text_settings_that_do_not_fit_are_refused(
     with pytest.raises(InputError, match=r"speech_weight, .* are all 0"):
         dataclasses.replace(lm_settings, speech_weight=0.0)
     assert main(["speak", "the fox", str(tmp_path / "out.wav"), "--lm", str(tiny_lm_dir)]) == 2
-    assert "knows no text: it was trained on speech alone. To train one" in capsys.readouterr().err
+    assert "has no text: it was trained on speech alone. To train one" in capsys.readouterr().err
     assert not (tmp_path / "out.wav").exists()

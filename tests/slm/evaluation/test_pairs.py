@@ -95,7 +95,7 @@ def test_what_cannot_be_swapped_is_refused(said):
     dataset = Cuts(len(said))
     with pytest.raises(InputError, match=r"0 background\(s\) with recordings of at least 2 s"):
         make_swaps(dataset, said, "background", OPTIONS)
-    with pytest.raises(InputError, match="no room has another one of the same room"):
+    with pytest.raises(InputError, match="no room can be swapped with another one of the same room"):
         make_swaps(dataset, said, "room", dataclasses.replace(OPTIONS, hold="room"))
     with pytest.raises(InputError, match="expected at least min_seconds, 1"):
         SwapOptions(prompt_seconds=0.5)
@@ -174,13 +174,13 @@ def test_salmon_and_numbered_folders(tmp_path):
 def test_broken_benchmark_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         list(read_benchmark(tmp_path / "nosuch"))
-    with pytest.raises(InputError, match="no benchmark's layout"):
+    with pytest.raises(InputError, match="not the layout of a benchmark"):
         list(read_benchmark(touch(tmp_path / "empty")))
-    with pytest.raises(InputError, match=r"sample_0_1.wav: is not there"):
+    with pytest.raises(InputError, match=r"sample_0_1.wav: is missing"):
         list(read_benchmark(touch(tmp_path / "half", "sample_0_0.wav")))
     with pytest.raises(InputError, match="3 WAV files, an odd number"):
         list(read_benchmark(touch(tmp_path / "odd", "0.wav", "1.wav", "2.wav")))
-    with pytest.raises(InputError, match="begins with a number of its own"):
+    with pytest.raises(InputError, match="starts with a distinct number"):
         list(read_benchmark(touch(tmp_path / "names", "0_a.wav", "0_b.wav")))
     gold = touch(tmp_path / "gold", "a.wav") / "gold.csv"
     gold.write_text("filename,id,voice,correct\na,1,A,1\n")

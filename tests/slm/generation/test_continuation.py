@@ -258,7 +258,7 @@ def test_sigterm_finishes_a_streamed_file(command, tmp_path, monkeypatch, capsys
 def test_a_device_or_a_pipe_is_no_output_and_a_link_stays_one(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(InputError, match="no regular file"):
+        with pytest.raises(InputError, match="not a regular file"):
             WavSink(path, 16000)
     folder = tmp_path / "elsewhere"
     folder.mkdir()

@@ -118,5 +118,5 @@ def test_options_that_do_not_fit_each_other_are_refused(change, message):
 def test_options_that_do_not_fit_the_codes_are_refused():
     with pytest.raises(InputError, match="head_groups is 7, but a code has 6 bits"):
         model_of({"head_groups": 7})
-    with pytest.raises(InputError, match="the codec has 65 codes, which is no power of two"):
+    with pytest.raises(InputError, match="the codec has 65 codes, which is not a power of two"):
         LanguageModel(dataclasses.replace(CONFIG, code_embedding="bits"), FIRST_CODE + 65)

@@ -10,13 +10,16 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
 from slm.checkpoint import save_lm
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import Vocabulary
+from tests.slm.serve.browser import CHROMIUM, WATCHED_MICROPHONE, Wire, wait
 from tokenizer import Codec
+from tokenizer.audio import write_wav
 
 TOKEN = "open sesame"
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,3 +101,50 @@ def run_server(tmp_path: Path, tiny_codec_dir: Path, random_lm_dir: Path) -> Cal
             return status, log.read()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium whose microphone is a sound file, over and over."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}")
+    wave = tmp_path_factory.mktemp("microphone") / "voice.wav"
+    write_wav(wave, 0.2 * np.random.default_rng(0).standard_normal(48000).astype(np.float32), 48000)
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(
+            executable_path=str(CHROMIUM),
+            args=[
+                "--no-sandbox",
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+                f"--use-file-for-fake-audio-capture={wave}",
+                "--autoplay-policy=no-user-gesture-required",
+            ],
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, server: Any) -> Iterator[Callable[..., Any]]:
+    """Opens the page in a tab of its own, with the token entered and taken; fails where a script fails."""
+    errors: list[str] = []
+    context = browser.new_context()
+
+    def open_one(token: str = TOKEN, wire: Wire | None = None) -> Any:
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.add_init_script(WATCHED_MICROPHONE)
+        if wire:
+            page.route_web_socket("**/v1/stream", wire)
+        page.goto(server.http)
+        page.fill("#token", token)
+        page.press("#token", "Enter")
+        if token == TOKEN:
+            wait(page, "phase === 'idle'")
+        return page
+
+    yield open_one
+    context.close()
+    assert not errors

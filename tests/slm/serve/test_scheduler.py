@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from slm.generation.continuation import Continuation
 from slm.generation.generate import Sampling, generate
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.serve.messages import Cancel, Decode, Done, Encode, EndPrompt, Event, Feed, Open, Queued, Ready, Request, Sound
@@ -242,6 +243,18 @@ def test_pieces_follow_from_the_prompts_length() -> None:
         assert sum(pieces(chunks, [])) == chunks
         assert pieces(chunks, []) == pieces(chunks, [1] * chunks) == pieces(chunks, [chunks // 2])
     assert pieces(15, []) == [4, 4, 4, 2, 1]
+
+
+def test_seconds_are_rounded_up_to_whole_chunks(tiny_codec: Codec, lm: Any) -> None:
+    """0.805 s is a little more than 10 chunks of 4 codes, here and in `Continuation`; 0.8 s is 10."""
+    driver = Driver(tiny_codec, lm, slots=2, cost=0.01)
+    prompt = speech(3, seed=4)
+    for number, seconds, codes in ((1, 0.805, 44), (2, 0.8, 40)):
+        driver.say(number, prompt, request(seed=number, seconds=seconds))
+        driver.run()
+        assert sum(len(sound.codes) for sound in driver.of(number, Sound) if sound.new) == codes
+        continuation = Continuation(tiny_codec, *lm, prompt, Sampling(), number, seconds, seconds)
+        assert sum(len(chunk.codes) for chunk in continuation.chunks()) == codes
 
 
 def test_a_model_that_knows_texts_speaks_codes(tiny_codec, lm_with_text):

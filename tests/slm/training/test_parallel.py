@@ -54,7 +54,7 @@ def stop_after(step: int, here: bool = True) -> None:
 def two_processes(token_dataset: Path, out: Path) -> None:
     program = out / "child.py"
     program.write_text(
-        f"from pathlib import Path\nfrom tests.slm.test_parallel import child\n"
+        f"from pathlib import Path\nfrom tests.slm.training.test_parallel import child\n"
         f"child(Path({str(token_dataset)!r}), Path({str(out)!r}))\n"
     )
     root = Path(__file__).parents[3]

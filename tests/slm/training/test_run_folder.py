@@ -104,7 +104,7 @@ def test_a_log_that_is_none_is_named(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "heads={"], "--model heads={: '{' is no YAML value"),
+        (["--model", "heads={"], "--model heads={: '{' is not a YAML value"),
         (["--speech-weight", "nan"], "train.speech_weight is nan; expected a finite number"),
         (["--weight-decay", "nan"], "train.weight_decay is nan"),
         (["--learning-rate", "inf"], "train.learning_rate is inf"),

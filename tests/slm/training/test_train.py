@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import random
 import shutil
 import signal
@@ -18,26 +17,16 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-import yaml
-from torch.nn import functional as F
 
 import slm.training.train
-from pipelines.dataset.batches import Batch
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import load_lm, read_best
-from slm.cli import main
-from slm.documents.objective import summed_loss, targets_of
-from slm.model.cross_entropy import IGNORED
-from slm.model.transformer import LanguageModel, ModelConfig
 from slm.training.loaders import loaders
 from slm.training.run_folder import RunFolder
-from slm.training.settings import read_settings
-from slm.training.train import train, validate
-from slm.training.utilisation import flops_per_token, peak_flops
+from slm.training.train import train
 from slm.vocabulary import Vocabulary
 from tokenizer.audio import read_audio
 from tokenizer.errors import InputError
-from tokenizer.runs.optimizers import Optimizers
 
 TIMES = {"tokens_per_second", "utilisation"}  # the only thing in the log that two equal runs may differ in
 
@@ -129,64 +118,6 @@ def test_patience_ends_a_run(lm_config, lm_settings, token_dataset, tmp_path, mo
     assert (report.stopped_by, report.step, report.best_step) == ("patience", 16, 8)
 
 
-def test_smaller_forward_passes_give_the_same_gradient(lm_config, lm_settings, token_dataset):
-    """In float64: the sum over passes is the loss of the whole step."""
-    dataset = TokenDataset(token_dataset)
-    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
-    training = loaders(lm_settings, dataset, vocabulary, None).training
-    norms = []
-    for rows_at_once in (1, 2, 4):
-        torch.manual_seed(0)
-        model = LanguageModel(dataclasses.replace(lm_config, dropout=0.0), vocabulary.size).double()
-        settings = dataclasses.replace(lm_settings, rows_at_once=rows_at_once)
-        optimizer = Optimizers(model.named_parameters(), settings, 1e-3)
-        norms.append(slm.training.train.train_step(model, optimizer, training.batch(5), settings, 5))
-    # The loss is summed in float32, hence seven digits.
-    np.testing.assert_allclose(norms[1:], [norms[0]] * 2, rtol=1e-6)
-
-
-def test_nothing_is_learnt_across_documents():
-    tokens = np.random.default_rng(0).integers(16, 40, (2, 9))
-    documents = np.array([[4, 4, 4, 5, 5, 5, 5, 6, 6], [-1, -1, -1, 0, 0, 0, 0, 0, 1]])
-    targets = targets_of(Batch(tokens, documents, np.zeros_like(tokens)))
-    x = IGNORED
-    expected = [
-        [tokens[0, 1], tokens[0, 2], x, *tokens[0, 4:7], x, tokens[0, 8]],
-        [x, x, x, *tokens[1, 4:8], x],
-    ]
-    assert targets.tolist() == [[int(value) for value in row] for row in expected]
-
-
-def test_validation_counts_each_held_out_document_once(lm_config, lm_settings, token_dataset):
-    """Against the documents one by one."""
-    dataset = TokenDataset(token_dataset)
-    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
-    settings = dataclasses.replace(lm_settings, validation_rows=1000)
-    validation = loaders(settings, dataset, vocabulary, dataset).validation["speech"]
-    torch.manual_seed(1)
-    # One layer and rows in which no document is cut, so that packing changes nothing at all.
-    longest = int(dataset.lengths.sum() + 2 * len(dataset))
-    model = LanguageModel(dataclasses.replace(lm_config, context=longest), vocabulary.size).double().eval()
-    validation.row_tokens = longest
-    nats, count = 0.0, 0
-    for i in range(len(dataset)):
-        ids = torch.tensor([1, *(dataset.codes(i).astype(int) + 16), 2])
-        nats += F.cross_entropy(model(ids[None, :-1])[0], ids[1:], reduction="sum").item()
-        count += len(ids) - 1
-    assert validate(model, validation, settings) == pytest.approx(nats / count / math.log(2), rel=1e-5)
-
-
-def test_bfloat16_loss_is_near_the_exact_one(lm_config, lm_settings, token_dataset):
-    dataset = TokenDataset(token_dataset)
-    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
-    training = loaders(lm_settings, dataset, vocabulary, None).training
-    torch.manual_seed(1)
-    model = LanguageModel(lm_config, vocabulary.size).eval()
-    exact, rough = (summed_loss(model, training.batch(0), bfloat16).item() for bfloat16 in (False, True))
-    assert exact != rough
-    assert rough == pytest.approx(exact, rel=1e-3)  # bfloat16 has 8 bits; errors of 256 targets mostly cancel
-
-
 def test_what_cannot_be_resumed_is_refused(lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path):
     def again(out: Path, **changes: Any) -> None:
         train(
@@ -232,37 +163,6 @@ def test_other_codecs_are_refused(lm_settings, lm_config, token_dataset, tmp_pat
         train(lm_config, lm_settings, [token_dataset], tmp_path / "run", held_out=[other], show_progress=False)
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [("tiny", 837984), ("small", 3_372_480), ("25m", 25_707_008), ("100m", 108_571_968), ("350m", 318_582_720)],
-)
-def test_shipped_configs_load_and_have_the_size_they_say(name, parameters):
-    config, settings = read_settings(name, {})
-    with torch.device("meta"):
-        model = LanguageModel(config, 4096 + 16)
-    assert sum(p.numel() for p in model.parameters()) == parameters
-    assert settings.row_tokens >= config.context
-
-
-def test_utilisation_counts_each_product_once():
-    config = ModelConfig(width=8, layers=3, heads=2, kv_heads=1, ffn_width=10, context=20)
-    layer = 2 * 8 * 8 + 2 * 8 * 4 + 3 * 8 * 10  # queries and output; keys and values; the feed-forward's three
-    for row_tokens, span in ((12, 12), (50, 20)):
-        expected = 6 * (3 * layer + 30 * 8) + 12 * 3 * 8 * span  # the tied table is a product in the head only
-        assert flops_per_token(LanguageModel(config, 30), row_tokens) == expected
-    peak, source = peak_flops("cpu", False)
-    assert peak > 0 and source == "measured"
-
-
-def test_the_wsd_schedule_is_level_until_its_decay(lm_settings):
-    settings = dataclasses.replace(lm_settings, schedule="wsd", steps=40, decay_fraction=0.25)
-    rates = [settings.rate_at(step) for step in range(41)]
-    assert rates[:3] == [pytest.approx(1e-2 * (step + 1) / 3) for step in range(3)]
-    assert len(set(rates[3:31])) == 1 and rates[3] == pytest.approx(1e-2)
-    assert rates[31] == pytest.approx(1e-3 + 9e-3 * (1 - math.sqrt(0.1)))  # arXiv 2405.18392: one minus a square root
-    assert rates[40] == pytest.approx(1e-3) and sorted(rates[30:], reverse=True) == rates[30:]
-
-
 def test_muon_trains_the_matrices_of_the_layers_and_resumes_exactly(
     lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path
 ):
@@ -275,39 +175,6 @@ def test_muon_trains_the_matrices_of_the_layers_and_resumes_exactly(
     assert log_of(tmp_path / "stopped") == log_of(tmp_path / "steady")
     assert weights_of(tmp_path / "stopped", 10) == weights_of(tmp_path / "steady", 10)
     assert log_of(tmp_path / "steady")[4]["bits_per_token"] != log_of(tiny_lm_dir)[4]["bits_per_token"]
-
-
-def gradients(model: LanguageModel, batch: Batch) -> dict[str, torch.Tensor]:
-    torch.manual_seed(7)  # dropout
-    model.zero_grad()
-    summed_loss(model, batch, False).backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-def some_batch(lm_settings, token_dataset) -> tuple[Batch, Vocabulary]:
-    dataset = TokenDataset(token_dataset)
-    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
-    return loaders(lm_settings, dataset, vocabulary, None).training.batch(0), vocabulary
-
-
-def test_recomputing_layers_changes_no_gradient(lm_config, lm_settings, token_dataset):
-    batch, vocabulary = some_batch(lm_settings, token_dataset)
-    model = LanguageModel(lm_config, vocabulary.size).train()
-    expected = gradients(model, batch)
-    calls = []
-    model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
-    model.recompute = True
-    torch.testing.assert_close(gradients(model, batch), expected, rtol=0, atol=0)  # dropout's masks too
-    assert len(calls) == 2
-
-
-@pytest.mark.slow
-def test_compiled_layers_give_the_same_gradients(lm_config, lm_settings, token_dataset):
-    batch, vocabulary = some_batch(lm_settings, token_dataset)
-    model = LanguageModel(dataclasses.replace(lm_config, dropout=0.0), vocabulary.size).train()
-    expected = gradients(model, batch)
-    model.layers[1].compile()
-    torch.testing.assert_close(gradients(model, batch), expected, rtol=1e-3, atol=1e-4)  # float32, other orders of sums
 
 
 def test_samples_are_codes_and_sound_of_held_out_speech(lm_config, lm_settings, token_dataset, tiny_codec, tmp_path):
@@ -323,61 +190,6 @@ def test_samples_are_codes_and_sound_of_held_out_speech(lm_config, lm_settings, 
             len(read_audio(folders[1] / f"{number}.wav", tiny_codec.sample_rate_out))
             == len(second) * tiny_codec.samples_per_token
         )
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"train": {"learning_rat": 1.0}}, r"c\.yaml: train: unknown key 'learning_rat'"),
-        ({"model": {"depth": 3}}, r"c\.yaml: model: unknown key 'depth'"),
-        ({"extra": {}}, "exactly the sections 'model' and 'train'"),
-        ({"train": {"steps": "many"}}, r"c\.yaml: train: steps is 'many', expected int"),
-        ({"train": {"warmup_steps": 5000}}, r"c\.yaml: train\.warmup_steps 5000 must be less than train\.steps"),
-        ({"train": {"rows_at_once": 3}}, r"train\.rows 8 must be a multiple of train\.rows_at_once 3"),
-        ({"model": {"heads": 7}}, r"c\.yaml: model\.width 96 is not a multiple of model\.heads 7"),
-    ],
-)
-def test_bad_configs_are_refused_by_key_and_file(change, message, tmp_path):
-    raw = yaml.safe_load((Path(slm.training.train.__file__).parents[2] / "configs" / "lm" / "tiny.yaml").read_text())
-    for section, values in change.items():
-        raw.setdefault(section, {}).update(values)
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
-    with pytest.raises(InputError, match=message):
-        read_settings(str(tmp_path / "c.yaml"), {})
-
-
-def test_the_command_trains_overrides_and_reports(token_dataset, tmp_path, capsys):
-    out = tmp_path / "run"
-    command = ["train-lm", "--config", "tiny", "--data", str(token_dataset), "--out", str(out), "--json"]
-    short = ["--steps", "4", "--warmup-steps", "1", "--rows", "2", "--rows-at-once", "2", "--no-bfloat16"]
-    assert main([*command, *short]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert (report["step"], report["stopped_by"], report["best_step"]) == (4, "end", 4)
-    assert json.loads((out / "run.json").read_text())["train"]["bfloat16"] is False
-    assert main([*command, *short]) == 2
-    assert "pass --resume" in capsys.readouterr().err
-    assert main([*command, *short, "--device", "gramophone"]) == 2
-    assert "device 'gramophone' cannot be used" in capsys.readouterr().err
-    assert main(["train-lm", "--config", "nosuch", "--data", "x", "--out", str(tmp_path / "y")]) == 2
-    assert "config 'nosuch': no such file" in capsys.readouterr().err
-    changed = ["--model", "head_groups=2", "tied_embeddings=false", "--out", str(tmp_path / "bits")]
-    assert main([*command, *short, *changed, "--schedule", "wsd"]) == 0
-    recorded = json.loads((tmp_path / "bits" / "run.json").read_text())
-    assert (recorded["model"]["head_groups"], recorded["train"]["schedule"]) == (2, "wsd")
-    assert main([*command, *short, "--model", "heads"]) == 2
-    assert "--model heads: expected KEY=VALUE" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("first_samples", "hint"), [(1, "use it with `focalstream continue"), (400, "does not: use")])
-def test_the_closing_hint_names_what_works(token_dataset, tmp_path, capsys, first_samples, hint):
-    data = tmp_path / "data"
-    shutil.copytree(token_dataset, data)
-    description = json.loads((data / "dataset.json").read_text())
-    description["codec"]["first_samples"] = first_samples
-    (data / "dataset.json").write_text(json.dumps(description))
-    command = ["train-lm", "--config", "tiny", "--data", str(data), "--out", str(tmp_path / "run"), "--no-bfloat16"]
-    assert main([*command, "--steps", "2", "--warmup-steps", "1", "--rows", "2", "--rows-at-once", "2"]) == 0
-    assert hint in capsys.readouterr().out.splitlines()[-1]
 
 
 def count_lines(path: Path) -> int:

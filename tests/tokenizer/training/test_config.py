@@ -9,7 +9,7 @@ import yaml
 
 from tokenizer import InputError
 from tokenizer.config import CodecConfig
-from tokenizer.training.config import read_config
+from tokenizer.training.recipe import read_config
 from tokenizer.training.stages import STAGES
 from tokenizer.training.train import check_trainable
 

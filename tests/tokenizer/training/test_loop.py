@@ -11,11 +11,11 @@ import torch
 
 from tests.tokenizer.training.conftest import make_corpus, quick, records
 from tokenizer import Codec, InputError
+from tokenizer.runs.schedule import Schedule
 from tokenizer.training import loop
 from tokenizer.training.batches import Batch, Crops, Rates
 from tokenizer.training.config import StageConfig, TrainingConfig
 from tokenizer.training.loop import run_stage
-from tokenizer.training.schedule import Schedule
 from tokenizer.training.train import train
 
 GAME = {"adversarial": 1.0, "feature_matching": 1.0, "multi_mel": 1.0, "entropy": 0.1}

@@ -1,0 +1,24 @@
+"""Old spellings of options: they work for one more release, with a note on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+class Renamed(argparse.Action):
+    """An option that has older spellings; the present one is given first: `add_argument("--data", "--train", ...)`."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        present = self.option_strings[0]
+        if option is not None and option != present:
+            note(f"{option} is now {present}; the next release drops {option}")
+        setattr(namespace, self.dest, values)
+
+
+def note(text: str) -> None:
+    """One line to standard error."""
+    print(f"note: {text}", file=sys.stderr)
