@@ -43,6 +43,7 @@ from tokenizer.errors import InputError
 from tokenizer.machine import check_device
 from tokenizer.runs.monitor import Monitor
 from tokenizer.runs.optimizers import Optimizers
+from tokenizer.runs.precision import resolved_bfloat16
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.stop_signals import stop_signals
 
@@ -101,6 +102,8 @@ def train(
             not fit; or a gradient is no longer finite.
     """
     check_device(device)
+    bfloat16 = resolved_bfloat16(settings.bfloat16, device, out / "run.json", say=show_progress and not ranks.rank)
+    settings = dataclasses.replace(settings, bfloat16=bfloat16)
     sources = read_data(data)
     dataset = TokenDataset(sources.places, cache)
     validation_data = TokenDataset(list(held_out), cache) if held_out else None
@@ -120,7 +123,7 @@ def train(
     model.to(device).train()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = flops_per_token(model, settings.row_tokens)
-    peak, source = peak_flops(device, settings.bfloat16)
+    peak, source = peak_flops(device, bfloat16)
     model.recompute = settings.recompute
     if settings.compile:
         for layer in model.layers:
@@ -222,7 +225,7 @@ def train_step(
     for first in range(0, rows, settings.rows_at_once):
         part = Batch(*(field[first : first + settings.rows_at_once] for field in batch))
         with without_gradient_sync(trainee) if first + settings.rows_at_once < rows else nullcontext():
-            loss = summed_loss(trainee, part, settings.bfloat16) / targets
+            loss = summed_loss(trainee, part, settings.bfloat16 is True) / targets
             loss.backward()
         total += loss.detach()
     nats = float(ranks.mean(total))
@@ -257,7 +260,7 @@ def validate(
         batch = batches.rows(start, min(start + settings.rows_at_once, rows))
         # The last row continues into the next epoch, which repeats the documents.
         batch.documents[batch.documents >= batches.documents_per_epoch] = NO_DOCUMENT
-        nats = summed_loss(trainee, batch, settings.bfloat16)
+        nats = summed_loss(trainee, batch, settings.bfloat16 is True)
         if mine < rows:
             sums += torch.stack([nats.double(), sums.new_tensor(float((targets_of(batch) != IGNORED).sum()))])
     trainee.train()
