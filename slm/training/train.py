@@ -60,7 +60,7 @@ class TrainReport:
     parameters: int
     training_tokens: int  # tokens of one epoch
     epochs: float
-    stopped_by: str  # "end", "patience", or the signal's name
+    stopped_by: str  # "end", "patience", "time", or the signal's name
     codec_streams: bool  # whether the dataset's codec streams, which `focalstream continue` needs
 
 
@@ -78,6 +78,7 @@ def train(
     ranks: Ranks = Ranks(),  # noqa: B008
     codec: Codec | None = None,
     text_model: Path | None = None,
+    seconds: float = math.inf,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
@@ -95,6 +96,8 @@ def train(
         ranks: this process and the number of processes (`tokenizer.runs.ranks.join_ranks`).
         codec: the datasets' codec, to decode samples; None: samples are tokens only.
         text_model: written by `focalstream train-text`, for tasks with text; see `slm.documents.tasks`.
+        seconds: of training, at most, from its first step on; the learning rate then falls by this time where that is
+            ahead of the steps. Such a run depends on the machine's speed.
 
     Raises:
         InputError: the device cannot be used; datasets and codec do not belong together; rows cannot be divided among
@@ -141,9 +144,10 @@ def train(
         Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
     ):
         stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
+        started = time.perf_counter()
         while not stopped_by:
             began = time.perf_counter()
-            rate = settings.rate_at(progress.step)
+            rate = settings.rate_at(max(progress.step, int(settings.steps * (began - started) / seconds)))
             share = rate / settings.learning_rate
             loss, norm = train_step(
                 trainee, optimizer, training.batch(progress.step), settings, progress.step, share, ranks
@@ -159,7 +163,8 @@ def train(
                 "tokens_per_second": round(speed, 1),
                 "utilisation": round(speed * flops / (peak * ranks.world), 4),
             }
-            if progress.step % settings.validate_every == 0 or progress.step == settings.steps:
+            in_time = not ranks.any(time.perf_counter() - started >= seconds, device)
+            if progress.step % settings.validate_every == 0 or progress.step == settings.steps or not in_time:
                 bits = {task: validate(trainee, part, settings, ranks) for task, part in data_for.validation.items()}
                 settle(model)
                 record |= held_out_record(bits, settings, vocabulary, data_for.targets_per_character)
@@ -174,7 +179,7 @@ def train(
                     place = out / "samples" / f"step-{progress.step:06d}"
                     waves = write_samples(speaker, vocabulary, data_for.validation[SPEECH_TASK], codec, place)
                     monitor.hear(progress.step, waves, codec.sample_rate_out if codec else 0)
-            stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
+            stopped_by = reason_to_stop(progress, settings, signals, ranks, device) or ("" if in_time else "time")
             if stopped_by or progress.step % settings.save_every == 0 or progress.best_step == progress.step:
                 folder.save(model, vocabulary, optimizer, progress)
     best_bits = progress.best_bits_per_token if progress.best_step >= 0 else None
