@@ -73,7 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPEECH",
         help="Lhotse manifests or folders of audio to train on",
     )
-    parser.add_argument("--held-out", nargs="+", metavar="SPEECH", help="manifests or folders for the validation loss")
+    parser.add_argument(
+        "--held-out",
+        nargs="+",
+        action="extend",
+        metavar="SPEECH",
+        help="manifests or folders for the validation loss",
+    )
     parser.add_argument(
         "--out", required=True, default=argparse.SUPPRESS, type=Path, metavar="DIR", help="folder of the run"
     )
@@ -93,12 +99,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         nargs="+",
+        action="extend",
         metavar="KEY=VALUE",
         help="values that override the config's `model` section: --model encoder_config.num_layers=4",
     )
     parser.add_argument(
         "--teacher",
         nargs="+",
+        action="extend",
         metavar="KEY=VALUE",
         help="likewise of its `teacher` section: --teacher source=microsoft/wavlm-large layers=6",
     )
@@ -114,9 +122,9 @@ def add_setting(group: argparse._ArgumentGroup, name: str, kind: str) -> None:
     if kind.startswith("bool"):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, **shared)
     elif kind.startswith("dict"):
-        group.add_argument(flag, nargs="+", metavar="NAME=VALUE", **shared)
+        group.add_argument(flag, nargs="+", action="extend", metavar="NAME=VALUE", **shared)
     elif kind.startswith("tuple"):
-        group.add_argument(flag, nargs="*", metavar="PART", **shared)
+        group.add_argument(flag, nargs="*", action="extend", metavar="PART", **shared)
     elif choices := CHOICES.get(name):
         group.add_argument(flag, choices=choices, **shared)
     else:

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         default=argparse.SUPPRESS,
         nargs="+",
+        action="extend",
         metavar="DATASET",
         help="datasets written by `focalstream tokenize`: folders or URLs; DATASET:WEIGHT mixes rows by "
         "weight; or one YAML file with lines 'DATASET: WEIGHT'",
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--held-out",
         nargs="+",
+        action="extend",
         default=[],
         metavar="DATASET",
         help="datasets for validation; default: a share of the cuts of --data",
@@ -66,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="values that override the config's `model` section: --model code_embedding=bits tied_embeddings=false",
