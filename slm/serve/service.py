@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from slm.serve.counts import Counts
 from slm.serve.messages import Command, Done, Event, Sound
+from slm.serve.metrics import ServerMetrics
 from slm.serve.model_process import ModelProcess
 from slm.serve.protocol import Limits, Refused
 
@@ -44,7 +44,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     auth_token: str | None = None
     origins: tuple[str, ...] = ()
-    counts: Counts = field(default_factory=Counts)
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
     draining: bool = False  # no new streams: the server is shutting down
     dead: bool = False  # the model's process has died
 
@@ -71,7 +71,7 @@ class Service:
         number = next(self._numbers)
         self._hearers[number] = hearer
         self.idle.clear()
-        self.counts.streams.inc()
+        self.metrics.streams.inc()
         return number
 
     def send(self, command: Command) -> None:
@@ -80,7 +80,7 @@ class Service:
     def forget(self, number: int) -> None:
         """Remove the receiver of a stream."""
         if self._hearers.pop(number, None):
-            self.counts.streams.dec()
+            self.metrics.streams.dec()
         if not self._hearers:
             self.idle.set()
 
@@ -100,9 +100,9 @@ class Service:
 
     def _hand_on(self, event: Event) -> None:
         if isinstance(event, Sound) and event.new:
-            self.counts.speech(event)
+            self.metrics.speech(event)
         if isinstance(event, Done):
-            self.counts.done(event)
+            self.metrics.done(event)
         hearer = self._hearers.get(event.stream)
         if isinstance(event, Done):
             self.forget(event.stream)
