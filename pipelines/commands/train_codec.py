@@ -43,7 +43,7 @@ SETTINGS = {
     "binarise": "quantize the latents; without, they pass as they are, to learn what quantizing costs",
     "adversary_width": "channels of the discriminators, relative to the published ones",
     "adversary_learning_rate": "of the discriminators; none: the codec's",
-    "bfloat16": "compute in bfloat16 where it is safe; weights stay in float32 (auto: where hardware does it)",
+    "bfloat16": "compute in bfloat16 where it is safe; weights stay in float32 (auto, in a config: where hardware can)",
     "validate_every": "steps between validations on held-out speech; none: once an epoch",
     "validation_batches": "batches of a validation: always the same ones",
     "save_every": "steps between checkpoints",
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CODEC",
         help="codec whose weights the first stage starts from; without it, random ones",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="resume from the latest checkpoint in --out")
     parser.add_argument(
         "--device", default="cpu", help="torch device, for example cuda (under torchrun: one a process)"
     )
@@ -168,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if stopped_by:
         if not ranks.rank:
-            print(f"stopped by {stopped_by}; go on with the same command and --resume")
+            print(f"stopped by {stopped_by}; resume with the same command and --resume")
         return 128 + signal.Signals[stopped_by]
     if not ranks.rank:
         last = args.stage or list(config.stages)[-1]
@@ -207,7 +207,7 @@ def check_resume(args: argparse.Namespace, config: TrainingConfig, first: bool) 
     if args.resume and not begun:
         raise InputError(f"{args.out}: holds no training run; start without --resume")
     if begun and not args.resume and first:
-        note(f"{args.out} holds a training run, which goes on; the next release will want --resume for that")
+        note(f"{args.out} holds a training run, which is resumed; the next release will need --resume for that")
 
 
 def corpus(sources: list[str], directory: Path, sample_rate: int) -> Corpus:

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="written by `focalstream train-text`, for tasks with text (--text-to-speech-weight and the like)",
     )
-    parser.add_argument("--resume", action="store_true", help="continue from the latest checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="resume from the latest checkpoint in --out")
     parser.add_argument(
         "--device", default="cpu", help="torch device, for example cuda (with torchrun, one per process)"
     )
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
             means = "mean of the tasks by weight" if seconds is None else f"{seconds:.1f} bits per second of speech"
             print(f"best at step {report.best_step}: {report.best_bits_per_token:.3f} bits per held-out token, {means}")
         if report.stopped_by in SIGNALS:
-            print("continue with the same command and --resume")
+            print("resume with the same command and --resume")
         if not settings.speech_weight:
             print(f"use it with `focalstream speak` or `focalstream transcribe`, and --lm {args.out}")
         elif report.codec_streams:
