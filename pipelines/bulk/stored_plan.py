@@ -1,4 +1,4 @@
-"""The plan of an unfinished run as it lies in OUT: written by `pipelines.bulk.plan`, read by every worker.
+"""The files of the plan of an unfinished run: written by `pipelines.bulk.plan`, read by every worker.
 
 OUT/work/plan.json               what the run is made from, and the cuts and seconds of each shard; written last
 OUT/work/plan/000000.jsonl.gz    the cuts of one shard; a worker reads nothing else
@@ -55,7 +55,7 @@ class Plan:
 
 
 def has_plan(layout: Layout) -> bool:
-    """Whether an unfinished run with a whole plan lies there."""
+    """Whether the folder holds an unfinished run with a complete plan."""
     return _plan_file(layout).exists()
 
 

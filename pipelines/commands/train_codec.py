@@ -196,10 +196,11 @@ def configuration(args: argparse.Namespace) -> TrainingConfig:
 
 
 def check_resume(args: argparse.Namespace, config: TrainingConfig, first: bool) -> None:
-    """Raise InputError where there is nothing to resume. Without --resume, a run that is there goes on with a note.
+    """Raise InputError where there is nothing to resume. A run that exists is resumed
+    without --resume too, with a note.
 
     Args:
-        first: whether this process is the one that says it.
+        first: whether this process prints the note.
     """
     from tokenizer.training.train import has_begun
 

@@ -38,7 +38,7 @@ class Quarantined:
 
 
 Outcome = np.ndarray | Quarantined
-"""What became of a cut: its codes, uint16 [T], or why there are none."""
+"""What became of a cut: its tokens, uint16 [T], or why there are none."""
 
 
 def quarantine(item: SourceCut, error: Exception, attempts: int) -> Quarantined:

@@ -50,7 +50,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._hearers: dict[int, Callable[[Event], None]] = {}
+        self._receivers: dict[int, Callable[[Event], None]] = {}
         self.idle = asyncio.Event()  # no stream is open
         self.idle.set()
         self.over = asyncio.Event()  # the server stops now: requests for files are aborted
@@ -66,10 +66,10 @@ class Service:
 
         self.model.listen(self._hand_on, die)
 
-    def open(self, hearer: Callable[[Event], None]) -> int:
-        """Register a new stream and return its number; its events go to `hearer` until `Done`."""
+    def open(self, receiver: Callable[[Event], None]) -> int:
+        """Register a new stream and return its number; its events go to `receiver` until `Done`."""
         number = next(self._numbers)
-        self._hearers[number] = hearer
+        self._receivers[number] = receiver
         self.idle.clear()
         self.metrics.streams.inc()
         return number
@@ -79,9 +79,9 @@ class Service:
 
     def forget(self, number: int) -> None:
         """Remove the receiver of a stream."""
-        if self._hearers.pop(number, None):
+        if self._receivers.pop(number, None):
             self.metrics.streams.dec()
-        if not self._hearers:
+        if not self._receivers:
             self.idle.set()
 
     def knows(self, token: bytes | None) -> bool:
@@ -103,11 +103,11 @@ class Service:
             self.metrics.speech(event)
         if isinstance(event, Done):
             self.metrics.done(event)
-        hearer = self._hearers.get(event.stream)
+        receiver = self._receivers.get(event.stream)
         if isinstance(event, Done):
             self.forget(event.stream)
-        if hearer:  # otherwise it was cancelled
-            hearer(event)
+        if receiver:  # otherwise it was cancelled
+            receiver(event)
 
 
 def _is_address(host: str) -> bool:

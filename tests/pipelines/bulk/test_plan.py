@@ -102,7 +102,9 @@ def test_a_damaged_plan_is_named(tmp_path, content):
         load_or_make_plan(layout, plan.identity)
 
 
-@pytest.mark.parametrize("content", [None, b"no gzip", gzip.compress(b"{broken\n"), gzip.compress(b"{}\n")[:-9]])
+@pytest.mark.parametrize(
+    "content", [None, b"no gzip", gzip.compress(b"{broken\n", mtime=0), gzip.compress(b"{}\n", mtime=0)[:-9]]
+)
 def test_a_damaged_or_missing_list_of_cuts_is_named(tmp_path, content):
     layout, _ = make(tmp_path, [1.0] * 5, Sharding(cuts=2))
     file = layout.work / "plan/000001.jsonl.gz"
