@@ -20,7 +20,7 @@ from typing import Any
 from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict
 
-ENCODER_SAMPLE_RATE = 16000  # Hz; every published model hears 16 kHz
+ENCODER_SAMPLE_RATE = 16000  # Hz; input rate of every published model
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def encode_cuts(
 
     Args:
         cuts: in shard order.
-        progress: called with the seconds of audio just processed; settled codes do not count.
+        progress: called with the seconds of audio just processed; settled cuts do not count.
         settled: outcomes that are already known, by position. These cuts are not read, and their rows are silent;
             the tokens of the others do not change.
 
@@ -226,9 +226,9 @@ def _encode_batch(
     except Exception as error:
         log.warning("a batch of %d cuts failed (%s: %s); trying each alone", len(batch), type(error).__name__, error)
         rows = _encode_alone(padded, lengths, codec, device)
-    for i, codes in zip(batch, rows, strict=True):
+    for i, tokens in zip(batch, rows, strict=True):
         if i in waves and i not in outcomes:
-            outcomes[i] = quarantine(cuts[i], codes, ATTEMPTS) if isinstance(codes, CutError) else codes
+            outcomes[i] = quarantine(cuts[i], tokens, ATTEMPTS) if isinstance(tokens, CutError) else tokens
     return outcomes
 
 
@@ -236,7 +236,7 @@ def _encode_rows(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: 
     import torch
 
     tokens = codec.encode(torch.from_numpy(padded).to(device), torch.from_numpy(lengths).to(device)).cpu().numpy()
-    return [_as_codes(row[: codec.token_count(int(n))], codec) for row, n in zip(tokens, lengths, strict=True)]
+    return [_as_uint16(row[: codec.token_count(int(n))], codec) for row, n in zip(tokens, lengths, strict=True)]
 
 
 def _encode_alone(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: str) -> list[np.ndarray | CutError]:
@@ -252,7 +252,7 @@ def _encode_alone(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device:
     return rows
 
 
-def _as_codes(tokens: np.ndarray, codec: Codec) -> np.ndarray:
+def _as_uint16(tokens: np.ndarray, codec: Codec) -> np.ndarray:
     assert tokens.size and tokens.min() >= 0 and tokens.max() < codec.codebook_size <= 1 << 16
     return tokens.astype(np.uint16)
 
@@ -281,7 +281,7 @@ def _encode_long(
         windows = regrouped(read_resampled(planned, samples, codec.sample_rate_in), _window_samples(codec))
         result = _encode_windows(windows, codec, device, pool, progress)
         if isinstance(result, np.ndarray):
-            return _as_codes(result, codec)
+            return _as_uint16(result, codec)
         failure = result
     progress(planned.seconds)
     return quarantine(planned, failure, ATTEMPTS)

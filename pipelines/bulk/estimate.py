@@ -118,7 +118,7 @@ def measured_rate(inputs: list[str], selection: Selection, encoding: Encoding, c
         begun = time.perf_counter()
         outcomes = encode_cuts(cuts, codec, encoding)
         elapsed = time.perf_counter() - begun
-    done = [cut.seconds for cut, codes in zip(cuts, outcomes, strict=True) if not isinstance(codes, Quarantined)]
+    done = [cut.seconds for cut, outcome in zip(cuts, outcomes, strict=True) if not isinstance(outcome, Quarantined)]
     if not done:
         reason = next((f": {outcome.detail}" for outcome in outcomes if isinstance(outcome, Quarantined)), "")
         raise InputError(f"none of the first {len(cuts)} cuts can be read{reason}; fix the input, or give --rate")

@@ -1,8 +1,8 @@
-"""The end of a run: `dataset.json` and what lies beside it, derived from the plan and the receipts alone.
+"""The end of a run: `dataset.json`, the quarantine list and webdataset's shard list, from the plan and the receipts.
 
-And the way back: `reopen` turns a finished dataset into an unfinished run, so that an ordinary run can do some of its
-shards again. It writes the receipts back from `dataset.json`, except for those shards, and then removes `dataset.json`.
-From then on the folder is that of a run that was killed, and just as safe.
+`reopen` is the reverse: it turns a finished dataset into an unfinished run, so that an ordinary run can redo some of
+its shards. It writes the receipts of all other shards from `dataset.json` and then removes `dataset.json`. After that
+the folder is in the same state as after a run that was killed.
 """
 
 from __future__ import annotations

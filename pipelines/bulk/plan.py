@@ -53,7 +53,7 @@ NAMES = {
 class Sharding:
     """When a shard is full: at `cuts` cuts or at `hours` hours of audio. Exactly one of them is set.
 
-    With `pack` each shard has a bit-packed file of its codes as well.
+    With `pack` each shard has a bit-packed file of its tokens as well.
     """
 
     cuts: int | None = None

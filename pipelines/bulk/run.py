@@ -143,14 +143,16 @@ def tokenize(job: Job) -> Result:
 
 
 def load_codec(job: Job) -> Codec:
-    """The codec of a job, on its device. Raises InputError where shards cannot hold its codes."""
+    """The codec of a job, on its device. Raises InputError where shards cannot hold its tokens."""
     from tokenizer import Codec
 
     device = job.encoding.device if job.executor.works_here else "cpu"
     check_device(device)
     codec = Codec.from_pretrained(job.codec, device=device)
     if codec.codebook_size > 1 << 16:
-        raise InputError(f"codec {job.codec} has {codec.codebook_size} codes; shards hold at most {1 << 16} (uint16)")
+        raise InputError(
+            f"codec {job.codec} has a codebook of {codec.codebook_size}; shards hold at most {1 << 16} (uint16)"
+        )
     return codec
 
 
@@ -166,7 +168,7 @@ def do_shards(
     wrong (a file server that did not answer) and may work now.
 
     Args:
-        kept: shards without receipt whose codes are sound, with the seconds of audio in these: only their other cuts
+        kept: shards without receipt whose tokens are sound, with the seconds of audio in these: only their other cuts
             are tried again.
         still_held: called with every event; raises when another run has taken over.
 
@@ -181,7 +183,7 @@ def do_shards(
         for shard, receipt in zip(ours, read_receipts(layout, ours), strict=True)
         if receipt is not None and not _failed_too_much(receipt, job.max_quarantine_rate)
     }
-    tasks = [Task(shard, keeps_codes=shard in kept) for shard in ours if shard not in finished]
+    tasks = [Task(shard, keeps_tokens=shard in kept) for shard in ours if shard not in finished]
     seconds = math.fsum(plan.shards[shard].seconds for shard in ours)
     done_seconds = seconds - math.fsum(plan.shards[task.shard].seconds - kept.get(task.shard, 0.0) for task in tasks)
     failed_before = sum(len(receipt.quarantined) for receipt in finished.values())

@@ -1,4 +1,4 @@
-"""The plan of an unfinished run as it lies in OUT: written by `pipelines.bulk.plan`, read by every worker.
+"""The files of the plan of an unfinished run: written by `pipelines.bulk.plan`, read by every worker.
 
 OUT/work/plan.json               what the run is made from, and the cuts and seconds of each shard; written last
 OUT/work/plan/000000.jsonl.gz    the cuts of one shard; a worker reads nothing else
@@ -11,7 +11,8 @@ import gzip
 import json
 import math
 import os
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Plan:
 
 
 def has_plan(layout: Layout) -> bool:
-    """Whether an unfinished run with a whole plan lies there."""
+    """Whether the folder holds an unfinished run with a complete plan."""
     return _plan_file(layout).exists()
 
 
@@ -68,10 +69,11 @@ def stored_identity(layout: Layout) -> dict[str, Any] | None:
 
 
 def read_plan(layout: Layout) -> Plan:
-    """The plan that `write_plan` wrote."""
-    content = json.loads(_plan_file(layout).read_text(encoding="ascii"))
-    shards = tuple(PlannedShard(**shard) for shard in content["shards"])
-    return Plan(content["identity"], shards, content["duplicate_ids"], content.get("skipped", 0))
+    """The plan that `write_plan` wrote. Raises InputError where its file is damaged."""
+    with _refusing_damage(layout, _plan_file(layout)):
+        content = json.loads(_plan_file(layout).read_text(encoding="ascii"))
+        shards = tuple(PlannedShard(**shard) for shard in content["shards"])
+        return Plan(dict(content["identity"]), shards, content["duplicate_ids"], content.get("skipped", 0))
 
 
 def write_plan(layout: Layout, plan: Plan) -> None:
@@ -83,9 +85,10 @@ def write_plan(layout: Layout, plan: Plan) -> None:
 
 
 def shard_cuts(layout: Layout, shard: int) -> list[PlannedCut]:
-    """The cuts of one shard, in order."""
-    lines = gzip.decompress(_cut_list_file(layout, shard).read_bytes()).splitlines()
-    return [_planned(json.loads(line)) for line in lines]
+    """The cuts of one shard, in order. Raises InputError where their file is damaged or missing."""
+    with _refusing_damage(layout, _cut_list_file(layout, shard)):
+        lines = gzip.decompress(_cut_list_file(layout, shard).read_bytes()).splitlines()
+        return [_planned(json.loads(line)) for line in lines]
 
 
 def cut_list(cuts: Iterable[PlannedCut]) -> bytes:
@@ -106,6 +109,19 @@ def write_cut_list(layout: Layout, shard: int, data: bytes) -> None:
 def cut_lists(layout: Layout) -> Folder:
     """The folder of all cut lists."""
     return layout.work / "plan"
+
+
+@contextlib.contextmanager
+def _refusing_damage(layout: Layout, path: Folder) -> Iterator[None]:
+    try:
+        yield
+    except InputError:  # the store does not answer
+        raise
+    except (FileNotFoundError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: the plan of an unfinished run is damaged ({type(error).__name__}: {error}); remove {layout.out} "
+            "and give the same command again"
+        ) from None
 
 
 def _plan_file(layout: Layout) -> Folder:

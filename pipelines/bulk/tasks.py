@@ -43,13 +43,13 @@ class Task:
         left_out: cuts that are quarantined unread because they kill workers, by position in the shard, and how the
             workers ended.
         is_trial: write nothing; the task only shows whether the worker survives.
-        keeps_codes: the shard was done before; keep its codes, and try only the cuts that have none.
+        keeps_tokens: the shard was done before; keep its tokens, and try only the cuts that have none.
     """
 
     shard: int
     left_out: Mapping[int, str] = field(default_factory=dict)
     is_trial: bool = False
-    keeps_codes: bool = False
+    keeps_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def do_task(work: ShardWork, task: Task, codec: Codec, progress: Callable[[float
     settled: dict[int, Outcome] = {
         i: quarantine(cuts[i], CutError("killed its worker", detail), ATTEMPTS) for i, detail in task.left_out.items()
     }
-    if task.keeps_codes:
+    if task.keeps_tokens:
         rows = {planned.member: i for i, planned in enumerate(cuts)}
-        settled.update((rows[planned.member], codes) for planned, codes in stored_cuts(layout, task.shard))
+        settled.update((rows[planned.member], tokens) for planned, tokens in stored_cuts(layout, task.shard))
     outcomes = encode_cuts(cuts, codec, work.encoding, progress, settled)
     if task.is_trial:
         return Survived(task)

@@ -57,7 +57,7 @@ def add_sharding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pack",
         action="store_true",
-        help="write packed/ as well: the codes bit by bit, about a seventh of the size of the tars",
+        help="write packed/ as well: the tokens bit by bit, about a seventh of the size of the tars",
     )
 
 

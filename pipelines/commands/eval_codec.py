@@ -1,4 +1,4 @@
-"""`focalstream eval-codec`: a codec's quality on held-out speech, beside its ceiling, a bad line and other codecs."""
+"""`focalstream eval-codec`: a codec's quality on held-out speech, with upper and lower bounds and other codecs."""
 
 from __future__ import annotations
 

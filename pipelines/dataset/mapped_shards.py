@@ -118,4 +118,10 @@ def check_size(path: Path, layout: Layout, entry: ShardEntry) -> None:
 
 
 def _recorded_bytes(path: Path, layout: Layout, entry: ShardEntry) -> int:
-    return entry.files[layout.name(path)].bytes
+    name = layout.name(path)
+    if name not in entry.files:
+        raise InputError(
+            f"{layout.dataset}: shard {entry.shard} lists no file {name}: it is damaged; `focalstream repair "
+            f"{layout.out}` restores it from its copy"
+        )
+    return entry.files[name].bytes

@@ -112,13 +112,13 @@ class TokenDataset:
 
     @property
     def codec_entry(self) -> CodecEntry:
-        """What `dataset.json` says about the codec."""
+        """The codec that made the tokens, from `dataset.json`."""
         assert self._codec is not None
         return self._codec
 
     @property
     def codec(self) -> dict[str, Any]:
-        """The same as it stands in `dataset.json` (name, fingerprint, rates)."""
+        """`codec_entry` as a dictionary: name, fingerprint, rates, as in `dataset.json`."""
         return self.codec_entry.to_dict()
 
     @property

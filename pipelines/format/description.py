@@ -59,7 +59,7 @@ class CodecEntry:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in `dataset.json`."""
+        """The JSON object of `dataset.json`; values that are None are left out."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -146,7 +146,7 @@ class Description:
 
 
 def write_description(layout: Layout, description: Description) -> Description:
-    """Write the copy and then `dataset.json` itself, whose presence says that the dataset is complete.
+    """Write the copy, then `dataset.json` itself. Its presence means that the dataset is complete.
 
     Returns:
         The description with its checksum.

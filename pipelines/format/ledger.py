@@ -38,7 +38,7 @@ class Quarantined:
 
 
 Outcome = np.ndarray | Quarantined
-"""What became of a cut: its codes, uint16 [T], or why there are none."""
+"""What became of a cut: its tokens, uint16 [T], or why there are none."""
 
 
 def quarantine(item: SourceCut, error: Exception, attempts: int) -> Quarantined:
@@ -84,7 +84,8 @@ def write_receipt(layout: Layout, receipt: Receipt) -> None:
 
 
 def read_receipts(layout: Layout, shards: Sequence[int]) -> list[Receipt | None]:
-    """The receipt of each of these shards; None where the shard is still to be done, or one of its files is missing."""
+    """The receipt of each of these shards; None where the shard is to be done (again): there is no receipt, it is
+    damaged, or a file that it lists is missing or has another size."""
     there = sizes_in(layout.receipts)
     sizes = {
         f"{folder.name}/{name}": size
@@ -96,10 +97,15 @@ def read_receipts(layout: Layout, shards: Sequence[int]) -> list[Receipt | None]
         path = _receipt_path(layout, shard)
         if path.name not in there:
             return None
-        content = json.loads(path.read_text(encoding="ascii"))
-        content["files"] = {name: StoredFile(**stored) for name, stored in content["files"].items()}
-        content["quarantined"] = tuple(Quarantined(**failed) for failed in content["quarantined"])
-        receipt = Receipt(**content)
+        try:
+            content = json.loads(path.read_text(encoding="ascii"))
+            content["files"] = {name: StoredFile(**stored) for name, stored in content["files"].items()}
+            content["quarantined"] = tuple(Quarantined(**failed) for failed in content["quarantined"])
+            receipt = Receipt(**content)
+        except InputError:  # the store does not answer
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
         whole = all(sizes.get(name) == stored.bytes for name, stored in receipt.files.items())
         return receipt if whole else None
 

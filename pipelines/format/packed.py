@@ -29,7 +29,7 @@ from tokenizer.errors import InputError
 
 MAGIC = b"FSBITS01"
 CODE_BITS = 16  # of the widest code
-WORD = 4  # bytes; every code lies within the word that starts at its first byte
+WORD = 4  # bytes; every code fits into the word that starts at its first byte
 
 
 def pack(cuts: Sequence[tuple[str, np.ndarray]], bits: int) -> bytes:

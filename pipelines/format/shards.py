@@ -1,7 +1,7 @@
-"""Shards on disk, written and read: the tar of codes, its cuts, its two indexes, and the receipt of a whole shard.
+"""Shards on disk, written and read: the tar of tokens, its cuts, its two indexes, and the receipt of a whole shard.
 
-The bytes are a pure function of the cuts, their codes and the token rate; they depend on no clock, user or machine.
-Each file appears by rename after a sync, the receipt last, so a crash leaves a whole shard or none.
+The bytes are a pure function of the cuts, their tokens and the token rate; they depend on no clock, user or machine.
+Each file appears by rename after a sync, the receipt last, so a crash leaves a complete shard or none.
 
 Whole shards are read here, in order: `read_pairs` trusts nothing but the tar, `read_codes` is eight times faster and
 trusts the index. Single cuts are read by `pipelines.dataset`, from memory-mapped shards.
@@ -57,8 +57,9 @@ def write_shard(
 
 
 def shar_cut(planned: PlannedCut, tokens: int, token_rate: float) -> dict[str, Any]:
-    """The cut as it stands in `cuts.*.jsonl.gz`: everything it carried, the member name as its id, the id it had in
-    `custom.cut_id`, and a placeholder for its codes. A mix becomes a cut without recording, its tracks in `custom`."""
+    """The cut as `cuts.*.jsonl.gz` has it. Its id is the member name; its original id is in `custom.cut_id`, and
+    `custom.codes` is a placeholder for its tokens. Everything else is kept. A mix becomes a cut without recording, with
+    its tracks in `custom`."""
     cut = dict(planned.cut)
     custom = dict(cut.get("custom") or {})
     if cut["type"] == "MixedCut":

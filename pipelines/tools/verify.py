@@ -58,11 +58,12 @@ def verify(out: Folder) -> list[str]:
 
 
 def _problems(layout: Layout, description: Description) -> Iterator[str]:
-    if not is_intact(layout.dataset):
+    intact = is_intact(layout.dataset)
+    if not intact:
         yield "dataset.json: its content does not match its checksum"
     if description.has_copy and not _same_content(layout.dataset, layout.dataset_copy):
         yield f"{layout.dataset_copy.name}: missing or not the same as dataset.json"
-    yield from _strange_files(layout, description)
+    yield from _strange_files(layout, description, intact)
     yield from _totals(description)
     damaged = set()
     for name, recorded in description.files.items():
@@ -85,13 +86,15 @@ def _problems(layout: Layout, description: Description) -> Iterator[str]:
 # ---- files ------------------------------------------------------------------------------------------------------
 
 
-def _strange_files(layout: Layout, description: Description) -> Iterator[str]:
-    """Files that are not part of the dataset: Lhotse would take one in shards/ for a data field."""
+def _strange_files(layout: Layout, description: Description, intact: bool) -> Iterator[str]:
+    """Files that are not part of the dataset: Lhotse would take one in shards/ for a data field. Where `dataset.json`
+    is not `intact`, they may be part of it all the same."""
+    remedy = "remove it" if intact else "keep it until `focalstream repair` has restored dataset.json"
     known = set(description.files) | {name for entry in description.shards for name in entry.files}
     for folder in (layout.shards, layout.index, layout.packed):
         for name in sorted(f"{folder.name}/{path.name}" for path in folder.iterdir()) if folder.exists() else []:
             if name not in known:
-                yield f"{name}: not part of the dataset; remove it"
+                yield f"{name}: not part of the dataset; {remedy}"
 
 
 def _same_content(path: Folder, copy: Folder) -> bool:

@@ -25,12 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         default=argparse.SUPPRESS,
         nargs="+",
+        action="extend",
         metavar="DATASET",
         help="held-out datasets written by `focalstream tokenize`: folders or URLs",
     )
     parser.add_argument(
         "--baseline-data",
         nargs="+",
+        action="extend",
         default=[],
         metavar="DATASET",
         help="training datasets to count the unigram and bigram baselines on: folders or URLs",
@@ -72,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--benchmarks",
         nargs="+",
+        action="extend",
         type=Path,
         default=[],
         metavar="DIR",

@@ -23,7 +23,7 @@ LABEL_BITS = 0.3  # free height above the highest line of the loss chart, for it
 
 
 @dataclass(frozen=True)
-class Sound:
+class Waveform:
     """wave: float32 [S], full scale 1; sample_rate in Hz."""
 
     wave: np.ndarray
@@ -35,14 +35,14 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Clip:
+class ShownClip:
     """A held-out utterance beside its resynthesis. `text` and `speaker` may be empty."""
 
     name: str
     speaker: str
     text: str
-    original: Sound
-    resynthesis: Sound
+    original: Waveform
+    resynthesis: Waveform
 
     @property
     def title(self) -> str:
@@ -55,7 +55,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Continuation:
+class ShownContinuation:
     """Prompt and continuation as one sound, and the tokens [T] it was decoded from.
 
     `note` describes how it was made; the prompt ends at prompt_seconds; token_rate is in tokens per second.
@@ -63,7 +63,7 @@ class Continuation:
 
     title: str
     note: str
-    sound: Sound
+    sound: Waveform
     prompt_seconds: float
     tokens: Sequence[int]
     token_rate: float
@@ -80,7 +80,7 @@ class LossCurve:
     """Points are (step, bits per token); `levels` are named horizontal lines in bits per token."""
 
     train: Sequence[tuple[float, float]]
-    heldout: Sequence[tuple[float, float]]
+    held_out: Sequence[tuple[float, float]]
     levels: Sequence[tuple[str, float]]
 
 
@@ -99,9 +99,9 @@ class Page:
     caveat: str  # what to know before judging the sounds
     headlines: Sequence[Row]
     continuation_text: str
-    continuations: Sequence[Continuation]
+    continuations: Sequence[ShownContinuation]
     resynthesis_text: str
-    clips: Sequence[Clip]
+    clips: Sequence[ShownClip]
     dataset_text: str
     dataset: Table
     training_text: str
@@ -133,7 +133,7 @@ def png_uri(picture: bytes) -> str:
 
 def loss_plot(curve: LossCurve) -> dict[str, Any]:
     """Axes and SVG paths of bits per token over training steps."""
-    points = [*curve.train, *curve.heldout]
+    points = [*curve.train, *curve.held_out]
     values = [bits for _, bits in points] + [bits for _, bits in curve.levels]
     x = span_axis(max(step for step, _ in points), 4)
     y = value_axis(min(values), max(values) + LABEL_BITS)
@@ -145,10 +145,10 @@ def loss_plot(curve: LossCurve) -> dict[str, Any]:
         "x": x,
         "y": y,
         "box": (WIDTH, HEIGHT),
-        "summary": f"Loss in bits per token: held-out from {curve.heldout[0][1]:.2f} to {curve.heldout[-1][1]:.2f}",
+        "summary": f"Loss in bits per token: held-out from {curve.held_out[0][1]:.2f} to {curve.held_out[-1][1]:.2f}",
         "train": path(curve.train),
-        "heldout": path(curve.heldout),
-        "points": "".join(path([point]) + "h0" for point in curve.heldout),
+        "held_out": path(curve.held_out),
+        "points": "".join(path([point]) + "h0" for point in curve.held_out),
         "levels": [
             {"name": f"{name} {bits:.2f}", "path": path([(0, bits), (x.high, bits)]), "top": 1 - y.part(bits)}
             for name, bits in curve.levels

@@ -22,10 +22,18 @@ from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import SourceCut
 from pipelines.storage.stable_bytes import json_bytes
 from slm.checkpoint import load_lm
-from slm.demo.demo_page import Clip, Continuation, render
+from slm.demo.demo_page import ShownClip, ShownContinuation, render
 from slm.demo.figures import DemoFigures
 from slm.demo.split import pick_clips, pick_prompt, split_data
-from slm.demo.stages import Part, continue_prompt, dataset_figures, evaluate, resynthesise, tokenize_part, train_fresh
+from slm.demo.stages import (
+    TokenizedPart,
+    continue_prompt,
+    dataset_figures,
+    evaluate,
+    resynthesise,
+    tokenize_part,
+    train_fresh,
+)
 from slm.demo.story import (
     continuation_line,
     resynthesis_line,
@@ -110,19 +118,19 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
     say("speech", speech_line(split, settings.data))
 
     training = tokenize_part(split.train, "train", out, settings.codec)
-    heldout = tokenize_part(split.heldout, "heldout", out, settings.codec)
-    dataset = dataset_figures(settings.data or "bundled", settings.data is None, training, heldout)
+    held_out = tokenize_part(split.held_out, "heldout", out, settings.codec)
+    dataset = dataset_figures(settings.data or "bundled", settings.data is None, training, held_out)
     say("tokenize", tokenize_line(dataset))
     say("verify", verify_line(dataset))
 
-    tokenized = keep_tokenized(split.heldout, heldout)
-    clips, codec_figures = resynthesise(codec, heldout, pick_clips(tokenized, CLIPS))
+    tokenized = keep_tokenized(split.held_out, held_out)
+    clips, codec_figures = resynthesise(codec, held_out, pick_clips(tokenized, CLIPS))
     say("resynthesis", resynthesis_line(codec_figures))
 
     say("train", training_begins_line(train_settings.steps, settings.train_seconds, training_precision("cpu")))
-    curves = train_fresh(config, train_settings, settings.train_seconds, training, heldout, out / "lm")
+    curves = train_fresh(config, train_settings, settings.train_seconds, training, held_out, out / "lm")
     models = {settings.lm: shipped, "trained here": load_lm(out / "lm")[0]}
-    measured = [evaluate(name, model, heldout, train_settings) for name, model in models.items()]
+    measured = [evaluate(name, model, held_out, train_settings) for name, model in models.items()]
     say("train", training_line(curves, measured))
 
     source = pick_prompt(tokenized, settings.prompt_seconds)
@@ -195,14 +203,14 @@ def is_demo(out: Path) -> bool:
     return isinstance(content, dict) and content.get("made_by") == MADE_BY
 
 
-def keep_tokenized(cuts: Sequence[SourceCut], part: Part) -> list[SourceCut]:
+def keep_tokenized(cuts: Sequence[SourceCut], part: TokenizedPart) -> list[SourceCut]:
     """The cuts that are in the dataset; the others could not be read."""
     ids = {part.dataset.cut_id(index) for index in range(len(part.dataset))}
     return [source for source in cuts if source.cut["id"] in ids]
 
 
 def write_results(
-    out: Path, figures: DemoFigures, continuations: Sequence[Continuation], clips: Sequence[Clip]
+    out: Path, figures: DemoFigures, continuations: Sequence[ShownContinuation], clips: Sequence[ShownClip]
 ) -> None:
     """Write the clips as WAV, the page, and last the figures."""
     for number, clip in enumerate(clips, 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.sources.cuts import duration
-from slm.demo.demo_page import Clip, Continuation, LossCurve, Page, Row, Sound, Table
+from slm.demo.demo_page import LossCurve, Page, Row, ShownClip, ShownContinuation, Table, Waveform
 from slm.demo.figures import (
     CodecFigures,
     ContinuationFigures,
@@ -19,7 +19,7 @@ from tokenizer import Codec
 from tokenizer.machine import Choice
 
 
-def tell(figures: DemoFigures, continuations: Sequence[Continuation], clips: Sequence[Clip]) -> Page:
+def tell(figures: DemoFigures, continuations: Sequence[ShownContinuation], clips: Sequence[ShownClip]) -> Page:
     """The content of the page. Every number in the text comes from the figures."""
     codec, dataset, training = figures.codec, figures.dataset, figures.training
     prompt_seconds = figures.continuations[0].timing.prompt_seconds
@@ -56,7 +56,7 @@ def tell(figures: DemoFigures, continuations: Sequence[Continuation], clips: Seq
         f"The continuation uses the checkpoint of step {training.best_step}, the best on held-out speech.",
         loss=LossCurve(
             train=training.train_curve,
-            heldout=training.heldout_curve,
+            held_out=training.heldout_curve,
             levels=[("uniform", training.uniform_bits_per_token), ("unigram", training.unigram_bits_per_token)],
         ),
         figures_text="The file demo.json beside this page has all figures in machine-readable form.",
@@ -69,10 +69,12 @@ def tell(figures: DemoFigures, continuations: Sequence[Continuation], clips: Seq
     )
 
 
-def shown_continuation(figures: ContinuationFigures, sound: Sound, tokens: Sequence[int], codec: Codec) -> Continuation:
+def shown_continuation(
+    figures: ContinuationFigures, sound: Waveform, tokens: Sequence[int], codec: Codec
+) -> ShownContinuation:
     """A continuation as the page shows it."""
     timing, sampling = figures.timing, figures.sampling
-    return Continuation(
+    return ShownContinuation(
         title=f"Continued by the language model “{figures.model}”",
         note=f"{timing.prompt_seconds:.1f} s of prompt, {timing.new_seconds:.1f} s sampled at temperature "
         f"{sampling.temperature:g}, top-p {sampling.top_p:g}. First audio {milliseconds(timing.first_audio_ms)} after "
@@ -206,10 +208,10 @@ def in_words(seconds: float) -> str:
 
 
 def speech_line(split: Split, data: str | None) -> str:
-    seconds = sum(duration(source.cut) for source in (*split.train, *split.heldout))
+    seconds = sum(duration(source.cut) for source in (*split.train, *split.held_out))
     return (
-        f"{data or 'the bundled synthetic set'}: {len(split.train) + len(split.heldout):,} cuts, {in_words(seconds)}, "
-        f"{len(split.heldout):,} held out ({split.rule})"
+        f"{data or 'the bundled synthetic set'}: {len(split.train) + len(split.held_out):,} cuts, {in_words(seconds)}, "
+        f"{len(split.held_out):,} held out ({split.rule})"
     )
 
 

@@ -40,8 +40,8 @@ def piece_chunks(waiting: int, ended: bool) -> int:
     return 1 << (waiting.bit_length() - 1) if ended and waiting else 0
 
 
-class Voice:
-    """How one stream draws its codes.
+class Sampler:
+    """Draws the codes of one stream.
 
     Args:
         sampling: the filters.
@@ -54,25 +54,25 @@ class Voice:
         self.sampling, self.min_codes, self.max_codes = sampling, min_codes, max_codes
         self.generator = torch.Generator().manual_seed(seed)
         self.recent = torch.full((sampling.repetition_window,), PAD)
-        self.said = 0
+        self.count = 0  # of codes drawn
         self.ended = False
 
-    def take(self, drawn: int) -> None:
+    def record(self, drawn: int) -> None:
         """Record a drawn id."""
         if drawn == EOS:
             self.ended = True
             return
-        self.said += 1
-        self.recent[self.said % len(self.recent)] = drawn
+        self.count += 1
+        self.recent[self.count % len(self.recent)] = drawn
 
     @property
     def may_end(self) -> bool:
-        return self.said >= self.min_codes
+        return self.count >= self.min_codes
 
     @property
     def is_full(self) -> bool:
         """Whether it has `max_codes` codes."""
-        return self.max_codes is not None and self.said >= self.max_codes
+        return self.max_codes is not None and self.count >= self.max_codes
 
 
 class Piece(NamedTuple):
@@ -108,57 +108,57 @@ class SlotBatch:
         self._logits = torch.zeros(size, vocabulary.first_piece)  # without pieces of text
 
     def begin(self, slot: int) -> Any:
-        """Clear a slot for a new stream. Returns its codec state, for `hear`."""
+        """Clear a slot for a new stream. Returns its codec state, for `process_prompt`."""
         self._cache.position[slot] = 0
-        self._take_in(slot, torch.tensor([BOS]))
+        self._prefill(slot, torch.tensor([BOS]))
         return self.codec.init_state(1)
 
-    def hear(self, slot: int, samples: Tensor, state: Any) -> tuple[Piece, Any]:
+    def process_prompt(self, slot: int, samples: Tensor, state: Any) -> tuple[Piece, Any]:
         """Process a piece of the prompt, float [n * chunk_samples]. Returns codes, audio and the next state."""
         codes, state = self.codec.encode_step(samples[None], state)
         audio, state = self.codec.decode_step(codes, state)
-        self._take_in(slot, self.vocabulary.ids(codes[0].cpu()))
+        self._prefill(slot, self.vocabulary.ids(codes[0].cpu()))
         return Piece(codes[0].cpu(), audio[0].float().cpu()), state
 
-    def go_on(self, slot: int, state: Any) -> None:
+    def end_prompt(self, slot: int, state: Any) -> None:
         """The prompt has ended: move the decoder's state into the batch."""
         self._pool.leave(slot)
         assert self._pool.join(state) == slot, "every other row is occupied"
 
-    def speak(self, voices: Mapping[int, Voice]) -> dict[int, Piece]:
+    def step(self, samplers: Mapping[int, Sampler]) -> dict[int, Piece]:
         """The next chunk of some streams: `tokens_per_chunk` codes, or fewer if the stream ends."""
         size = self.codec.tokens_per_chunk
         codes = torch.full((self.size, size), NO_CODE)
-        for step in range(size):
+        for i in range(size):
             drawn, live = torch.full((self.size,), PAD), torch.zeros(self.size, dtype=torch.bool)
-            for slot, token in self._drawn(voices).items():
-                voices[slot].take(token)
-                if not voices[slot].ended:
+            for slot, token in self._drawn(samplers).items():
+                samplers[slot].record(token)
+                if not samplers[slot].ended:
                     drawn[slot], live[slot] = token, True
             if not live.any():
                 break
-            codes[live, step] = self.vocabulary.codes(drawn[live])
+            codes[live, i] = self.vocabulary.codes(drawn[live])
             logits = decode_one_token(self._weights, drawn.to(self._device), self._cache, live.to(self._device)).cpu()
             self._logits = torch.where(live[:, None], logits[:, : self._logits.shape[1]], self._logits)
-        heard = self._decoded({slot: codes[slot] for slot in voices if codes[slot, 0] != NO_CODE})
+        pieces = self._decoded({slot: codes[slot] for slot in samplers if codes[slot, 0] != NO_CODE})
         silence = Piece(codes[0, :0], torch.zeros(0))
-        return {slot: heard.get(slot, silence) for slot in voices}
+        return {slot: pieces.get(slot, silence) for slot in samplers}
 
-    def _take_in(self, slot: int, ids: Tensor) -> None:
+    def _prefill(self, slot: int, ids: Tensor) -> None:
         row = Cache(*(part[slot : slot + 1] for part in self._cache))
         logits = prefill(self._weights, ids[None].to(self._device), torch.tensor([len(ids)], device=self._device), row)
         self._logits[slot] = logits[0, : self._logits.shape[1]].cpu()
 
-    def _drawn(self, voices: Mapping[int, Voice]) -> dict[int, int]:
+    def _drawn(self, samplers: Mapping[int, Sampler]) -> dict[int, int]:
         """The next id of each stream that has not ended. Streams with equal settings are drawn together."""
         alike: dict[tuple[Sampling, bool], list[int]] = defaultdict(list)
-        for slot, voice in voices.items():
-            if not voice.ended and not voice.is_full:
-                alike[voice.sampling, voice.may_end].append(slot)
+        for slot, sampler in samplers.items():
+            if not sampler.ended and not sampler.is_full:
+                alike[sampler.sampling, sampler.may_end].append(slot)
         drawn: dict[int, int] = {}
         for (sampling, may_end), slots in alike.items():
-            recent = torch.stack([voices[slot].recent for slot in slots])
-            generators = [voices[slot].generator for slot in slots]
+            recent = torch.stack([samplers[slot].recent for slot in slots])
+            generators = [samplers[slot].generator for slot in slots]
             tokens = draw(self._logits[slots], sampling, recent, generators, may_end)
             drawn.update(zip(slots, tokens.tolist(), strict=True))
         return drawn

@@ -43,7 +43,7 @@ class TrainSettings:
     weight_decay: float = setting("AdamW: weight decay of matrices (not of norm gains)")
     clip_norm: float = setting("gradients are scaled down to this norm")
     bfloat16: bool | str = setting(
-        "compute in bfloat16 autocast; weights stay in float32 (auto: where the hardware multiplies bfloat16)"
+        "compute in bfloat16 autocast; weights stay in float32 (auto, in a config: where hardware does it)"
     )
     validate_every: int = setting("steps between validations on held-out speech")
     validation_rows: int = setting("rows of a validation at most, always the same rows")

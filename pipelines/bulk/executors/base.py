@@ -38,7 +38,7 @@ class Executor(ABC):
         """
 
     def check_device(self, device: str) -> None:  # noqa: B027
-        """Raise InputError where workers cannot be told to use this device."""
+        """Raise InputError if this executor cannot give its workers this device."""
 
     def after_interruption(self) -> Executor:
         """The executor for a run that was interrupted before, perhaps because a cut crashed it."""

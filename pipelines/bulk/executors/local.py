@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -82,13 +82,8 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         self.link, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs, work), daemon=True)
-        # Ctrl-C reaches the whole process group, but only the parent acts on it: children start with SIGINT blocked.
-        resource_tracker.ensure_running()  # otherwise `start` starts it, which unblocks SIGINT
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _interrupts_blocked():
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
         self.task: Task | None = None
         self.reported = 0.0
@@ -115,16 +110,32 @@ class WorkerProcess:
         code = self.process.exitcode
         if code is None or code >= 0:
             return f"exit code {code}; 1 usually means that memory ran out"
+        name = signal.Signals(-code).name
         why = {
-            signal.SIGKILL: "; usually the kernel, because memory ran out",
-            signal.SIGSEGV: "; a crash in a native library",
+            "SIGKILL": "; usually the kernel, because memory ran out",
+            "SIGSEGV": "; a crash in a native library",
         }
-        return f"{signal.Signals(-code).name}{why.get(signal.Signals(-code), '')}"
+        return name + why.get(name, "")
 
     def stop(self) -> None:
         self.process.terminate()
         self.process.join()
         self.link.close()
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Block SIGINT, so that a process started now ignores it: Ctrl-C reaches the whole process group, but only the
+    parent acts on it. Does nothing on Windows, which blocks no signals."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # otherwise the process starts it, which unblocks SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(link: Connection, work: ShardWork) -> None:

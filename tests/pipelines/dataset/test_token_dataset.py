@@ -180,6 +180,16 @@ def test_damage_is_named_when_opening(finished, tmp_path, name, content, word):
         TokenDataset(out)
 
 
+def test_a_shard_whose_entry_lacks_its_tar_is_named(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    content = json.loads((out / "dataset.json").read_text())
+    del content["shards"][2]["files"]["shards/codes.000002.tar"]
+    (out / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"shard 2 lists no file shards/codes\.000002\.tar.*focalstream repair"):
+        TokenDataset(out)
+
+
 def test_a_truncated_tar_is_named_when_read(finished, tmp_path):
     out = damaged(finished, tmp_path, "shards/codes.000001.tar", b"half")
     dataset = TokenDataset(out)

@@ -88,6 +88,7 @@ def test_any_changed_value_breaks_the_checksum(tmp_path):
         (lambda c: c["shards"][0].update(surprise=9), r"shard number 0: a key is missing or unknown.*surprise"),
         (lambda c: c["shards"][0]["files"].update(a={"bytes": 1}), r"shard number 0: a file has no size.*sha256"),
         (lambda c: c["codec"].pop("token_rate"), r"codec.*token_rate"),
+        (lambda c: c["codec"].update(token_rate=10**400), r"codec: token_rate is 1000.*expected float"),
         (lambda c: c["totals"].update(cuts=None), "totals: cuts is None, expected int"),
         (lambda c: c.update(tools=["torch"]), "tools is list, expected a mapping"),
     ],

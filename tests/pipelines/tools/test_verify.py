@@ -68,6 +68,16 @@ def test_strange_files(copied):
     assert verify(copied) == ["shards/codes.000001.tar.idx: not part of the dataset; remove it"]
 
 
+def test_a_file_that_a_damaged_description_does_not_list_is_to_be_kept(copied):
+    content = json.loads((copied / "dataset.json").read_text())
+    del content["shards"][1]["files"]["shards/codes.000001.tar"]
+    (copied / "dataset.json").write_text(json.dumps(content))
+    problems = verify(copied)
+    assert "dataset.json: its content does not match its checksum" in problems
+    (found,) = [problem for problem in problems if problem.startswith("shards/codes.000001.tar: not part")]
+    assert "keep it until `focalstream repair`" in found
+
+
 def resign(out, shard, **changes):
     """Make dataset.json vouch for the shard's files as they are now, so that only their content can be at fault."""
     description = json.loads((out / "dataset.json").read_text())

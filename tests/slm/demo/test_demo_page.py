@@ -45,8 +45,8 @@ class Reader(HTMLParser):
 
 
 def make_page(rng: np.random.Generator, text: str = "A sentence.") -> page.Page:
-    def sound(seconds: float) -> page.Sound:
-        return page.Sound(rng.uniform(-0.9, 0.9, round(seconds * RATE)).astype(np.float32), RATE)
+    def sound(seconds: float) -> page.Waveform:
+        return page.Waveform(rng.uniform(-0.9, 0.9, round(seconds * RATE)).astype(np.float32), RATE)
 
     row = page.Row(text, text, text)
     return page.Page(
@@ -55,9 +55,14 @@ def make_page(rng: np.random.Generator, text: str = "A sentence.") -> page.Page:
         caveat=text,
         headlines=[row, page.Row("speed", "31.2 × real time")],
         continuation_text=text,
-        continuations=[page.Continuation(text, text, sound(1.0), 0.25, rng.integers(0, 4096, 50).tolist(), 50.0, 12)],
+        continuations=[
+            page.ShownContinuation(text, text, sound(1.0), 0.25, rng.integers(0, 4096, 50).tolist(), 50.0, 12)
+        ],
         resynthesis_text=text,
-        clips=[page.Clip(text, text, text, sound(0.4), sound(0.42)), page.Clip("bare", "", "", sound(0.3), sound(0.3))],
+        clips=[
+            page.ShownClip(text, text, text, sound(0.4), sound(0.42)),
+            page.ShownClip("bare", "", "", sound(0.3), sound(0.3)),
+        ],
         dataset_text=text,
         dataset=page.Table(text, [row]),
         training_text=text,

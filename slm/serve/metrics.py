@@ -9,8 +9,8 @@ from slm.serve.messages import Done, Sound
 SECONDS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 
 
-class Counts:
-    """The metrics; each server has a registry of its own."""
+class ServerMetrics:
+    """The figures; each server has a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
