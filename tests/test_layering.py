@@ -31,6 +31,7 @@ ORDER = {
         "config",
         "rates",
         "chunks",
+        "audio_input",
         "audio",
         "inputs",
         "network",

@@ -11,14 +11,13 @@ import soundfile
 import soxr
 
 from tokenizer.audio_input.byte_source import open_path
-from tokenizer.audio_input.contents import BadAudio
+from tokenizer.audio_input.contents import LOUDEST, BadAudio
 from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.audio_input.reader import BLOCK_SECONDS, AudioReader
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
 
 MAX_BLOCK_VALUES = 1 << 26  # decoded at once; a header may announce any length
-LOUDEST = 100.0  # a peak above this is no audio of full scale 1, but numbers of 16 bits, say
 
 
 def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) -> np.ndarray:

@@ -21,8 +21,7 @@ from pipelines.sources.access import REFUSED, why_refused
 from pipelines.sources.audio_bytes import open_reader
 from pipelines.sources.cuts import FILE_SOURCES, CutError, SourceCut, describe_source, recordings
 from pipelines.storage.places import open_place
-from tokenizer.audio import LOUDEST
-from tokenizer.audio_input.contents import BadAudio
+from tokenizer.audio_input.contents import LOUDEST, BadAudio
 from tokenizer.audio_input.reader import AudioReader
 from tokenizer.errors import InputError
 
