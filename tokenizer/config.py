@@ -288,7 +288,7 @@ class CodecConfig:
         stages = {}
         for stage, classes in STAGE_CLASSES.items():
             name = raw.get(f"{stage}_name", next(iter(classes)))
-            if name not in classes:
+            if not isinstance(name, str) or name not in classes:
                 raise InputError(
                     f"{source}: {stage}_name {name!r} is not supported here; expected {' or '.join(map(repr, classes))}"
                 )
@@ -307,7 +307,7 @@ class CodecConfig:
         """Read a published `config.json`. Raises InputError when it is no JSON or does not fit."""
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: not a JSON file ({error}); expected a codec's config.json") from None
         return cls.from_dict(raw, str(path))
 

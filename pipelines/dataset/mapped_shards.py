@@ -118,4 +118,9 @@ def check_size(path: Path, layout: Layout, entry: ShardEntry) -> None:
 
 
 def _recorded_bytes(path: Path, layout: Layout, entry: ShardEntry) -> int:
-    return entry.files[layout.name(path)].bytes
+    stored = entry.files.get(layout.name(path))
+    if stored is None:
+        raise InputError(
+            f"{layout.dataset}: shard {entry.shard} has no {layout.name(path)}; restore it with `focalstream repair`"
+        )
+    return stored.bytes

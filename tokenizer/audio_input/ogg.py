@@ -80,11 +80,11 @@ def _one_stream(source: ByteSource) -> bool:
 
 def _contents(source: ByteSource, links: list[_Link], damage: list[Damage]) -> Contents:
     streams, seconds = [], 0.0
-    for link, following in zip(links, [*links[1:], None], strict=True):
+    ends = [*(link.begin for link in links[1:]), source.size]
+    for link, end in zip(links, ends, strict=False):
         seconds += _seconds(link)
         if not any(link.serials.values()):
             continue
-        end = source.size if following is None else following.begin
         streams.append(Stream(((link.begin, end - link.begin),)))
         if not link.ended:
             detail = "the Ogg stream has no end; was the copy or the recording broken off?"

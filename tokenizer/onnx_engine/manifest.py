@@ -77,7 +77,7 @@ class Manifest:
             states = {step: [_spec(entry) for entry in raw.pop(step)] for step in ("encode_step", "decode_step")}
             config, fingerprint, precision = (raw[key] for key in ("config", "fingerprint", "precision"))
             files = {str(name): (int(size), str(digest)) for name, (size, digest) in raw["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not the description of an exported codec ({error}); export it again") from None
         if version != VERSION:
             raise InputError(f"{path}: of version {version}; this program reads {VERSION}. Export the codec again")
