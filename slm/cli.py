@@ -53,6 +53,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("slm.commands.serve", "live speech continuation for many clients, with a page to try it"),
     "speak": ("slm.commands.speak", "text to speech with a language model trained with text"),
     "transcribe": ("slm.commands.transcribe", "speech to text with a language model trained with text"),
+    "doctor": (
+        "slm.commands.doctor",
+        "show what this machine has, what is chosen on it, and how fast the models run",
+    ),
     "demo": ("slm.commands.demo", "run the whole pipeline on a small bundled speech set and write a page"),
 }
 

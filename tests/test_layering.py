@@ -6,20 +6,13 @@ import ast
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from slm.cli import COMMANDS, main
+from tests.import_graph import MODULES, ROOT, circle_in, diagram, import_graph, longest_chain, within
 
-ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {"tokenizer": {"pipelines", "slm"}, "pipelines": {"slm"}, "slm": set()}
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for package in FORBIDDEN
-    for path in sorted((ROOT / package).rglob("*.py"))
-}
-
 # Folders of a package in the order in which audio becomes sound again: each imports only from folders before it. A name
 # may stand for a module directly in the package. Packages without an entry are not checked.
 ORDER = {
@@ -67,11 +60,13 @@ ORDER = {
         "documents",
         "llama",
         "checkpoint",
+        "onnx_engine",
         "generation",
         "training",
         "evaluation",
         "serve",
         "demo",
+        "doctor",
         "commands",
         "cli",
     ],
@@ -93,68 +88,10 @@ def test_imports_go_one_way(package: str) -> None:
             assert not imported & FORBIDDEN[package], f"{path} imports {imported & FORBIDDEN[package]}"
 
 
-def imports_of(module: str) -> set[str]:
-    """Modules of ours that a module imports, anywhere in it but for types alone (TYPE_CHECKING)."""
-    found: set[str] = set()
-    pending: list[ast.AST] = [ast.parse(MODULES[module].read_text(encoding="utf-8"))]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            pending += node.orelse
-            continue
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module and not node.level, f"{module}: imports here are absolute"
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}"
-                found.add(name if name in MODULES else node.module)
-        pending += ast.iter_child_nodes(node)
-    return {name for name in found if name in MODULES and name != module}
-
-
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
     """Every module of the three packages with the modules that it imports."""
-    return {module: imports_of(module) for module in MODULES}
-
-
-def circle_in(graph: dict[str, set[str]]) -> list[str]:
-    """One circle of imports, first module repeated at the end; empty when there is none."""
-    done: set[str] = set()
-    for start in graph:
-        path: list[str] = []
-        pending = [(start, False)]
-        while pending:
-            module, left = pending.pop()
-            if left:
-                done.add(path.pop())
-            elif module in path:
-                return [*path[path.index(module) :], module]
-            elif module not in done:
-                path.append(module)
-                pending.append((module, True))
-                pending += [(name, False) for name in sorted(graph[module])]
-    return []
-
-
-def longest_chain(graph: dict[str, set[str]]) -> list[str]:
-    """The longest chain of imports in a graph without circles."""
-    chains: dict[str, list[str]] = {}
-
-    def chain(module: str) -> list[str]:
-        if module not in chains:
-            below = max((chain(name) for name in sorted(graph[module])), key=len, default=[])
-            chains[module] = [module, *below]
-        return chains[module]
-
-    return max((chain(module) for module in graph), key=len)
-
-
-def within(package: str, graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The modules of a package, and their imports inside it."""
-    ours = {module for module in graph if module.split(".")[0] == package}
-    return {module: graph[module] & ours for module in sorted(ours)}
+    return import_graph()
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
@@ -215,3 +152,8 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_architecture_page_shows_the_imports(graph: dict[str, set[str]]) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert diagram(graph) in page, "run `python -m tests.import_graph` and put what it prints into docs/architecture.md"

@@ -27,6 +27,7 @@ import numpy as np
 from pipelines.format.ledger import Outcome, Quarantined, quarantine
 from pipelines.sources.audio import expected_samples, read_resampled
 from pipelines.sources.cuts import CutError, PlannedCut
+from tokenizer.chunks import regrouped
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -277,10 +278,10 @@ def _encode_long(
 ) -> Outcome:
     failure: Exception
     for _ in range(ATTEMPTS):
-        windows = _windows(read_resampled(planned, samples, codec.sample_rate_in), _window_samples(codec), codec)
+        windows = regrouped(read_resampled(planned, samples, codec.sample_rate_in), _window_samples(codec))
         result = _encode_windows(windows, codec, device, pool, progress)
         if isinstance(result, np.ndarray):
-            return _as_codes(result[: codec.token_count(samples)], codec)
+            return _as_codes(result, codec)
         failure = result
     progress(planned.seconds)
     return quarantine(planned, failure, ATTEMPTS)
@@ -296,7 +297,9 @@ def _encode_windows(
     """Tokens of a stream, or the error that reading it raised. Errors of the codec itself are raised."""
     import torch
 
-    state, done = codec.init_state(1), 0.0
+    from tokenizer.live import LiveStream
+
+    stream, done = LiveStream(codec), 0.0
     pieces: list[np.ndarray] = []
     ahead = pool.submit(next, windows, None)
     while True:
@@ -310,27 +313,10 @@ def _encode_windows(
         if wave is None:
             return np.concatenate(pieces)
         ahead = pool.submit(next, windows, None)
-        tokens, state = codec.encode_step(torch.from_numpy(wave[None]).to(device), state)
-        pieces.append(tokens[0].cpu().numpy())
+        pieces.append(stream.encode(torch.from_numpy(wave).to(device)).cpu().numpy())
         done += len(wave) / codec.sample_rate_in
         progress(len(wave) / codec.sample_rate_in)
 
 
 def _window_samples(codec: Codec) -> int:
     return max(1, int(WINDOW_SECONDS * codec.sample_rate_in) // codec.chunk_samples) * codec.chunk_samples
-
-
-def _windows(blocks: Iterator[np.ndarray], window: int, codec: Codec) -> Iterator[np.ndarray]:
-    """Blocks regrouped to `window` samples; the last one is padded with zeros to whole chunks."""
-    held: list[np.ndarray] = []
-    size = 0
-    for block in blocks:
-        held.append(block)
-        size += len(block)
-        while size >= window:
-            joined = np.concatenate(held)
-            yield joined[:window]
-            held, size = [joined[window:]], size - window
-    if size:
-        joined = np.concatenate(held)
-        yield np.pad(joined, (0, -size % codec.chunk_samples))

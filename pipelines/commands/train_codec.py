@@ -43,7 +43,7 @@ SETTINGS = {
     "binarise": "quantize the latents; without, they pass as they are, to learn what quantizing costs",
     "adversary_width": "channels of the discriminators, relative to the published ones",
     "adversary_learning_rate": "of the discriminators; none: the codec's",
-    "bfloat16": "compute in bfloat16 where it is safe; weights stay in float32",
+    "bfloat16": "compute in bfloat16 where it is safe; weights stay in float32 (auto: where hardware does it)",
     "validate_every": "steps between validations on held-out speech; none: once an epoch",
     "validation_batches": "batches of a validation: always the same ones",
     "save_every": "steps between checkpoints",
@@ -111,7 +111,7 @@ def add_setting(group: argparse._ArgumentGroup, name: str, kind: str) -> None:
     """The option of one setting of a stage, whose annotation is `kind`; it is absent where it is not given."""
     flag = f"--{name.replace('_', '-')}"
     shared: dict[str, Any] = {"default": argparse.SUPPRESS, "help": SETTINGS.get(name, name.replace("_", " "))}
-    if kind == "bool":
+    if kind.startswith("bool"):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, **shared)
     elif kind.startswith("dict"):
         group.add_argument(flag, nargs="+", metavar="NAME=VALUE", **shared)

@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = {"int": int, "float": float, "str": str}
     for setting in dataclasses.fields(TrainSettings):
         flag, text = f"--{setting.name.replace('_', '-')}", setting.metadata["help"]
-        if setting.type == "bool":
+        if str(setting.type).startswith("bool"):
             overrides.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
             kind, choices = kinds[str(setting.type)], setting.metadata["choices"] or None

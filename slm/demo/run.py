@@ -43,7 +43,7 @@ from tokenizer import Codec
 from tokenizer.audio import write_wav
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
-from tokenizer.machine import available_cores
+from tokenizer.machine import available_cores, training_precision
 
 BUNDLED = Path(__file__).resolve().parent / "speech" / "cuts.jsonl.gz"
 CONFIG = "tiny"  # of the model that is trained
@@ -62,7 +62,8 @@ class DemoSettings:
         out: the folder to write; an earlier demo in it is replaced.
         data: a manifest, a folder of audio or a glob; None: the bundled synthetic speech.
         codec, lm: what `Codec.from_pretrained` and `load_lm` take.
-        steps: optimizer steps of the training; None: those of the config.
+        steps: optimizer steps of the training, at most; None: those of the config.
+        train_seconds: of the training, at most.
         prompt_seconds, seconds: length of the prompt and of the continuation.
         seed: of training and sampling.
     """
@@ -72,11 +73,14 @@ class DemoSettings:
     codec: str = "small"
     lm: str = "small"
     steps: int | None = None
+    train_seconds: float = 60.0
     prompt_seconds: float = 3.0
     seconds: float = 6.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not self.train_seconds > 0:
+            raise InputError(f"train_seconds is {self.train_seconds}; expected more than 0")
         for name in ("prompt_seconds", "seconds"):
             if not 0 < getattr(self, name) <= LONGEST_SECONDS:
                 raise InputError(
@@ -115,8 +119,8 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
     clips, codec_figures = resynthesise(codec, heldout, pick_clips(tokenized, CLIPS))
     say("resynthesis", resynthesis_line(codec_figures))
 
-    say("train", training_begins_line(train_settings.steps))
-    curves = train_fresh(config, train_settings, training, heldout, out / "lm")
+    say("train", training_begins_line(train_settings.steps, settings.train_seconds, training_precision("cpu")))
+    curves = train_fresh(config, train_settings, settings.train_seconds, training, heldout, out / "lm")
     models = {settings.lm: shipped, "trained here": load_lm(out / "lm")[0]}
     measured = [evaluate(name, model, heldout, train_settings) for name, model in models.items()]
     say("train", training_line(curves, measured))
@@ -160,6 +164,7 @@ def training_settings(settings: DemoSettings) -> tuple[ModelConfig, TrainSetting
             "warmup_steps": steps // 10,
             "validate_every": max(1, steps // VALIDATIONS),
             "seed": settings.seed,
+            "bfloat16": training_precision("cpu").value == "bfloat16",
         },
     )
 

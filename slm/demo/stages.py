@@ -173,16 +173,16 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def train_fresh(
-    config: ModelConfig, settings: TrainSettings, training: Part, heldout: Part, out: Path
+    config: ModelConfig, settings: TrainSettings, seconds: float, training: Part, heldout: Part, out: Path
 ) -> TrainingFigures:
-    """Train a model from random weights; `load_lm(out)` loads its best checkpoint.
+    """Train a model from random weights for `seconds` at most; `load_lm(out)` loads its best checkpoint.
 
     Raises:
         KeyboardInterrupt: the training was stopped by a signal.
     """
     began = time.monotonic()
-    report = train(config, settings, [training.folder], out, held_out=[heldout.folder])
-    seconds = time.monotonic() - began
+    report = train(config, settings, [training.folder], out, held_out=[heldout.folder], seconds=seconds)
+    taken = time.monotonic() - began
     if report.stopped_by.startswith("SIG"):
         raise KeyboardInterrupt
     log = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -191,7 +191,7 @@ def train_fresh(
     ]
     return TrainingFigures(
         steps=report.step,
-        seconds=seconds,
+        seconds=taken,
         tokens_per_second=float(np.median([record["tokens_per_second"] for record in log])),
         epochs=report.epochs,
         train_curve=[(record["step"], record["bits_per_token"]) for record in log],

@@ -16,6 +16,7 @@ from slm.demo.figures import (
 )
 from slm.demo.split import Split
 from tokenizer import Codec
+from tokenizer.machine import Choice
 
 
 def tell(figures: DemoFigures, continuations: Sequence[Continuation], clips: Sequence[Clip]) -> Page:
@@ -232,8 +233,8 @@ def resynthesis_line(codec: CodecFigures) -> str:
     )
 
 
-def training_begins_line(steps: int) -> str:
-    return f"a new language model for {steps:,} steps"
+def training_begins_line(steps: int, seconds: float, precision: Choice) -> str:
+    return f"a new language model for {steps:,} steps, or {seconds:g} s, in {precision.value} ({precision.reason})"
 
 
 def training_line(training: TrainingFigures, models: Sequence[ModelFigures]) -> str:

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from slm.generation.generate import Sampling, generate
 from slm.model.transformer import LanguageModel
-from slm.vocabulary import NO_CODE, Vocabulary
+from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 from tokenizer.errors import InputError
+from tokenizer.live import LiveStream
 
 TIMED_CHUNKS = 4096  # chunks whose times are kept, so that memory does not grow in an endless session
 PROMPT_CHUNKS = 128  # decoded at once; this bounds the memory for a long prompt
@@ -109,10 +110,8 @@ class Continuation:
         began = time.perf_counter()
         codes = codec.encode(torch.from_numpy(np.ascontiguousarray(prompt[:whole]))[None])
         encoded = time.perf_counter()
-        self._state, pieces = codec.init_state(1), []
-        for piece in codes.split(PROMPT_CHUNKS * codec.tokens_per_chunk, dim=1):
-            audio, self._state = codec.decode_step(piece, self._state)
-            pieces.append(audio[0])
+        self._stream = LiveStream(codec)
+        pieces = [self._stream.decode(piece) for piece in codes[0].split(PROMPT_CHUNKS * codec.tokens_per_chunk)]
         self.prompt_codes = codes[0].cpu()
         self.prompt_audio = torch.cat(pieces).float().cpu().numpy()
         self._encode_time, self._prime_time = encoded - began, time.perf_counter() - encoded
@@ -168,11 +167,7 @@ class Continuation:
         )
 
     def _decoded(self, codes: Tensor) -> Chunk:
-        filled = torch.full((1, self._codec.tokens_per_chunk), NO_CODE)
-        filled[0, : len(codes)] = codes
-        audio, self._state = self._codec.decode_step(filled, self._state)
-        kept = len(codes) * self._codec.samples_per_token
-        return Chunk(codes.numpy(), audio[0, :kept].float().cpu().numpy())
+        return Chunk(codes.numpy(), self._stream.decode(codes).float().cpu().numpy())
 
     def _clock(self, seconds: float, codes: int) -> None:
         if not self._new_codes:

@@ -11,6 +11,8 @@ LOUDEST = 100.0  # a peak above this is no audio of full scale 1, but numbers of
 Part = bytes | tuple[int, int]
 """Literal bytes, or (offset, size) in the file."""
 
+LOUDEST = 100.0  # a peak above this is not audio of full scale 1, but 16-bit numbers, say
+
 
 class BadAudio(InputError):
     """Audio that cannot be used. `reason` is "unreadable", "truncated", "damaged" or "zero length"; the message says

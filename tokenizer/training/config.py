@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
+from tokenizer.runs.precision import check_bfloat16
 
 SCHEDULES = ("cosine", "plateau", "epoch")
 OPTIMIZERS = ("adamw", "muon")
@@ -49,7 +50,7 @@ class StageConfig:
     binarise: bool = True  # False: latents pass the quantizer as they are, to learn what it costs; no codec for use
     adversary_width: float = 1.0  # channels of the discriminators, relative to the published ones
     adversary_learning_rate: float | None = None  # None: the same as the codec's
-    bfloat16: bool = True
+    bfloat16: bool | str = "auto"  # where the hardware multiplies it
     validate_every: int | None = 500  # steps; None: once an epoch
     validation_batches: int = 8
     save_every: int = 100  # steps
@@ -64,6 +65,7 @@ class StageConfig:
             raise InputError(f"optimizer {self.optimizer!r} is unknown; use one of {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule {self.schedule!r} is unknown; use one of {', '.join(SCHEDULES)}")
+        check_bfloat16(self.bfloat16, "bfloat16")
         for name, value in vars(self).items():
             unbounded = name == "clip_norm" and value == math.inf  # does not clip
             if isinstance(value, float) and not (math.isfinite(value) or unbounded):
