@@ -296,7 +296,10 @@ class CodecConfig:
             values = raw.get(f"{stage}_config")
             if name == "Vocos" and isinstance(values, dict):
                 values = _without_old_keys(values)
-            stages[stage] = dataclass_from_dict(classes[name], {} if values is None else values, section)
+            try:
+                stages[stage] = dataclass_from_dict(classes[name], {} if values is None else values, section)
+            except ZeroDivisionError:
+                raise InputError(f"{section}: a size is 0; expected at least 1") from None
         try:
             return cls(**stages)
         except InputError as error:
