@@ -30,7 +30,7 @@ class _Link:
     numbers: dict[int, int] = field(default_factory=dict)  # of the last page of each
     granule: int = 0
     ended: bool = False
-    has_data: bool = False
+    has_data: bool = False  # a page of samples came; before it pages may be missing, where a live stream was joined
 
 
 TAIL_BYTES = 1 << 16  # that hold the last page
@@ -61,12 +61,12 @@ def examine_ogg(source: ByteSource, quick: bool = False) -> Contents:
             )
         if begins:
             _begin(link, serial, page[27 + page[26] :])
-        elif number != link.numbers.get(serial, number - 1) + 1 and not junk:
+        elif link.has_data and number != link.numbers.get(serial, number - 1) + 1 and not junk:
             lost = number - link.numbers[serial] - 1
             damage.append(Damage("damaged", f"{lost} Ogg pages are lost before byte {at}", seconds + _seconds(link)))
         link.numbers[serial] = number
         if link.serials.get(serial):
-            link.has_data |= not begins
+            link.has_data |= granule > 0
             link.ended |= bool(flags & END)
             link.granule = granule if granule >= 0 else link.granule
     return _contents(source, links, damage)
