@@ -259,12 +259,16 @@ class TokenDataset:
         found, path = self._shards[shard], self._cuts_file(shard)
         if found.packed and not path.exists():
             return [original_id(member) or member for member in PackedShard(found.file).ids]
+        expected = int(self._first_cut[shard + 1] - self._first_cut[shard])
         try:
-            return [cut["custom"]["cut_id"] for _, cut in read_json_lines(str(path))]
-        except (KeyError, TypeError) as error:
+            ids = [cut["custom"]["cut_id"] for _, cut in read_json_lines(str(path))]
+        except (KeyError, TypeError):
+            ids = []
+        if len(ids) != expected:
             raise InputError(
-                f"{path}: a cut in it lacks its id ({error}); restore it with `focalstream repair`"
-            ) from error
+                f"{path}: {len(ids)} cuts with an id, expected {expected}; restore it with `focalstream repair`"
+            )
+        return ids
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps are reopened in the process that unpickles (a DataLoader worker): pickling one would copy the shard.
