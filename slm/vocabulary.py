@@ -136,7 +136,7 @@ class Vocabulary:
         """
         try:
             values: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: cannot be read as a vocabulary ({error})") from error
         if (
             not isinstance(values, dict)

@@ -103,6 +103,8 @@ def decode_pipe(codec: StreamingCodec, tokens: BinaryIO, pcm: BinaryIO) -> int:
     """
     stream, total = LiveStream(codec), 0
     for block in _blocks(tokens, codec.tokens_per_chunk):
+        if not total and block.tobytes().startswith(b"\x93NU"):
+            raise InputError('standard input: begins as a NumPy file, but "-" is raw uint16; give the name of the file')
         total += len(block)
         wave = stream.decode(torch.from_numpy(block.view("<u2").astype(np.int64)))
         pcm.write(to_pcm(wave.cpu().numpy()))

@@ -27,6 +27,11 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="C",
         help="of recordings with several channels take channel C, counted from 0; when not given, the mean of all",
     )
+    add_access_arguments(parser)
+
+
+def add_access_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a manifest may do besides naming files; `args.allow_commands` and `args.allow_host`."""
     parser.add_argument(
         "--allow-commands",
         action="store_true",

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from pipelines.storage.folders import local_folder
 from pipelines.tools.repair import Repaired, repair
-from tokenizer.errors import counted
+from tokenizer.errors import counted, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         json.dump({"out": str(args.out), **asdict(repaired)}, sys.stdout)
         print()
     else:
-        print(f"{args.out}: {_sentence(repaired)}")
+        print(printable(f"{args.out}: {_sentence(repaired)}"))
     return 0 if repaired.is_original else 1
 
 

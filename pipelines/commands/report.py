@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from pipelines.report.figures import collect
     from pipelines.report.report_page import render
     from pipelines.report.samples import Sample, decode_samples, find_codec
-    from tokenizer.errors import InputError
+    from tokenizer.errors import InputError, printable
     from tokenizer.files import check_place, write_atomically
 
     for option, least in (("sample_shards", 1), ("samples", 0)):
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
                 samples = decode_samples(args.out, find_codec(figures.description, args.codec), args.samples)
             except (InputError, FileNotFoundError) as error:
                 silent = f"No samples: {error}."
-                print(f"focalstream report: no samples: {error}", file=sys.stderr)
+                print(f"focalstream report: no samples: {printable(str(error))}", file=sys.stderr)
         page = render(args.out.absolute().name, figures, samples, silent, speed)
         write_atomically(args.html, page.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode())
     if args.json:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         )
         print()
     else:
-        print("\n".join(_lines(args, figures, speed)))
+        print(printable("\n".join(_lines(args, figures, speed))))
     return 0
 
 

@@ -12,7 +12,7 @@ from tokenizer.errors import InputError, counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from pipelines.commands.corpus_options import SOURCE_HELP
+    from pipelines.commands.corpus_options import SOURCE_HELP, add_access_arguments
 
     defaults = Segmentation()
     parser.add_argument("source", metavar="IN", help=SOURCE_HELP)
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-clipped", type=float, metavar="X", help="drop segments with more than this share of samples clipped"
     )
     parser.add_argument("--min-bandwidth", type=float, metavar="HZ", help="drop segments with less bandwidth")
+    add_access_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the statistics only, write nothing")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pipelines.segmentation.measures import Limits
     from pipelines.segmentation.recordings import Statistics, segment_recordings
+    from pipelines.sources.access import Access
     from pipelines.sources.manifests import MANIFEST_SUFFIXES, find_inputs, read_cuts
     from tokenizer.audio import check_output
 
@@ -54,10 +56,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.output}: expected a name that ends in {' or '.join(MANIFEST_SUFFIXES)}")
     wanted = Segmentation(args.min_seconds, args.max_seconds, args.merge_pauses, args.margin, args.threshold)
     limits = Limits(args.min_level, args.max_clipped, args.min_bandwidth)
+    access = Access(args.allow_commands, tuple(args.allow_host))
     inputs, statistics = find_inputs(args.source), Statistics()
     check_output(args.output, *(place for place in inputs if "://" not in place))
     began = time.perf_counter()
-    cuts = segment_recordings(read_cuts(inputs), wanted, limits, args.measure, statistics)
+    cuts = segment_recordings(read_cuts(inputs, access), wanted, limits, args.measure, statistics)
     if args.dry_run:
         for _ in cuts:
             pass

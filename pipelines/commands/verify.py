@@ -11,7 +11,7 @@ from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import dataset_folder
 from pipelines.tools.verify import installed_readers, verify
-from tokenizer.errors import counted
+from tokenizer.errors import counted, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         json.dump({"out": str(args.out), "readers": readers, "problems": problems}, sys.stdout)
         print()
     elif problems:
-        print("\n".join(problems))
+        print("\n".join(map(printable, problems)))
         print(f"{args.out}: {counted(len(problems), 'problem')}")
     else:
         totals = read_description(Layout(args.out)).totals

@@ -20,7 +20,6 @@ from pipelines.format.description import CodecEntry, Description, read_descripti
 from pipelines.format.layout import Layout
 from pipelines.format.member_ids import original_id
 from pipelines.format.packed import PackedShard, group_bytes, unpack_cuts
-from pipelines.format.shards import read_cuts
 from pipelines.sources.cuts import read_json_lines
 from pipelines.storage.folders import Folder, RemotePath, dataset_folder
 from tokenizer.errors import InputError
@@ -260,7 +259,16 @@ class TokenDataset:
         found, path = self._shards[shard], self._cuts_file(shard)
         if found.packed and not path.exists():
             return [original_id(member) or member for member in PackedShard(found.file).ids]
-        return [cut["custom"]["cut_id"] for cut in read_cuts(path)]
+        expected = int(self._first_cut[shard + 1] - self._first_cut[shard])
+        try:
+            ids = [cut["custom"]["cut_id"] for _, cut in read_json_lines(str(path))]
+        except (KeyError, TypeError):
+            ids = []
+        if len(ids) != expected:
+            raise InputError(
+                f"{path}: {len(ids)} cuts with an id, expected {expected}; restore it with `focalstream repair`"
+            )
+        return ids
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps are reopened in the process that unpickles (a DataLoader worker): pickling one would copy the shard.

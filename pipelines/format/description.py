@@ -173,7 +173,7 @@ def read_description(layout: Layout) -> Description:
         raise InputError(f"{layout.out} holds no dataset.json: {expected}")
     try:
         content = json.loads(layout.dataset.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{layout.dataset} is not JSON ({error}); tokenize again or restore it from a copy") from error
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
     if found != (FORMAT, FORMAT_VERSION):
@@ -192,7 +192,7 @@ def is_intact(path: Folder) -> bool:
         content = json.loads(path.read_bytes())
         stated = content.pop("checksum")
         return stated == content_checksum(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

@@ -24,9 +24,9 @@ RECEIPTS_AT_A_TIME = 16
 class Quarantined:
     """One line of `quarantine.jsonl`, which also states the shard, first.
 
-    `reason` is a phrase to group by: "missing file", "unreadable", "zero length", "truncated", "not finite",
-    "not audio", "no such channel", "impossible start", "too long", "encoder failed", "killed its worker". `error` is
-    the class of the exception, `detail` its message.
+    `reason` is a phrase to group by: "missing file", "unreadable", "zero length", "truncated", "damaged",
+    "not finite", "not audio", "wrong manifest", "refused", "no such channel", "impossible start", "too long",
+    "encoder failed", "killed its worker". `error` is the class of the exception, `detail` its message.
     """
 
     id: str

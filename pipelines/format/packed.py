@@ -134,7 +134,7 @@ class PackedShard:
             codes = ids + int(header["ids_bytes"])
             self._packed_ids = self.data[ids:codes]
             self.offsets: np.ndarray = codes + np.concatenate([[0], np.cumsum(-(-self.lengths * self.bits // 8))])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError, MemoryError) as error:
             raise InputError(f"{path}: damaged ({error}); restore it with `focalstream repair`") from error
         if self.offsets[-1] != len(self.data) or not 1 <= self.bits <= CODE_BITS:
             raise InputError(

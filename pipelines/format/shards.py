@@ -14,8 +14,9 @@ import io
 import json
 import math
 import tarfile
+import tokenize
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -121,7 +122,7 @@ def read_pairs(path: Folder) -> Iterator[Pair]:
             if (data.name, meta.name) != (f"{stem}.npy", f"{stem}.json"):
                 raise ValueError(f"members {names.index(data.name)} and on are {data.name}, {meta.name}: not a pair")
             file.seek(data.offset_data)
-            codes = np.load(io.BytesIO(file.read(data.size)), allow_pickle=False)
+            codes = _load_npy(io.BytesIO(file.read(data.size)))
             file.seek(meta.offset_data)
             yield Pair(stem, codes, json.loads(file.read(meta.size)), data.offset_data + data.size - codes.nbytes)
 
@@ -131,10 +132,18 @@ def read_cuts(path: Folder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
 
 
+def _load_npy(file: BinaryIO) -> np.ndarray:
+    """An array of NumPy's format. Raises ValueError or EOFError where it is damaged."""
+    try:
+        return np.load(file, allow_pickle=False)
+    except (tokenize.TokenError, SyntaxError, OverflowError, MemoryError) as error:  # of the text of its header
+        raise ValueError(f"its NumPy header is damaged ({error})") from error
+
+
 def read_index(layout: Layout, shard: int) -> np.ndarray:
     """`INDEX_DTYPE` [N] of a shard, as far as the file is right. Raises OSError, EOFError or ValueError."""
     with layout.codes_index(shard).open("rb") as file:
-        return np.load(file, allow_pickle=False)
+        return _load_npy(file)
 
 
 def read_codes(layout: Layout, shard: int) -> list[np.ndarray]:

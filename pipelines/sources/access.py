@@ -53,5 +53,5 @@ def why_refused(source: dict[str, Any]) -> str:
     """What to tell the user of a source that may not be read."""
     place = str(source["source"])
     if is_url(place):
-        return f"its manifest came from elsewhere than {place}; if you trust it, give --allow-host {origin(place)}"
-    return f"it would run the shell command {place!r}; if you trust the manifest, give --allow-commands"
+        return f"its manifest came from elsewhere than {place}; `tokenize --allow-host {origin(place)}` fetches it"
+    return f"it would run the shell command {place!r}; `tokenize --allow-commands` runs it"

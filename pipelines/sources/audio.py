@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.sources.access import REFUSED, why_refused
 from pipelines.sources.audio_bytes import open_reader
-from pipelines.sources.cuts import FILE_SOURCES, CutError, SourceCut, describe_source, recordings
+from pipelines.sources.cuts import FILE_SOURCES, CutError, SourceCut, describe_source, duration, recordings
 from pipelines.storage.places import open_place
 from tokenizer.audio_input.contents import LOUDEST, BadAudio
 from tokenizer.audio_input.reader import AudioReader
@@ -240,11 +240,23 @@ def _side_by_side(parts: Sequence[Iterator[np.ndarray]]) -> Iterator[np.ndarray]
         held = [block[frames:] if len(block) > frames else None for block in blocks]
 
 
+def _refuse_damage(part: dict[str, Any], item: SourceCut) -> None:
+    """Raise CutError where a part of a mix lies in a damaged file, which Lhotse would not notice."""
+    end = (part.get("start") or 0.0) + duration(part)
+    for recording in recordings(part):
+        for source in recording["sources"]:
+            if item.audio is not None or source["type"] in FILE_SOURCES:
+                with _opened(source, item) as reader:
+                    reader.refuse_damage(end)
+
+
 def _blocks_from_lhotse(item: SourceCut) -> Blocks:
     import copy
 
     from lhotse.serialization import deserialize_item
 
+    for part in [track["cut"] for track in item.cut["tracks"]] if item.cut["type"] == "MixedCut" else [item.cut]:
+        _refuse_damage(part, item)
     cut = deserialize_item(copy.deepcopy(item.cut))  # it takes its argument apart
     if item.audio is not None:
         with open_place(item.audio.path) as tar:

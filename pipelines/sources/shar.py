@@ -33,7 +33,7 @@ def read_shar(folder: str, access: Access = NO_MORE) -> Iterator[SourceCut]:
     """
     names = _names(folder)
     manifests, tars = _shards_of("cuts", ".jsonl", names), _shards_of("recording", ".tar", names)
-    others = sorted({name.split(".")[0] for name in names if ".jsonl" in name} - {"cuts"})
+    others = sorted({name.split(".")[0] for name in names if name.removesuffix(".gz").endswith(".jsonl")} - {"cuts"})
     fields = {field: _shards_of(field, ".jsonl", names) for field in others}
     for field, found in {"recording": tars, **fields}.items():
         if found and len(found) != len(manifests):
@@ -64,7 +64,7 @@ def _names(folder: str) -> list[str]:
 
 def _shards_of(field: str, kind: str, names: list[str]) -> list[str]:
     """Shards of a field among sorted file names; `kind` is ".jsonl" or ".tar"."""
-    return [name for name in names if name.split(".")[0] == field and kind in name and not name.endswith(".idx")]
+    return [name for name in names if name.split(".")[0] == field and name.removesuffix(".gz").endswith(kind)]
 
 
 def _attach(cut: dict[str, Any], field: str, lines: Iterator[tuple[str, dict[str, Any]]]) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from tokenizer.errors import InputError
 
+LOUDEST = 100.0  # a peak above this is no audio of full scale 1, but numbers of 16 bits, say
+
 Part = bytes | tuple[int, int]
 """Literal bytes, or (offset, size) in the file."""
 

@@ -136,7 +136,9 @@ class _Container:
     def seconds(self) -> float:
         if self.audio.duration is not None and self.audio.time_base is not None:
             return float(self.audio.duration * self.audio.time_base)
-        return (self._container.duration or 0) / 1e6
+        if self._container.duration is None:
+            return 0.0
+        return (self._container.duration - max(0, self._container.start_time or 0)) / 1e6  # the former is where it ends
 
     def seek(self, seconds: float) -> None:
         self._container.seek(int(seconds / self.audio.time_base), stream=self.audio)

@@ -116,14 +116,12 @@ def examine_mpeg(source: ByteSource, quick: bool = False) -> Contents | None:
         per_second = frame.rate / frame.samples
         for at, size, before in group.gaps:
             second = seconds + before / per_second
-            damage.append(Damage("damaged", f"{size} bytes at {at}, after {second:.3f} s, are no MPEG audio", second))
+            detail = f"{size} bytes at {at}, after {second:.3f} s, are no MPEG audio{_figures(group)}"
+            damage.append(Damage("damaged", detail, second))
         seconds += group.frames / per_second
         if group.announced is not None and abs(group.announced - group.frames) > 1:
-            detail = (
-                f"its header announces {group.announced / per_second:.3f} s, but its frames last "
-                f"{group.frames / per_second:.3f} s"
-            )
-            damage.append(Damage("truncated" if group.announced > group.frames else "damaged", detail, seconds))
+            reason = "truncated" if group.announced > group.frames else "damaged"
+            damage.append(Damage(reason, _figures(group).removeprefix("; "), seconds))
     if len(groups) == 1 and groups[0].announced is not None:
         streams: tuple[Stream, ...] = (Stream(((0, source.size),), tolerance=groups[0].first.samples),)
     else:
@@ -147,6 +145,13 @@ class _Group:
     frames: int
     announced: int | None
     gaps: list[tuple[int, int, int]]
+
+
+def _figures(group: _Group) -> str:
+    if group.announced is None:
+        return ""
+    announced, found = (n * group.first.samples / group.first.rate for n in (group.announced, group.frames))
+    return f"; its header announces {announced:.3f} s, but its frames last {found:.3f} s"
 
 
 def _stream(group: _Group) -> Stream:

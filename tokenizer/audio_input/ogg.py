@@ -30,7 +30,7 @@ class _Link:
     numbers: dict[int, int] = field(default_factory=dict)  # of the last page of each
     granule: int = 0
     ended: bool = False
-    has_data: bool = False
+    has_data: bool = False  # a page of samples came; before it pages may be missing, where a live stream was joined
 
 
 TAIL_BYTES = 1 << 16  # that hold the last page
@@ -61,12 +61,12 @@ def examine_ogg(source: ByteSource, quick: bool = False) -> Contents:
             )
         if begins:
             _begin(link, serial, page[27 + page[26] :])
-        elif number != link.numbers.get(serial, number - 1) + 1 and not junk:
+        elif link.has_data and number != link.numbers.get(serial, number - 1) + 1 and not junk:
             lost = number - link.numbers[serial] - 1
             damage.append(Damage("damaged", f"{lost} Ogg pages are lost before byte {at}", seconds + _seconds(link)))
         link.numbers[serial] = number
         if link.serials.get(serial):
-            link.has_data |= not begins
+            link.has_data |= granule > 0
             link.ended |= bool(flags & END)
             link.granule = granule if granule >= 0 else link.granule
     return _contents(source, links, damage)
@@ -80,11 +80,11 @@ def _one_stream(source: ByteSource) -> bool:
 
 def _contents(source: ByteSource, links: list[_Link], damage: list[Damage]) -> Contents:
     streams, seconds = [], 0.0
-    for link, following in zip(links, [*links[1:], None], strict=True):
+    ends = [*(link.begin for link in links[1:]), source.size]
+    for link, end in zip(links, ends, strict=False):
         seconds += _seconds(link)
         if not any(link.serials.values()):
             continue
-        end = source.size if following is None else following.begin
         streams.append(Stream(((link.begin, end - link.begin),)))
         if not link.ended:
             detail = "the Ogg stream has no end; was the copy or the recording broken off?"

@@ -93,6 +93,12 @@ class AudioReader:
         """Frames that there are: as announced, or counted by decoding where the headers say nothing exact."""
         return sum(_frames(stream) for stream in self._streams)
 
+    def refuse_damage(self, end: float) -> None:
+        """Raise BadAudio where the bytes of the file show damage that begins before second `end`."""
+        for damage in self._contents.damage:
+            if end >= (self.frames() / self.sample_rate if damage.at is None else damage.at):
+                raise BadAudio(damage.reason, damage.detail)
+
     def read(self, start: int = 0, frames: int | None = None, block: int | None = None) -> Iterator[np.ndarray]:
         """float32 blocks [n, C], in [-1, 1], of up to `frames` frames (None: all that there are) from `start` on.
 
@@ -100,10 +106,7 @@ class AudioReader:
             BadAudio: within these frames or at their end, what is decoded is not what is announced, with both figures.
         """
         block = block or max(1, int(BLOCK_SECONDS * self.sample_rate))
-        end = np.inf if frames is None else (start + frames) / self.sample_rate
-        for damage in self._contents.damage:
-            if end >= (self.frames() / self.sample_rate if damage.at is None else damage.at):
-                raise BadAudio(damage.reason, damage.detail)
+        self.refuse_damage(np.inf if frames is None else (start + frames) / self.sample_rate)
         last = self._streams[-1]
         for stream in self._streams:
             if stream is not last:

@@ -12,6 +12,7 @@ from tokenizer.audio_input.byte_source import ByteSource, Window
 from tokenizer.audio_input.contents import Contents, Damage, Stream
 
 PIECE_BYTES = 1 << 30
+JUNK_BYTES = 1024  # behind the samples that are passed over; tags of other formats, for one
 _PLAIN = (1, 3, 6, 7, 0xFFFE)  # PCM, float, A-law, mu-law, extensible: any whole block begins a stream
 
 
@@ -79,7 +80,7 @@ def _size(window: Window, order: str, offset: int, announced: int) -> tuple[int,
         return there, [], None
     if wraps := (there - announced) >> 32:
         return announced + (wraps << 32), [], None
-    if not window.at(behind, 1 << 16).strip(b"\0"):
+    if window.size - behind < JUNK_BYTES or not window.at(behind, 1 << 16).strip(b"\0"):
         return announced, [], None
     return announced, [Damage("damaged", "")], None
 

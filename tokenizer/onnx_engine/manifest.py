@@ -87,7 +87,7 @@ class Manifest:
             config, fingerprint, precision = (raw.pop(key) for key in ("config", "fingerprint", "precision"))
             kernel = raw.pop("kernel") if version >= 4 else None
             files = {str(name): (int(size), str(digest)) for name, (size, digest) in raw["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not the description of an exported codec ({error}); export it again") from None
         for name, (size, digest) in files.items():
             found = (folder / name).stat().st_size if (folder / name).is_file() else 0

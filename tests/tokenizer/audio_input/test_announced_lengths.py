@@ -10,6 +10,7 @@ import soundfile
 from tokenizer.audio import read_audio
 from tokenizer.audio_input.byte_source import FileBytes
 from tokenizer.audio_input.contents import BadAudio
+from tokenizer.audio_input.ogg import _pages
 from tokenizer.audio_input.reader import AudioReader, examine
 from tokenizer.errors import InputError
 
@@ -252,3 +253,25 @@ def test_a_quick_look_at_a_sound_file_reads_little_and_finds_the_same_length(nam
     if name != "flac":
         quick = examine(FileBytes(io.BytesIO(joined), len(joined)), quick=True)
         assert len(quick.streams) == 2
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_live_stream_that_was_joined_on_its_way(subtype):
+    """Its header pages, then pages from the middle, whose numbers and times go on from what was never received."""
+    data = encoded(noise(8.0), format="OGG", subtype=subtype)
+    pages = [page for _, page, _ in _pages(FileBytes(io.BytesIO(data), len(data)))]
+    heads = [page for page in pages if struct.unpack("<q", page[6:14])[0] <= 0]
+    tail = pages[len(heads) :][len(pages) // 2 :]
+    joined = b"".join(heads + tail)
+    assert 8000 < len(decoded(joined)) < 100_000
+    with pytest.raises(BadAudio, match="pages are lost"):
+        decoded(b"".join(heads + pages[len(heads) : len(heads) + 2] + tail))
+
+
+def test_a_wav_whose_header_was_written_before_its_end():
+    data = bytearray(encoded(noise(3.0), format="WAV"))
+    data[40:44] = struct.pack("<I", 32_000)
+    with pytest.raises(BadAudio, match="announces 32000 bytes of samples, but there are 96000"):
+        decoded(bytes(data))
+    data[40:44] = struct.pack("<I", 96_000)
+    assert len(decoded(bytes(data) + b"TAG" + b"t" * 125)) == 48_000
