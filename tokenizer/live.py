@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tokenizer.chunks import StreamingCodec, whole_chunks
 from tokenizer.errors import InputError
 from tokenizer.inputs import NO_TOKEN
-from tokenizer.model import Voice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tokenizer.model import Voice
 
 
 class LiveStream:
@@ -90,6 +92,8 @@ def decode_pipe(codec: StreamingCodec, tokens: BinaryIO, pcm: BinaryIO) -> int:
     Raises:
         InputError: when the pipe brings no token, or one outside the codebook.
     """
+    import torch
+
     stream, total = LiveStream(codec), 0
     for block in _blocks(tokens, codec.tokens_per_chunk):
         total += len(block)
@@ -107,6 +111,8 @@ def read_pcm(pipe: BinaryIO, size: int) -> Iterator[Tensor]:
     Raises:
         InputError: when the pipe ends without a whole sample.
     """
+    import torch
+
     block = None
     for block in _blocks(pipe, size):
         yield torch.from_numpy(block.astype(np.float32) / 32768)
