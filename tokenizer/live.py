@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 
     from tokenizer.model import Voice
 
+FILE_HEADERS = {
+    b"RIFF": "a WAV file",
+    b"RF64": "a WAV file",
+    b"fLaC": "a FLAC file",
+    b"OggS": "an Ogg file",
+    b"ID3": "an MP3 file",
+    b"FORM": "an AIFF file",
+    b"caff": "a CAF file",
+    b"\x1aE\xdf\xa3": "a Matroska or WebM file",
+}
+
 
 class LiveStream:
     """One stream over a codec of any engine. The two directions advance separately.
@@ -109,12 +120,15 @@ def read_pcm(pipe: BinaryIO, size: int) -> Iterator[Tensor]:
     """Float samples [size] in [-1, 1] as they come in; the last block may be shorter.
 
     Raises:
-        InputError: when the pipe ends without a whole sample.
+        InputError: when the pipe ends without a whole sample, or brings a file whose header would be heard.
     """
     import torch
 
-    block = None
+    block, first = None, True
     for block in _blocks(pipe, size):
+        if first:
+            _refuse_file(block.tobytes())
+        first = False
         yield torch.from_numpy(block.astype(np.float32) / 32768)
     if block is None:
         raise InputError("standard input: no audio; expected raw 16-bit little-endian mono PCM")
@@ -123,6 +137,15 @@ def read_pcm(pipe: BinaryIO, size: int) -> Iterator[Tensor]:
 def to_pcm(wave: np.ndarray) -> bytes:
     """Float samples [S] in [-1, 1] as 16-bit little-endian PCM."""
     return np.rint(np.clip(wave, -1.0, 1.0) * 32767).astype("<i2").tobytes()
+
+
+def _refuse_file(head: bytes) -> None:
+    for magic, kind in FILE_HEADERS.items():
+        if head.startswith(magic):
+            raise InputError(
+                f'standard input: begins as {kind}, but "-" is raw 16-bit little-endian mono PCM; give /dev/stdin to '
+                "read a sound file from a pipe"
+            )
 
 
 def _blocks(pipe: BinaryIO, size: int) -> Iterator[np.ndarray]:

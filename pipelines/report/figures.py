@@ -6,23 +6,27 @@ shards that are read: all of them, or some spread evenly over the dataset.
 
 from __future__ import annotations
 
-import gzip
-import json
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
-from pipelines.dataset.token_dataset import read_description
+from pipelines.format.description import Description, read_description
 from pipelines.format.layout import Layout
+from pipelines.format.ledger import Quarantined, read_quarantine
+from pipelines.format.shards import read_codes, read_cuts
 from pipelines.sources.cuts import duration
 from pipelines.storage.folders import Folder
+from pipelines.storage.stable_bytes import StoredFile
 from tokenizer.errors import InputError
 from tokenizer.metrics.codes import usage_of_counts
 
-DURATION_STEP = 0.5  # seconds per column
+Item = TypeVar("Item")
+
+DURATION_STEP = 0.5  # seconds of one bar
 LONGEST_RUN = 50  # tokens; longer runs are counted with these
 MOST_NAMES = 100_000  # speakers or languages counted by name; names seen later are counted as OTHERS
 NOT_SAID, SEVERAL, OTHERS = "(not said)", "(several)", "(others)"
@@ -44,7 +48,7 @@ class Figures:
         reasons: reason -> number of quarantined cuts, and the first of them as in `quarantine.jsonl`.
     """
 
-    description: dict[str, Any]
+    description: Description
     codes: np.ndarray
     shards_read: int = 0
     durations: Counter[int] = field(default_factory=Counter)
@@ -52,17 +56,17 @@ class Figures:
     languages: Counter[str] = field(default_factory=Counter)
     runs: np.ndarray = field(default_factory=lambda: np.zeros(LONGEST_RUN + 1, np.int64))
     sizes: Counter[str] = field(default_factory=Counter)
-    reasons: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    reasons: dict[str, tuple[int, Quarantined]] = field(default_factory=dict)
 
     @property
     def hours(self) -> float:
         """Of audio in the whole dataset."""
-        return self.description["totals"]["seconds"] / 3600
+        return self.description.totals.seconds / 3600
 
     @property
     def ideal_bytes(self) -> float:
         """Size of the tokens packed to their bits, and nothing else."""
-        return self.description["totals"]["tokens"] * self.description["codec"]["bits_per_token"] / 8
+        return self.description.totals.tokens * self.description.codec.bits_per_token / 8
 
     def usage(self) -> dict[str, float]:
         """Codebook usage as `code_usage` returns it; empty if there are no tokens."""
@@ -70,7 +74,7 @@ class Figures:
 
     def bit_shares(self) -> np.ndarray:
         """float64 [bits]: share of tokens in which each bit is 1, the most significant first."""
-        bits = self.description["codec"]["bits_per_token"]
+        bits = self.description.codec.bits_per_token
         is_set = np.arange(len(self.codes))[:, None] >> np.arange(bits - 1, -1, -1) & 1
         return self.codes @ is_set / max(self.codes.sum(), 1)
 
@@ -79,11 +83,11 @@ class Figures:
         description = self.description
         sizes = {**self.sizes, "all": self.sizes.total(), "ideal": self.ideal_bytes}
         return {
-            "codec": description["codec"],
-            "made_from": description["made_from"],
-            "tools": description["tools"],
-            "totals": description["totals"],
-            "shards": len(description["shards"]),
+            "codec": description.codec.to_dict(),
+            "made_from": description.made_from,
+            "tools": description.tools,
+            "totals": asdict(description.totals),
+            "shards": len(description.shards),
             "shards_read": self.shards_read,
             "bytes": dict(self.sizes),
             "bytes_per_hour": {kind: round(size / self.hours) for kind, size in sizes.items()} if self.hours else {},
@@ -109,19 +113,19 @@ def collect(out: Folder, sample_shards: int | None = None, progress: Callable[[]
     """
     layout = Layout(out)
     description = read_description(layout)
-    figures = Figures(description, np.zeros(description["codec"]["codebook_size"], np.int64))
-    for name, recorded in _files(description):
+    figures = Figures(description, np.zeros(description.codec.codebook_size, np.int64))
+    for name, stored in _files(description):
         kind = next((kind for begin, kind in KINDS.items() if name.startswith(begin)), "ledgers")
-        figures.sizes[kind] += recorded["bytes"]
+        figures.sizes[kind] += stored.bytes
     _count_reasons(layout, figures)
-    for entry in spread(description["shards"], sample_shards):
-        cuts, codes = read_shard(layout, entry["shard"])
+    for entry in spread(description.shards, sample_shards):
+        cuts, codes = read_shard(layout, entry.shard)
         _count_shard(figures, cuts, codes)
         progress()
     return figures
 
 
-def spread(entries: list[Any], most: int | None) -> list[Any]:
+def spread(entries: Sequence[Item], most: int | None) -> Sequence[Item]:
     """At most `most` entries, evenly spaced, including the first and the last."""
     if most is None or most >= len(entries):
         return entries
@@ -131,17 +135,13 @@ def spread(entries: list[Any], most: int | None) -> list[Any]:
 def read_shard(layout: Layout, shard: int) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """The cuts of a shard and their codes, uint16 [T] each. Raises InputError if they cannot be read."""
     try:
-        cuts = [json.loads(line) for line in gzip.decompress(layout.cuts_file(shard).read_bytes()).splitlines()]
-        with layout.codes_index(shard).open("rb") as file:
-            rows = np.load(file, allow_pickle=False)
-        tar = layout.codes_tar(shard).read_bytes()
-        codes = [np.frombuffer(tar, "<u2", int(tokens), int(offset)) for offset, tokens in rows.tolist()]
+        cuts, codes = read_cuts(layout.cuts_file(shard)), read_codes(layout, shard)
         if len(codes) != len(cuts):
             raise ValueError(f"{len(cuts)} cuts, but {len(codes)} are in the index")
-    except (OSError, EOFError, ValueError, TypeError) as error:
+    except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
         raise InputError(
-            f"{layout.out}: shard {shard} cannot be read ({error}); `focalstream verify {layout.out}` lists what "
-            "is wrong, `focalstream repair` fixes it"
+            f"{layout.out}: shard {shard} cannot be read ({error}); `focalstream verify {layout.out}` lists what is "
+            "wrong, `focalstream repair` fixes it"
         ) from error
     return cuts, codes
 
@@ -180,19 +180,17 @@ def _add(counts: Counter[str], name: str, tokens: int) -> None:
 
 def _count_reasons(layout: Layout, figures: Figures) -> None:
     counts: Counter[str] = Counter()
-    examples: dict[str, dict[str, Any]] = {}
+    examples: dict[str, Quarantined] = {}
     try:
-        with layout.quarantine.open("rb") as lines:
-            for line in lines:
-                entry = json.loads(line)
-                counts[entry["reason"]] += 1
-                examples.setdefault(entry["reason"], entry)
+        for _, failed in read_quarantine(layout):
+            counts[failed.reason] += 1
+            examples.setdefault(failed.reason, failed)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{layout.quarantine} cannot be read ({error}); fix it with `focalstream repair`") from error
     figures.reasons = {reason: (count, examples[reason]) for reason, count in counts.most_common()}
 
 
-def _files(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from description["files"].items()
-    for entry in description["shards"]:
-        yield from entry["files"].items()
+def _files(description: Description) -> Iterator[tuple[str, StoredFile]]:
+    yield from description.files.items()
+    for entry in description.shards:
+        yield from entry.files.items()

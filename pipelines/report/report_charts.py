@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 from markupsafe import Markup
 
-from pipelines.bulk.run_log import Speed
+from pipelines.bulk.progress import Speed
 from pipelines.pages.charts import Bar, bars, columns, curve
 from pipelines.report.figures import DURATION_STEP, LONGEST_RUN, NOT_SAID, Figures
-from pipelines.report.summary import size
+from pipelines.storage.stable_bytes import bytes_text
 from tokenizer.errors import counted
 
 MOST_BARS = 12
@@ -31,7 +31,7 @@ def cut_charts(figures: Figures) -> list[Markup]:
     heights = np.add.reduceat(steps[:shown], np.arange(0, shown, merged))
     note = f"The longest cuts, up to {len(steps) * DURATION_STEP:g} s, are not shown." if shown < len(steps) else ""
     charts = [columns("Cuts by duration", heights.tolist(), merged * DURATION_STEP, "s", "", note)]
-    rate = figures.description["codec"]["token_rate"]
+    rate = figures.description.codec.token_rate
     for title, counts in (("speaker", figures.speakers), ("language", figures.languages)):
         if len(counts) > 1:
             known = len(counts) - (NOT_SAID in counts)
@@ -87,13 +87,19 @@ def size_charts(figures: Figures) -> list[Markup]:
     if not hours:
         return []
     total = figures.sizes.total() / hours
-    kinds = [Bar(kind, count / hours, size(count / hours), "accent") for kind, count in figures.sizes.most_common()]
+    kinds = [
+        Bar(kind, count / hours, bytes_text(count / hours), "accent") for kind, count in figures.sizes.most_common()
+    ]
     ideal = figures.ideal_bytes / hours
-    items = [Bar("all files", total, size(total), "second"), *kinds, Bar("bit-packed ideal", ideal, size(ideal))]
+    items = [
+        Bar("all files", total, bytes_text(total), "second"),
+        *kinds,
+        Bar("bit-packed ideal", ideal, bytes_text(ideal)),
+    ]
     charts = [bars("Bytes per hour of audio", items, total or 1.0)]
-    shards = figures.description["shards"]
+    shards = figures.description.shards
     if len(shards) > 1:
-        audio = np.array([entry["seconds"] for entry in shards]) / 3600
+        audio = np.array([entry.seconds for entry in shards]) / 3600
         merged = -(-len(shards) // MOST_COLUMNS)
         heights = np.add.reduceat(audio, np.arange(0, len(audio), merged))
         title = "Audio by shard" if merged == 1 else f"Audio by shard, {merged} shards per column"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.bulk.run_log import Speed
+from pipelines.bulk.progress import Speed
 from pipelines.pages.html import render_page
 from pipelines.pages.player import PlayerClip, player_clip
 from pipelines.report import report_charts, summary
@@ -39,11 +39,11 @@ def render(name: str, figures: Figures, samples: Sequence[Sample], why_silent: s
             ("speed", "Speed", summary.speed_text(speed), report_charts.speed_charts(speed)),
         ],
         examples=[
-            (reason, f"{entry['id']} ({entry['source'] or 'no source'}): {entry['detail']}")
-            for reason, (_, entry) in figures.reasons.items()
+            (reason, f"{failed.id} ({failed.source or 'no source'}): {failed.detail}")
+            for reason, (_, failed) in figures.reasons.items()
         ],
         identity=summary.identity(description).items(),
-        footer=f"Codec fingerprint {description['codec']['fingerprint']}",
+        footer=f"Codec fingerprint {description.codec.fingerprint}",
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.dataset.token_dataset import read_description
+from pipelines.format.description import Description, read_description
 from pipelines.format.layout import Layout
 from pipelines.report.figures import read_shard, spread
 from pipelines.sources.cuts import duration
@@ -34,7 +34,7 @@ class Sample:
     sample_rate: int
 
 
-def find_codec(description: dict[str, Any], codec: str | None = None) -> Codec:
+def find_codec(description: Description, codec: str | None = None) -> Codec:
     """The codec of a dataset.
 
     Args:
@@ -45,12 +45,12 @@ def find_codec(description: dict[str, Any], codec: str | None = None) -> Codec:
     """
     from tokenizer import Codec
 
-    recorded = description["codec"]
-    found = Codec.from_pretrained(codec or recorded["name"])
-    if found.fingerprint != recorded["fingerprint"]:
+    recorded = description.codec
+    found = Codec.from_pretrained(codec or recorded.name)
+    if found.fingerprint != recorded.fingerprint:
         raise InputError(
             f"codec {found.name} has the fingerprint {found.fingerprint[:12]}, but these tokens were made by "
-            f"{recorded['fingerprint'][:12]} ({recorded['name']}); name that codec with --codec"
+            f"{recorded.fingerprint[:12]} ({recorded.name}); give that one with --codec"
         )
     return found
 
@@ -60,10 +60,10 @@ def decode_samples(out: Folder, codec: Codec, count: int) -> list[Sample]:
     import torch
 
     layout = Layout(out)
-    shards = read_description(layout)["shards"]
+    shards = read_description(layout).shards
     samples: list[Sample] = []
     for entry in spread(shards, count):
-        cuts, codes = read_shard(layout, entry["shard"])
+        cuts, codes = read_shard(layout, entry.shard)
         wanted = -(-count // len(shards))
         good = [i for i, cut in enumerate(cuts) if duration(cut) >= GOOD_SECONDS] or list(range(len(cuts)))
         for i in spread(good, wanted)[: count - len(samples)]:
@@ -72,7 +72,7 @@ def decode_samples(out: Folder, codec: Codec, count: int) -> list[Sample]:
             samples.append(
                 Sample(
                     id=cuts[i]["custom"]["cut_id"],
-                    shard=entry["shard"],
+                    shard=entry.shard,
                     seconds=duration(cuts[i]),
                     text=said.get("text") or "",
                     speaker=str(said.get("speaker") or ""),

@@ -6,17 +6,19 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.bulk.run_log import Speed
+from pipelines.bulk.progress import Speed
+from pipelines.format.description import Description
 from pipelines.pages.html import Row
 from pipelines.report.figures import NOT_SAID, Figures
 from pipelines.report.samples import LONGEST_SECONDS, Sample
+from pipelines.storage.stable_bytes import bytes_text
 from tokenizer.errors import counted
 
 
 def introduction(figures: Figures) -> str:
-    description, shards = figures.description, len(figures.description["shards"])
-    codec, totals = description["codec"], description["totals"]
-    bitrate = codec["token_rate"] * codec["bits_per_token"]
+    description, shards = figures.description, len(figures.description.shards)
+    codec, totals = description.codec, description.totals
+    bitrate = codec.token_rate * codec.bits_per_token
     if figures.shards_read == shards:
         coverage = "The figures cover all shards."
     else:
@@ -25,24 +27,24 @@ def introduction(figures: Figures) -> str:
             "evenly."
         )
     return (
-        f"{counted(totals['cuts'], 'cut')} in {counted(shards, 'shard')}, tokenized by codec {codec['name']}: "
-        f"{codec['token_rate']:g} tokens per second of {codec['bits_per_token']} bits, {bitrate:g} bit/s. {coverage}"
+        f"{counted(totals.cuts, 'cut')} in {counted(shards, 'shard')}, tokenized by codec {codec.name}: "
+        f"{codec.token_rate:g} tokens per second of {codec.bits_per_token} bits, {bitrate:g} bit/s. {coverage}"
     )
 
 
 def headlines(figures: Figures) -> list[Row]:
     """The key figures."""
-    totals, usage = figures.description["totals"], figures.usage()
+    totals, usage = figures.description.totals, figures.usage()
     rows = [
-        Row("of audio", f"{totals['hours']:,.2f} h"),
-        Row("tokens", f"{totals['tokens']:,}"),
-        Row("cuts", f"{totals['cuts']:,}"),
-        Row("quarantined cuts", f"{totals['quarantined']:,}"),
+        Row("of audio", f"{totals.hours:,.2f} h"),
+        Row("tokens", f"{totals.tokens:,}"),
+        Row("cuts", f"{totals.cuts:,}"),
+        Row("quarantined cuts", f"{totals.quarantined:,}"),
     ]
     if figures.hours:
-        rows.append(Row("on disk per hour of audio", size(figures.sizes.total() / figures.hours)))
+        rows.append(Row("on disk per hour of audio", bytes_text(figures.sizes.total() / figures.hours)))
     if usage:
-        bits = figures.description["codec"]["bits_per_token"]
+        bits = figures.description.codec.bits_per_token
         rows.append(Row("codebook used", f"{100 * usage['used']:.1f} %"))
         rows.append(Row("entropy", f"{usage['entropy_bits']:.2f} of {bits} bits"))
     return rows
@@ -83,22 +85,23 @@ def codes_text(figures: Figures) -> str:
 def size_text(figures: Figures) -> str:
     hours, all_bytes = figures.hours, figures.sizes.total()
     if not hours:
-        return f"{size(all_bytes)} in all, and no audio."
+        return f"{bytes_text(all_bytes)} in all, and no audio."
+    per_hour, ideal = bytes_text(all_bytes / hours), bytes_text(figures.ideal_bytes / hours)
     return (
-        f"{size(all_bytes)} in all, {size(all_bytes / hours)} per hour of audio. That is "
-        f"{all_bytes / figures.ideal_bytes:.1f} times the bit-packed ideal, {size(figures.ideal_bytes / hours)} per "
-        "hour. Tar and NumPy headers take about 2 kB per cut; they let other libraries read the shards unmodified."
+        f"{bytes_text(all_bytes)} in all, {per_hour} per hour of audio. That is {all_bytes / figures.ideal_bytes:.1f} "
+        f"times the bit-packed ideal, {ideal} per hour. Tar and NumPy headers take about 2 kB per cut; they let other "
+        "libraries read the shards unmodified."
     )
 
 
 def quarantine_text(figures: Figures) -> str:
-    totals = figures.description["totals"]
-    planned = counted(totals["planned"], "planned cut")
-    if not totals["quarantined"]:
+    totals = figures.description.totals
+    planned = counted(totals.planned, "planned cut")
+    if not totals.quarantined:
         return f"None: all of {planned} could be tokenized."
-    share = 100 * totals["quarantined"] / totals["planned"]
+    share = 100 * totals.quarantined / totals.planned
     return (
-        f"{totals['quarantined']:,} of {planned} ({share:.3g} %) could not be tokenized. The first cut for each reason "
+        f"{totals.quarantined:,} of {planned} ({share:.3g} %) could not be tokenized. The first cut for each reason "
         "is shown; quarantine.jsonl has all of them."
     )
 
@@ -114,20 +117,19 @@ def speed_text(speed: Speed | None) -> str:
     return f"{audio:,.2f} h of audio in {hours:,.2f} h{runs}: {speed.times_real_time:,.0f} x real time."
 
 
-def identity(description: dict[str, Any]) -> dict[str, str]:
+def identity(description: Description) -> dict[str, str]:
     """What the dataset was made from and with."""
-    codec, made_from = description["codec"], description["made_from"]
+    codec, made_from = description.codec, description.made_from
     rest = {name: value for name, value in made_from.items() if name not in ("input", "codec")}
     return {
-        "codec": codec["name"],
-        "fingerprint": codec["fingerprint"],
-        "rates": f"{codec['sample_rate']} Hz audio, {codec['token_rate']:g} tokens per second of "
-        f"{codec['bits_per_token']} bits",
+        "codec": codec.name,
+        "fingerprint": codec.fingerprint,
+        "rates": f"{codec.sample_rate} Hz audio, {codec.token_rate:g} tokens per second of {codec.bits_per_token} bits",
         "input": ", ".join(map(str, made_from.get("input", {}).get("paths", ["other datasets"]))),
         **{name: plain(value) for name, value in rest.items()},
-        "totals": plain(description["totals"]),
-        "versions": plain(description["tools"]),
-        "checksum": description["checksum"],
+        "totals": plain(vars(description.totals)),
+        "versions": plain(description.tools),
+        "checksum": description.checksum,
     }
 
 
@@ -136,12 +138,3 @@ def plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {plain(inner)}" for name, inner in value.items())
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def size(count: float) -> str:
-    """Bytes with their unit: 261 kB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.2f} TB"

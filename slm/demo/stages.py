@@ -15,7 +15,8 @@ import torch
 from pipelines.bulk.encoding import CPU_THREADS, fixed_cpu_threads
 from pipelines.bulk.run import Job, Result, tokenize
 from pipelines.dataset.batches import PackedBatches
-from pipelines.dataset.token_dataset import TokenDataset, read_description
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
 from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import SourceCut
@@ -60,7 +61,7 @@ def tokenize_part(cuts: Sequence[SourceCut], name: str, out: Path, codec: str) -
     write_manifest(manifest, cuts)
     folder = out / "tokens" / name
     result = tokenize(Job(str(manifest), folder, codec, max_quarantine_rate=1.0))
-    if not result.totals["cuts"]:
+    if not result.totals.cuts:
         raise InputError(
             f"{manifest}: none of its {len(cuts)} cuts could be tokenized; the reasons are in "
             f"{folder / 'quarantine.jsonl'}"
@@ -69,9 +70,9 @@ def tokenize_part(cuts: Sequence[SourceCut], name: str, out: Path, codec: str) -
     problems = verify(folder)
     verify_seconds = time.monotonic() - began
     if problems:
-        raise RuntimeError(f"{folder} was just written and is damaged: {problems[0]}")
-    shards = read_description(Layout(folder))["shards"]
-    size = sum(file["bytes"] for shard in shards for file in shard["files"].values())
+        raise RuntimeError(f"{folder} was written just now and is not sound: {problems[0]}")
+    shards = read_description(Layout(folder)).shards
+    size = sum(stored.bytes for shard in shards for stored in shard.files.values())
     return Part(folder, TokenDataset(folder), result, verify_seconds, size, len(shards))
 
 
@@ -79,8 +80,8 @@ def dataset_figures(source: str, bundled: bool, training: Part, heldout: Part) -
     """The figures of both datasets together."""
     parts = (training, heldout)
     totals = [part.result.totals for part in parts]
-    seconds_of_speech = sum(total["seconds"] for total in totals)
-    tokens = sum(total["tokens"] for total in totals)
+    seconds_of_speech = sum(total.seconds for total in totals)
+    tokens = sum(total.tokens for total in totals)
     elapsed = sum(part.result.elapsed for part in parts)
     codebook_size = training.dataset.codebook_size
     counts = code_counts(training.dataset) + code_counts(heldout.dataset)
@@ -88,9 +89,9 @@ def dataset_figures(source: str, bundled: bool, training: Part, heldout: Part) -
     return DatasetFigures(
         source=source,
         bundled=bundled,
-        cuts=sum(total["cuts"] for total in totals),
-        heldout_cuts=totals[1]["cuts"],
-        quarantined=sum(total["quarantined"] for total in totals),
+        cuts=sum(total.cuts for total in totals),
+        heldout_cuts=totals[1].cuts,
+        quarantined=sum(total.quarantined for total in totals),
         hours=seconds_of_speech / 3600,
         tokens=tokens,
         codes_used=int((counts > 0).sum()),

@@ -22,8 +22,9 @@ import numpy as np
 from slm.generation.engines import codec_on_arrays, model_on_arrays
 from slm.generation.extend import extend, framed
 from slm.generation.sampling import Sampling
-from slm.vocabulary import NO_CODE, Vocabulary
+from slm.vocabulary import Vocabulary
 from tokenizer.errors import InputError
+from tokenizer.live import LiveStream
 
 TIMED_CHUNKS = 4096  # chunks whose times are kept, so that memory does not grow in an endless session
 PROMPT_CHUNKS = 128  # decoded at once; this bounds the memory for a long prompt
@@ -108,11 +109,9 @@ class Continuation:
         began = time.perf_counter()
         codes = codec.encode(prompt[None, :whole])
         encoded = time.perf_counter()
-        self._state, pieces = codec.init_state(1), []
+        self._stream: Any = LiveStream(codec)  # of arrays
         size = PROMPT_CHUNKS * codec.tokens_per_chunk
-        for begin in range(0, codes.shape[1], size):
-            audio, self._state = codec.decode_step(codes[:, begin : begin + size], self._state)
-            pieces.append(audio[0])
+        pieces = [self._stream.decode(codes[0, begin : begin + size]) for begin in range(0, codes.shape[1], size)]
         self.prompt_codes = codes[0]
         self.prompt_audio = np.concatenate(pieces)
         self._encode_time, self._prime_time = encoded - began, time.perf_counter() - encoded
@@ -163,10 +162,7 @@ class Continuation:
         )
 
     def _decoded(self, codes: np.ndarray) -> Chunk:
-        filled = np.full((1, self._codec.tokens_per_chunk), NO_CODE, dtype=np.int64)
-        filled[0, : len(codes)] = codes
-        audio, self._state = self._codec.decode_step(filled, self._state)
-        return Chunk(codes, audio[0, : len(codes) * self._codec.samples_per_token])
+        return Chunk(codes, self._stream.decode(codes))
 
     def _clock(self, seconds: float, codes: int) -> None:
         if not self._new_codes:

@@ -115,5 +115,8 @@ def encoder(g: StepGraph, wave: str, module: Encoder) -> str:
     """[B, S] -> [B, 1, T, D]."""
     stem, path = module.feature_extractor, "encoder.feature_extractor"
     x = conv_stem(g, wave, path, stem) if isinstance(stem, ConvStem) else log_mel_stem(g, wave, path, stem)
+    # In silence all bands of a log-mel frame are equal and far from 0. ONNX Runtime before 1.27 computes the variance
+    # as a difference of two large numbers, which rounding can make negative: NaN. So the mean is taken off before.
+    x = g.op("Sub", x, g.op("ReduceMean", x, g.builder.ints(-1), keepdims=1))
     x = linear(g, layer_norm(g, x, "encoder.norm", module.norm), "encoder.feature_proj", module.feature_proj)
     return transformer(g, x, "encoder.encoder", module.encoder)

@@ -14,6 +14,7 @@ from tokenizer.onnx_engine.kernels import Kernel
 
 MANIFEST = "codec.json"
 VERSION = 4  # of the graphs and this file; a cached export of another version is made again
+READABLE = (3, VERSION)  # 3 has other graphs with the same inputs and outputs, and names no kernel
 SAMPLE, SAMPLE_EVERY = 1 << 12, 1 << 18  # bytes
 PRECISIONS = ("fp32", "int8")
 
@@ -77,12 +78,14 @@ class Manifest:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             version = raw.pop("version")
-            if version != VERSION:
-                raise InputError(f"{path}: of version {version}; this program reads {VERSION}. Export the codec again")
+            if version not in READABLE:
+                raise InputError(
+                    f"{path}: of version {version}; this program reads {' and '.join(map(str, READABLE))}. Export the "
+                    "codec again"
+                )
             states = {step: [_spec(entry) for entry in raw.pop(step)] for step in ("encode_step", "decode_step")}
-            config, fingerprint, precision, kernel = (
-                raw.pop(key) for key in ("config", "fingerprint", "precision", "kernel")
-            )
+            config, fingerprint, precision = (raw.pop(key) for key in ("config", "fingerprint", "precision"))
+            kernel = raw.pop("kernel") if version >= 4 else None
             files = {str(name): (int(size), str(digest)) for name, (size, digest) in raw["files"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not the description of an exported codec ({error}); export it again") from None

@@ -301,8 +301,10 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         stored = json.loads(record.read_text())
         # A run that began before there was a setting has its default.
         stored["train"] = json.loads(json.dumps(asdict(StageConfig(steps=1, bfloat16=True)))) | stored["train"]
-        if changed := sorted(set(differences(stored, settings)) - MAY_CHANGE):
+        changed = {difference.name for difference in differences(stored, settings)} - MAY_CHANGE
+        if changed:
             raise InputError(
-                f"{out}: holds a run with other settings ({', '.join(changed)}); give those again, or use another --out"
+                f"{out}: holds a run with other settings ({', '.join(sorted(changed))}); give those again, "
+                "or use another --out"
             )
     write_atomically(record, json.dumps(settings, indent=2).encode())

@@ -5,12 +5,13 @@ import json
 
 import pytest
 
-from pipelines.bulk.plan import Sharding, identify, load_or_make_plan, shard_cuts
+from pipelines.bulk.plan import Sharding, identify, load_or_make_plan
+from pipelines.bulk.stored_plan import shard_cuts
 from pipelines.format.layout import Layout
 from pipelines.sources.cuts import Selection, duration
 from tokenizer.errors import InputError
 
-CODEC = {"fingerprint": "f" * 64}
+CODEC = "f" * 64
 
 
 def make(tmp_path, durations, sharding, ids=None):
@@ -73,7 +74,7 @@ def test_another_plan_is_refused_and_the_difference_named(tmp_path):
     with pytest.raises(InputError, match=r"--shard-cuts was 2, now not given; --shard-hours was not given, now 2"):
         load_or_make_plan(layout, identify(manifest, Selection(), Sharding(hours=2), {}, CODEC))
     with pytest.raises(InputError, match=r"--codec \(its fingerprint\) was ffff.*, now eeee"):
-        load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=2), {}, {"fingerprint": "e" * 64}))
+        load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=2), {}, "e" * 64))
     (tmp_path / "cuts.jsonl").write_text((tmp_path / "cuts.jsonl").read_text() + "\n")
     with pytest.raises(InputError, match=r"the content of the input was"):
         load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=2), {}, CODEC))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from lhotse import MonoCut
 
+from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
 from pipelines.dataset.batches import Batch, shuffled
@@ -284,7 +285,7 @@ def aligned_dataset(record_noise: Any, tiny_codec_dir: Path, tmp_path_factory: p
         lines.append({**cut, "id": f"c{number}", "channel": 0, "recording": recording, "type": "MonoCut"})
     (folder / "cuts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path_factory.mktemp("aligned-tokens") / "out"
-    tokenize(Job(str(folder / "cuts.jsonl"), out, str(tiny_codec_dir), Sharding(cuts=6), engine="inline"))
+    tokenize(Job(str(folder / "cuts.jsonl"), out, str(tiny_codec_dir), Sharding(cuts=6), executor=Inline()))
     return out
 
 

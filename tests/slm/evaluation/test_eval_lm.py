@@ -13,10 +13,11 @@ import pytest
 import soundfile
 import torch
 
+from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
 from pipelines.dataset.token_dataset import TokenDataset
-from pipelines.tools.split import split
+from pipelines.tools.rewrite import split
 from slm.checkpoint import load_lm, save_lm
 from slm.cli import main
 from slm.evaluation.samples import NGRAM, SampleOptions, code_figures, draw_samples, silence
@@ -241,7 +242,7 @@ def test_empty_data_is_refused(command, tiny_codec_dir, tmp_path, capsys):
     (tmp_path / "audio").mkdir()
     soundfile.write(tmp_path / "audio" / "nan.wav", np.full(8000, np.nan, np.float32), 16000, subtype="FLOAT")
     tokenize(
-        Job(str(tmp_path / "audio"), tmp_path / "out", str(tiny_codec_dir), engine="inline", max_quarantine_rate=1)
+        Job(str(tmp_path / "audio"), tmp_path / "out", str(tiny_codec_dir), executor=Inline(), max_quarantine_rate=1)
     )
     for arguments in (["--data", str(tmp_path / "out")], ["--baseline-data", str(tmp_path / "out")]):
         assert main([*command, *arguments]) == 2

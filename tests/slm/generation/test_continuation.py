@@ -96,13 +96,13 @@ def test_an_endless_session_does_not_grow(tiny_codec, lm, monkeypatch):
         "slm.generation.continuation.extend", lambda *_: (np.array([i % 256]) for i in itertools.count())
     )
     continuation = Continuation(tiny_codec, *lm, speech(1), Sampling())
-    shapes = torch.utils._pytree.tree_map(lambda leaf: leaf.shape, continuation._state)
+    shapes = torch.utils._pytree.tree_map(lambda leaf: leaf.shape, continuation._stream.state)
     monkeypatch.setattr(tiny_codec, "decode_step", lambda codes, state: (torch.zeros(1, 1280), state))
     for _ in itertools.islice(continuation.chunks(), TIMED_CHUNKS + 10):
         pass
     assert len(continuation._chunk_times) == TIMED_CHUNKS
     assert continuation.timing().new_seconds == pytest.approx((TIMED_CHUNKS + 10) * 0.08)
-    assert torch.utils._pytree.tree_map(lambda leaf: leaf.shape, continuation._state) == shapes
+    assert torch.utils._pytree.tree_map(lambda leaf: leaf.shape, continuation._stream.state) == shapes
 
 
 def test_times_add_up(tiny_codec, lm):
