@@ -32,14 +32,16 @@ format: $(VENV)/.installed-dev  ## let ruff mend what it can
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch comes first and pinned: a bare requirement could bring another build with gigabytes of GPU packages.
+# Pinned, because a bare requirement of torch could bring another build with gigabytes of GPU packages. Python compiles
+# what is imported when it is: compiling all of torch takes longer than the rest of the installation.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[metrics]"
+	$(PIP) torch -e ".[metrics]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PIP) -e ".[dev]"
 	touch $@
 
 clean:  ## remove the virtual environment and the demo

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tokenizer.chunks import StreamingCodec, whole_chunks
 from tokenizer.errors import InputError
 from tokenizer.inputs import NO_TOKEN
-from tokenizer.model import Voice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tokenizer.model import Voice
 
 FILE_HEADERS = {
     b"RIFF": "a WAV file",
@@ -101,6 +103,8 @@ def decode_pipe(codec: StreamingCodec, tokens: BinaryIO, pcm: BinaryIO) -> int:
     Raises:
         InputError: when the pipe brings no token, or one outside the codebook.
     """
+    import torch
+
     stream, total = LiveStream(codec), 0
     for block in _blocks(tokens, codec.tokens_per_chunk):
         if not total and block.tobytes().startswith(b"\x93NU"):
@@ -120,6 +124,8 @@ def read_pcm(pipe: BinaryIO, size: int) -> Iterator[Tensor]:
     Raises:
         InputError: when the pipe ends without a whole sample, or brings a file whose header would be heard.
     """
+    import torch
+
     block, first = None, True
     for block in _blocks(pipe, size):
         if first:

@@ -128,6 +128,8 @@ def sums_bytes() -> bool:
 
 def check_device(device: str) -> None:
     """Raise InputError unless PyTorch can put a tensor on `device` ("cpu", "cuda", "cuda:1")."""
+    if device == "cpu":
+        return
     import torch
 
     try:

@@ -245,5 +245,5 @@ def continue_prompt(
     timing = run.timing()
     figures = ContinuationFigures(name, file, timing, SAMPLING)
     wave = np.concatenate([run.prompt_audio, *(chunk.audio for chunk in chunks)])
-    tokens = np.concatenate([run.prompt_codes.numpy(), *(chunk.codes for chunk in chunks)])
+    tokens = np.concatenate([run.prompt_codes, *(chunk.codes for chunk in chunks)])
     return Waveform(wave, codec.sample_rate_out), figures, tokens.tolist()

@@ -69,6 +69,11 @@ class ArrayLanguageModel:
         half = np.arange(0, self.shape.head_width, 2, dtype=np.float64)
         self._frequencies = self.shape.rope_theta ** (-half / self.shape.head_width)
 
+    @property
+    def context(self) -> int:
+        """Tokens that a token sees, itself included."""
+        return self.shape.context
+
     def make_cache(self, batch: int, longest_write: int = 128) -> ArrayCache:
         """An empty cache for `batch` streams that takes in at most `longest_write` tokens at once."""
         shape = self.shape

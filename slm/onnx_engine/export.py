@@ -1,6 +1,6 @@
 """Language models as ONNX graphs, in the user's cache: `focalstream/lm` in $XDG_CACHE_HOME or ~/.cache.
 
-A folder there is named by the model's files as they are now, so finding it reads none of them and needs no PyTorch.
+A folder there is named by the model's files as they are now, so finding it reads none of them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -27,8 +25,6 @@ SOURCES = ("config.json", "vocabulary.json", "model.safetensors")
 def cached(source: Path, precision: str) -> Path:
     """The exported folder of the model in the folder `source`; made when it is not there or is damaged.
 
-    It is made by a process of its own, so that this one goes on without PyTorch.
-
     Raises:
         InputError: there is no such model, or the cache cannot be written.
     """
@@ -39,14 +35,13 @@ def cached(source: Path, precision: str) -> Path:
     with contextlib.suppress(InputError):
         Manifest.read(folder)
         return folder
-    command = [sys.executable, "-m", "slm.onnx_engine.export", str(source), str(folder), precision, kernel or ""]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    try:
+        export_lm(source, folder, precision, kernel)
+    except OSError as error:
         raise InputError(
-            f"language model {source}: cannot be exported to {folder} ({reason.removeprefix('InputError: ')}); set "
-            "XDG_CACHE_HOME to a folder that can be written, or use --lm-engine torch"
-        )
+            f"{folder}: cannot be written ({error.strerror}). Exported language models are kept there; set "
+            "XDG_CACHE_HOME to a folder that can be written"
+        ) from None
     return folder
 
 
@@ -118,8 +113,3 @@ def _identity(source: Path) -> str:
         found = path.stat()
         stated.append((str(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
     return hashlib.sha256(repr(stated).encode()).hexdigest()[:32]
-
-
-if __name__ == "__main__":
-    # An InputError ends the process with its message as the last line, which `cached` hands on.
-    export_lm(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4] or None)  # type: ignore[arg-type]

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from slm.serve.messages import (
     Cancel,
@@ -227,7 +226,7 @@ class Scheduler:
         size = chunks * self._batch.codec.chunk_samples
         samples = np.concatenate(stream.waiting)
         stream.waiting, stream.samples = deque([samples[size:]]), len(samples) - size
-        piece, stream.state = self._batch.process_prompt(stream.slot, torch.from_numpy(samples[:size]), stream.state)
+        piece, stream.state = self._batch.process_prompt(stream.slot, samples[:size], stream.state)
         stream.prompt_chunks += chunks
         self._streams[stream.number] = self._streams.pop(stream.number)  # to the end of the order
         self._emit(self._sound(stream, piece, False, 0.0, 0.0))
@@ -260,8 +259,7 @@ class Scheduler:
 
     @staticmethod
     def _sound(stream: Stream, piece: Piece, new: bool, step_ms: float, late_ms: float) -> Sound:
-        codes = piece.codes.numpy().astype(np.uint16)
-        return Sound(stream.number, new, codes, to_pcm(piece.audio.numpy()), step_ms, late_ms)
+        return Sound(stream.number, new, piece.codes.astype(np.uint16), to_pcm(piece.audio), step_ms, late_ms)
 
     # ---- whole files ----------------------------------------------------------------------------------------------
 
@@ -275,16 +273,20 @@ class Scheduler:
 
     def _encode(self, samples: np.ndarray) -> Iterator[bytes | None]:
         codec = self._batch.codec
-        stream, tokens = LiveStream(codec), []
-        for block in torch.from_numpy(samples).split(PIECE_CHUNKS * codec.chunk_samples):
-            tokens.append(stream.encode(block).cpu().numpy())
+        stream: Any = LiveStream(codec)  # of arrays
+        tokens = []
+        size = PIECE_CHUNKS * codec.chunk_samples
+        for begin in range(0, len(samples), size):
+            tokens.append(stream.encode(samples[begin : begin + size]))
             yield None
         yield np.concatenate(tokens).astype("<u2").tobytes()
 
     def _decode(self, codes: np.ndarray) -> Iterator[bytes | None]:
         codec = self._batch.codec
-        stream, pcm = LiveStream(codec), []
-        for block in torch.from_numpy(codes).split(PIECE_CHUNKS * codec.tokens_per_chunk):
-            pcm.append(to_pcm(stream.decode(block).float().cpu().numpy()))
+        stream: Any = LiveStream(codec)
+        pcm = []
+        size = PIECE_CHUNKS * codec.tokens_per_chunk
+        for begin in range(0, len(codes), size):
+            pcm.append(to_pcm(stream.decode(codes[begin : begin + size])))
             yield None
         yield b"".join(pcm)
