@@ -6,13 +6,16 @@ Legend: B streams, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slm.generation.engines import GenerationModel
 from slm.generation.sampling import RandomStream, Sampling, draw
 from slm.vocabulary import BOS, EOS, FIRST_CODE, NO_CODE, PAD, Vocabulary
 from tokenizer.errors import InputError
+
+if TYPE_CHECKING:
+    from slm.generation.engines import GenerationModel
 
 
 def extend(

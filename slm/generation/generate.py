@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from slm.generation import extend as extension
-from slm.generation.engines import model_on_arrays
+from slm.generation.engines import TensorModel
 from slm.generation.sampling import Sampling
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import Vocabulary
@@ -73,7 +73,7 @@ def extend(
         int64 [B]: the index in `allowed` of the next id of each stream (for example a code); -1 for ended streams.
     """
     ids, counts = tokens.cpu().numpy(), lengths.cpu().numpy()
-    drawn = extension.extend(model_on_arrays(model), ids, counts, allowed, sampling, seeds, least, most)
+    drawn = extension.extend(TensorModel(model), ids, counts, allowed, sampling, seeds, least, most)
     yield from map(torch.from_numpy, drawn)
 
 

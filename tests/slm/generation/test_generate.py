@@ -158,9 +158,7 @@ def test_an_ended_stream_does_not_disturb_the_others(model):
 
 def test_an_endless_stream_can_be_cancelled_and_keeps_its_memory(model, monkeypatch):
     caches = []
-    monkeypatch.setattr(
-        "slm.generation.torch_engine.make_cache", lambda *args: caches.append(make_cache(*args)) or caches[-1]
-    )
+    monkeypatch.setattr("slm.model.decoding.make_cache", lambda *args: caches.append(make_cache(*args)) or caches[-1])
     stream = generate(model, VOCABULARY, [codes_of(5, 1)], Sampling(), [0], min_codes=10**9)
     codes = [int(code) for code in itertools.islice(stream, 400)]
     stream.close()
