@@ -105,8 +105,6 @@ def train(
             not fit; or a gradient is no longer finite.
     """
     check_device(device)
-    bfloat16 = resolved_bfloat16(settings.bfloat16, device, out / "run.json", say=show_progress and not ranks.rank)
-    settings = dataclasses.replace(settings, bfloat16=bfloat16)
     sources = read_data(data)
     dataset = TokenDataset(sources.places, cache)
     validation_data = TokenDataset(list(held_out), cache) if held_out else None
@@ -119,6 +117,8 @@ def train(
         vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
     training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
+    bfloat16 = resolved_bfloat16(settings.bfloat16, device, out / "run.json", say=show_progress and not ranks.rank)
+    settings = dataclasses.replace(settings, bfloat16=bfloat16)
     torch.manual_seed(settings.seed)
     model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
     if init_from is not None and not resume:
