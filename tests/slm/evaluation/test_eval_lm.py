@@ -244,8 +244,12 @@ def test_empty_data_is_refused(command, tiny_codec_dir, tmp_path, capsys):
     tokenize(
         Job(str(tmp_path / "audio"), tmp_path / "out", str(tiny_codec_dir), executor=Inline(), max_quarantine_rate=1)
     )
-    for arguments in (["--data", str(tmp_path / "out")], ["--baseline-data", str(tmp_path / "out")]):
-        assert main([*command, *arguments]) == 2
+    empty = str(tmp_path / "out")
+    with_no_data = [
+        empty if before == "--data" else word for before, word in zip(["", *command], command, strict=False)
+    ]
+    for arguments in (with_no_data, [*command, "--baseline-data", empty]):
+        assert main(arguments) == 2
         assert "out: holds no tokens; tokenize some audio first" in capsys.readouterr().err
 
 
