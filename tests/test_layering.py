@@ -37,6 +37,7 @@ ORDER = {
         "codec",
         "runs",
         "metrics",
+        "teachers",
         "training",
         "commands",
     ],

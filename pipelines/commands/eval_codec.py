@@ -23,6 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", action="store_true", help="also UTMOS, Whisper and WavLM speaker similarity; may download models"
     )
+    parser.add_argument(
+        "--judges",
+        action="store_true",
+        help="also DNSMOS, speaker similarity and the word errors of --recogniser; their weights come in packages",
+    )
+    parser.add_argument(
+        "--recogniser",
+        default="tiny.en",
+        metavar="MODEL",
+        help="Whisper on CTranslate2, for --judges: tiny.en, a folder, or a name that is downloaded (base)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for encoding and decoding")
     parser.add_argument("--workers", type=int, default=2, help="processes that measure quality")
     parser.add_argument("--html", metavar="OUT.html", help="write a page with figures and sound, one file")
@@ -59,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         peers=args.peers,
         content=args.content,
         models=args.models,
+        judges=args.judges,
+        recogniser=args.recogniser,
         workers=args.workers,
         device=args.device,
         page_clips=PAGE_CLIPS if args.html else 0,

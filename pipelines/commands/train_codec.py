@@ -49,6 +49,7 @@ SETTINGS = {
     "save_every": "steps between checkpoints",
     "seed": "of the weights and of the batches",
     "losses": "weights of single losses: --losses multi_mel=2 loudness=0",
+    "augment": "changes of random crops: --augment speed=0.1 level=6 (speed, level, bandwidth, room, noise, noise_db)",
     "freeze": "parts of the codec that stay as they are: --freeze encoder decompressor.refiner",
 }
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
@@ -121,7 +122,7 @@ def add_setting(group: argparse._ArgumentGroup, name: str, kind: str) -> None:
     shared: dict[str, Any] = {"default": argparse.SUPPRESS, "help": SETTINGS.get(name, name.replace("_", " "))}
     if kind.startswith("bool"):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, **shared)
-    elif kind.startswith("dict"):
+    elif kind.startswith("dict") or kind == "Augmentation":
         group.add_argument(flag, nargs="+", action="extend", metavar="NAME=VALUE", **shared)
     elif kind.startswith("tuple"):
         group.add_argument(flag, nargs="*", action="extend", metavar="PART", **shared)
@@ -184,8 +185,9 @@ def configuration(args: argparse.Namespace) -> TrainingConfig:
         raise InputError(f"{args.config}: no such configuration; expected a file such as configs/codec/small.yaml")
     names = {setting.name for setting in dataclasses.fields(StageConfig)}
     settings = {name: value for name, value in vars(args).items() if name in names}
-    if "losses" in settings:
-        settings["losses"] = values_of_pairs(settings["losses"], "--losses", "multi_mel=2")
+    for name, example in (("losses", "multi_mel=2"), ("augment", "speed=0.1")):
+        if name in settings:
+            settings[name] = values_of_pairs(settings[name], f"--{name}", example)
     return read_config(
         args.config,
         settings,

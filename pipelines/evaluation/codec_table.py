@@ -62,7 +62,9 @@ def facts(result: dict[str, Any]) -> list[str]:
     coded = f", {static:.0f} with a static model fitted on the other half of the clips" if static else ""
     streaming = speed.get("streaming_times_real_time")
     live = f"; streaming, chunk by chunk: {streaming:.1f} x" if streaming else ""
+    recogniser = result.get("recogniser")
     return [
+        *([f"recogniser: {recogniser} (Whisper on CTranslate2, greedy, English)"] if recogniser else []),
         f"codebook used: {codes['used']:.1%}; entropy {codes['entropy_bits']:.2f} bits "
         f"({codes['normalised_entropy']:.3f} of the maximum) over {codes['tokens']:,} tokens",
         f"bits per second: {bits['nominal']:.0f}; with order-0 entropy coding {bits['order0_entropy']:.0f} by the "

@@ -23,7 +23,11 @@ from tokenizer.commands.roundtrip import stream
 from tokenizer.errors import InputError
 from tokenizer.metrics.codes import code_usage, static_model_bits
 from tokenizer.metrics.judges import Judges, load_judges
+from tokenizer.metrics.package_judges import load_package_judges
+from tokenizer.metrics.recogniser import Recogniser, load_recogniser
+from tokenizer.metrics.words import word_errors
 
+OF_A_WAVE = ("dnsmos", "utmos")  # judges that hear a wave alone; the others compare it with the original
 SPEED_SECONDS = 20.0  # speech that speed and rounding are measured on, before any other process runs
 
 
@@ -37,6 +41,8 @@ class Options:
     peers: bool = False
     content: bool = False
     models: bool = False
+    judges: bool = False
+    recogniser: str = "tiny.en"  # with `judges`; see `tokenizer.metrics.recogniser`
     workers: int = 1
     device: str = "cpu"
     page_clips: int = 0  # clips of each source whose sound is kept
@@ -68,8 +74,14 @@ def evaluate(codec: Any, options: Options) -> tuple[dict[str, Any], list[Sounds]
     systems = [*codec_systems(codec), *(peer_systems(missing) if options.peers else ())]
     judges = load_judges(options.device) if options.models else Judges({}, {})
     missing.update(judges.missing)
+    listener = None
+    if options.judges:
+        of_packages, why = load_package_judges()
+        judges = Judges(judges.judges | of_packages, {})
+        missing.update(why)
+        listener = _listener(options.recogniser, missing)
     live = speed_and_rounding(codec, options)
-    run = _Run(codec, systems, judges, options)
+    run = _Run(codec, systems, judges, listener, options)
     rows: dict[str, dict[str, list[Figures]]] = {system.name: defaultdict(list) for system in systems}
     for source, figures in run.figures():
         for name, row in figures.items():
@@ -86,6 +98,7 @@ def evaluate(codec: Any, options: Options) -> tuple[dict[str, Any], list[Sounds]
         },
         "codes": code_figures(codec, run.tokens),
         **live,
+        "recogniser": options.recogniser if listener else None,
         "not_measured": missing,
     }
     return result, run.sounds
@@ -94,8 +107,12 @@ def evaluate(codec: Any, options: Options) -> tuple[dict[str, Any], list[Sounds]
 class _Run:
     """One pass over the clips. `tokens` and `sounds` fill up as `figures` goes on."""
 
-    def __init__(self, codec: Any, systems: list[System], judges: Judges, options: Options) -> None:
+    def __init__(
+        self, codec: Any, systems: list[System], judges: Judges, listener: Recogniser | None, options: Options
+    ) -> None:
         self.codec, self.systems, self.judges, self.options = codec, systems, judges, options
+        self.listener = listener
+        self.listened = [system.name for system in systems if system.kind != "flips"]  # it is slow
         self.tokens: list[np.ndarray] = []
         self.sounds: list[Sounds] = []
         self.judged: deque[dict[str, Figures]] = deque()  # of the jobs whose other figures are not back yet
@@ -124,9 +141,29 @@ class _Run:
             name: {measure: judge(clip.wave, wave) for measure, judge in self.judges.judges.items()}
             for name, wave in waves.items()
         }
-        if "utmos" in self.judges.judges:  # the others compare with the original
-            rows[ORIGINAL] = {"utmos": self.judges.judges["utmos"](clip.wave, clip.wave)}
-        return rows
+        rows[ORIGINAL] = {
+            measure: self.judges.judges[measure](clip.wave, clip.wave)
+            for measure in OF_A_WAVE
+            if measure in self.judges.judges
+        }
+        if self.listener is not None and clip.english:
+            heard = {ORIGINAL: self.listener(clip.wave)}
+            heard |= {name: self.listener(waves[name]) for name in self.listened}
+            for name, text in heard.items():
+                if clip.text:
+                    rows[name]["wer_recogniser"] = word_errors(clip.text, text)
+                if name != ORIGINAL:
+                    rows[name]["dwer_recogniser"] = word_errors(heard[ORIGINAL], text)
+        return {name: row for name, row in rows.items() if row or name != ORIGINAL}
+
+
+def _listener(model: str, missing: dict[str, str]) -> Recogniser | None:
+    """The recogniser, or None; then into `missing` goes why."""
+    try:
+        return load_recogniser(model)
+    except InputError as error:
+        missing["wer_recogniser, dwer_recogniser"] = str(error)
+        return None
 
 
 def speed_and_rounding(codec: Any, options: Options) -> dict[str, Any]:
@@ -218,6 +255,8 @@ def _not_asked_for(options: Options) -> dict[str, str]:
         missing["Codec2 and Opus"] = "ask for them with --peers"
     if not options.content:
         missing["wer, dwer"] = "ask for them with --content"
+    if not options.judges:
+        missing["dnsmos, speaker_ge2e, wer_recogniser, dwer_recogniser"] = "ask for them with --judges"
     if not options.models:
         missing["utmos, dwer_whisper, speaker_similarity"] = "ask for them with --models; they are downloaded once"
     return missing

@@ -72,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-seconds", type=float, help="prompt of a sample; default: 3, or the model's context")
     parser.add_argument("--sample-seconds", type=float, default=6.0, help="longest sample")
     parser.add_argument(
+        "--recogniser",
+        metavar="MODEL",
+        help="count the words of the samples: Whisper tiny.en, a folder in CTranslate2's form, or a name",
+    )
+    parser.add_argument(
         "--benchmarks",
         nargs="+",
         action="extend",
@@ -137,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
         swaps=swap_options(args, model.config.context, vocabulary.token_rate),
         swap_audio=args.swap_audio,
         samples=SampleOptions(args.samples, prompt_seconds, args.sample_seconds, args.seed) if args.samples else None,
+        recogniser=args.recogniser,
         transcripts=args.transcripts,
         benchmarks=args.benchmarks,
         page_clips=PAGE_CLIPS if args.html else 0,

@@ -20,6 +20,7 @@ from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import find_inputs, read_cuts
 from slm.evaluation.baselines import Counts
 from slm.evaluation.benchmarks import FilePair, read_benchmark
+from slm.evaluation.content import word_figures
 from slm.evaluation.likelihood import Reader, Scorer, lm_reader, scorer
 from slm.evaluation.pairs import Pair, accuracy
 from slm.evaluation.samples import Sample, SampleOptions, decode_sample, draw_samples, sample_figures, silence
@@ -32,6 +33,7 @@ from tokenizer import Codec
 from tokenizer.audio import read_audio
 from tokenizer.errors import InputError
 from tokenizer.metrics import METRICS_RATE
+from tokenizer.metrics.recogniser import WordRecogniser, load_word_recogniser
 
 LM, UNIGRAM, BIGRAM = "language model", "unigram", "bigram"
 BASELINE_TOKENS = 20_000_000  # used of --baseline-data at most; more would only take memory
@@ -50,6 +52,7 @@ class Options:
     swaps: SwapOptions | str = field(default_factory=SwapOptions)  # or the reason why there are none
     swap_audio: str = ""
     samples: SampleOptions | None = None
+    recogniser: str | None = None  # of the samples' words; see `tokenizer.metrics.recogniser`
     transcripts: int = 0  # at most, of a model with text
     benchmarks: Sequence[Path] = ()
     page_clips: int = 0  # samples whose audio is kept
@@ -125,6 +128,7 @@ def evaluate(
         if isinstance(options.swaps, SwapOptions)
         else None,
         "samples": options.samples and asdict(options.samples),
+        "recogniser": options.recogniser,
     }
     result["not_measured"] = missing
     return result, sounds
@@ -285,18 +289,35 @@ def sampled(
     if codec is None:
         missing["silence of samples"] = f"needs codec '{vocabulary.codec_name}'; name it with --codec"
     else:
+        recogniser = word_recogniser(options.recogniser, missing)
         silent: dict[str, list[np.ndarray]] = {system: [] for system in figures}
+        spoken: dict[str, list[np.ndarray]] = {system: [] for system in figures}
         for sample in samples:
             waves = decode_sample(codec, sample)
             after = len(sample.prompt) * codec.samples_per_token
             for system, wave in zip(figures, waves, strict=True):
                 silent[system].append(silence(wave, codec.sample_rate_out, after))
+                spoken[system].append(soxr.resample(wave[after:], codec.sample_rate_out, METRICS_RATE))
             if len(sounds) < options.page_clips:
                 sounds.append(heard(codec, dataset, sample, waves))
         for system, frames in silent.items():
             joined = np.concatenate(frames)
             figures[system]["silent"] = float(joined.mean()) if len(joined) else None
+            if recogniser is not None:
+                figures[system] |= word_figures(recogniser, spoken[system])
     return {"count": len(samples), "systems": figures}, sounds
+
+
+def word_recogniser(model: str | None, missing: dict[str, str]) -> WordRecogniser | None:
+    """The recogniser of the samples' words; None, with the reason in `missing`, without one."""
+    if model is None:
+        missing["words of samples"] = "name a recogniser with --recogniser, such as base"
+        return None
+    try:
+        return load_word_recogniser(model)
+    except InputError as error:
+        missing["words of samples"] = str(error)
+        return None
 
 
 def heard(codec: Codec, dataset: TokenDataset, sample: Sample, waves: tuple[np.ndarray, np.ndarray]) -> Sounds:

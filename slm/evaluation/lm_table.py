@@ -14,6 +14,9 @@ SAMPLE_COLUMNS = {  # figure -> head, digits, scale
     "repeated": ("repeated tokens %", 1, 100),
     "repeated_ngrams": ("repeated 4-grams %", 1, 100),
     "silent": ("silence %", 1, 100),
+    "words_per_second": ("words/s", 2, 1),
+    "sure_words": ("sure words %", 0, 100),
+    "sure_words_per_second": ("sure words/s", 2, 1),
 }
 
 

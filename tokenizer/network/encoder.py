@@ -237,7 +237,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dim = config, config.dim
         self.feature_extractor = ConvStem(config) if config.stem == "conv" else LogMelStem(config)
         self.norm = nn.LayerNorm(config.stem_dim)
         self.feature_proj = nn.Linear(config.stem_dim, config.dim)

@@ -8,6 +8,7 @@ Legend: B batch, S samples at the codec's input rate, S' samples at its output r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from tokenizer.training.augment import NO_AUGMENTATION, Augmentation, at_speed
 from tokenizer.training.corpus import Corpus
 
 SHUFFLED_TOGETHER = 50  # batches of utterances next to one another in duration, among which each epoch mixes
@@ -64,10 +66,20 @@ class Crops:
         samples: of a crop, at the input rate; a whole number of chunks.
         size: crops of a batch.
         seed: of the crops' places.
+        augmentation: what happens to them; the draws come after those of the places.
     """
 
-    def __init__(self, corpus: Corpus, rates: Rates, samples: int, size: int, seed: int) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        rates: Rates,
+        samples: int,
+        size: int,
+        seed: int,
+        augmentation: Augmentation = NO_AUGMENTATION,
+    ) -> None:
         self.corpus, self.rates, self.crop, self.size, self.seed = corpus, rates, samples, size, seed
+        self.augmentation = augmentation
         self.shares = np.cumsum(corpus.lengths) / corpus.lengths.sum()
         self.per_epoch = max(1, int(corpus.lengths.sum()) // (size * rates.target_samples(samples)))
 
@@ -77,7 +89,12 @@ class Crops:
 
         def crop(cut: int) -> np.ndarray:
             begin = int(rng.integers(0, max(int(self.corpus.lengths[cut]) - wanted, 0) + 1))
-            return self.corpus.read(cut, begin, wanted)
+            if self.augmentation == NO_AUGMENTATION:
+                return self.corpus.read(cut, begin, wanted)
+            changes = np.random.default_rng((self.seed, step, *rng.integers(0, 2**32, 2)))
+            factor = self.augmentation.speed_factor(changes)
+            piece = at_speed(self.corpus.read(cut, begin, math.ceil(wanted * factor)), factor, wanted)
+            return self.augmentation.apply(piece, self.rates.output, changes)
 
         cuts = np.searchsorted(self.shares, rng.random(self.size), side="right")
         return _batch(self.corpus, self.rates, cuts, crop, self.crop)

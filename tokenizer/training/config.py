@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
 from tokenizer.runs.precision import check_bfloat16
+from tokenizer.training.augment import NO_AUGMENTATION, Augmentation
 
 SCHEDULES = ("cosine", "plateau", "epoch")
 OPTIMIZERS = ("adamw", "muon")
@@ -56,6 +57,7 @@ class StageConfig:
     save_every: int = 100  # steps
     seed: int = 0
     losses: dict[str, float] = field(default_factory=dict)  # weight of each, where it differs from the stage's own
+    augment: Augmentation = NO_AUGMENTATION  # of random crops
     freeze: tuple[str, ...] = ()  # parts of the codec that stay, though the stage trains them: "decompressor.refiner"
 
     def __post_init__(self) -> None:
@@ -93,8 +95,9 @@ class TeacherConfig:
     """Where the full-context teacher comes from: a WavLM folder or Hub id, or the run's own stage `teacher`.
 
     Attributes:
-        source: folder or id in a layout of `tokenizer.training.wavlm.load_wavlm`; null: the stage `teacher` trains one.
-        layers: first layers of the source that are kept.
+        source: folder or id in a layout of `tokenizer.teachers.wavlm.load_wavlm`, or the folder of a Whisper encoder
+            (`tokenizer.teachers.whisper.load_whisper`); null: the stage `teacher` trains one.
+        layers: first layers of the source that are kept; a Whisper encoder keeps all it has.
     """
 
     source: str | None = None

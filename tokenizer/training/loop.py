@@ -41,6 +41,7 @@ from tokenizer.runs.stop_signals import stop_signals
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.batches import Batch, Batches
 from tokenizer.training.config import StageConfig
+from tokenizer.training.content import Teacher
 from tokenizer.training.stages import STAGES, Outcome, Stage
 from tokenizer.training.teachers import save_teacher
 
@@ -85,7 +86,7 @@ def run_stage(
     name: str,
     config: StageConfig,
     codec: CodecModel,
-    teacher: Encoder | None,
+    teacher: Teacher | None,
     training: Batches,
     held_out: Batches | None,
     out: Path,
@@ -163,7 +164,7 @@ def _begin(
     name: str,
     config: StageConfig,
     codec: CodecModel,
-    teacher: Encoder | None,
+    teacher: Teacher | None,
     training: Batches,
     device: str,
     ranks: Ranks,
@@ -268,7 +269,7 @@ def _save(out: Path, run: Run) -> None:
     if run.teaches:  # the teacher comes from elsewhere, and does not change
         state["stage"] = {name: t for name, t in state["stage"].items() if not name.startswith("teacher.")}
     run.shown.save_pretrained(out / "codec")
-    if run.stage.teacher is not None and not run.teaches:
+    if isinstance(run.stage.teacher, Encoder) and not run.teaches:
         save_teacher(run.stage.teacher, out / "teacher")
     buffer = io.BytesIO()
     torch.save(state | {"schedule": run.schedule.state(), "step": run.step}, buffer)

@@ -11,6 +11,7 @@ from typing import Any
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict
+from tokenizer.training.augment import Augmentation
 from tokenizer.training.config import ADVERSARIAL, StageConfig, TeacherConfig, TrainingConfig
 from tokenizer.training.stages import STAGES
 
@@ -27,8 +28,8 @@ def read_config(
     """Read a training's YAML: `model` in the published layout, `teacher` (optional), `stages` by name.
 
     Args:
-        settings: values of `StageConfig` that replace those of the file; `losses` replaces single weights, and `steps`
-            or `epochs` replaces both.
+        settings: values of `StageConfig` that replace those of the file; `losses` and `augment` replace single
+            ones, and `steps` or `epochs` replaces both.
         stage: the stage that `settings` are for; None: every stage.
         model: values that replace those of the file, by dotted name: {"encoder_config.dim": 128}.
         teacher: likewise, of `TeacherConfig`.
@@ -69,8 +70,9 @@ def _with_settings(stage: dict[str, Any], settings: Mapping[str, Any]) -> dict[s
     replaced = ("steps", "epochs") if {"steps", "epochs"} & set(settings) else ()
     kept = {key: value for key, value in stage.items() if key not in replaced}
     given = dict(settings)
-    if "losses" in given and isinstance(kept.get("losses", {}), dict):
-        given["losses"] = {**kept.get("losses", {}), **given["losses"]}
+    for key in ("losses", "augment"):
+        if key in given and isinstance(kept.get(key, {}), dict):
+            given[key] = {**kept.get(key, {}), **given[key]}
     return {**kept, **given}
 
 
@@ -102,10 +104,11 @@ def _stage(raw: Any, own: dict[str, float], section: str) -> StageConfig:
     if not set(chosen) - set(ADVERSARIAL):  # validation is without discriminators, and needs something to measure
         measured = ", ".join(name for name in own if name not in ADVERSARIAL)
         raise InputError(f"{section}.losses: expected a weight above 0 for one of {measured}")
-    plain = {key: value for key, value in raw.items() if key != "losses"}
+    plain = {key: value for key, value in raw.items() if key not in ("losses", "augment")}
+    augment = dataclass_from_dict(Augmentation, raw.get("augment", {}), f"{section}.augment")
     try:
         stage = dataclass_from_dict(StageConfig, plain, section)
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(section) else f"{section}: {text}") from None
-    return StageConfig(**{**vars(stage), "losses": chosen})
+    return StageConfig(**{**vars(stage), "losses": chosen, "augment": augment})

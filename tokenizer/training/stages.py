@@ -27,6 +27,7 @@ from tokenizer.network.padding import present
 from tokenizer.training import passes
 from tokenizer.training.batches import Batch
 from tokenizer.training.config import ADVERSARIAL, StageConfig
+from tokenizer.training.content import ContentLosses, Teacher
 from tokenizer.training.losses import WaveLosses, entropy_term
 from tokenizer.training.recognition import Recogniser
 
@@ -55,7 +56,7 @@ class Stage(nn.Module):
     losses: ClassVar[dict[str, float]]  # every loss that the stage has, with its weight when none is given
     taught: ClassVar[bool] = True  # whether the stage cannot do without a teacher
 
-    def __init__(self, codec: CodecModel, teacher: Encoder | None, config: StageConfig) -> None:
+    def __init__(self, codec: CodecModel, teacher: Teacher | None, config: StageConfig) -> None:
         super().__init__()
         self.codec, self.teacher, self.weights = codec, teacher, config.losses
         self.temperature, self.binarise = config.entropy_temperature, config.binarise
@@ -129,7 +130,7 @@ class PositionStage(Stage):
     losses: ClassVar[dict[str, float]] = {"position": 1.0}
 
     def prepare(self) -> None:
-        assert self.teacher is not None
+        assert isinstance(self.teacher, Encoder)  # `load_teacher` refuses another
         self.codec.encoder.load_state_dict(self.teacher.state_dict())
 
     @staticmethod
@@ -137,7 +138,7 @@ class PositionStage(Stage):
         return name.startswith("codec.encoder.encoder.positional_embedding.")
 
     def forward(self, batch: Batch) -> Outcome:
-        assert self.teacher is not None
+        assert isinstance(self.teacher, Encoder)
         with torch.no_grad():
             projected, frames = self.teacher.projected(batch.wave, batch.lengths)
             wanted = F.gelu(self.teacher.encoder.positional_embedding.conv(projected, frames))
@@ -200,25 +201,42 @@ class JointStage(Stage):
         return Outcome(losses)
 
 
-class EndToEndStage(Stage):
-    """Everything at once towards the wave; with a weight on "features", towards the teacher's features too."""
+RECONSTRUCTION = {  # towards the wave without discriminators
+    "mel": 0.0,
+    "adversarial": 0.0,
+    "feature_matching": 0.0,
+    "multi_mel": 1.0,
+    "convergence": 1.0,
+    "intelligibility": 1.0,
+    "loudness": 0.5,
+}
 
-    losses = DecoderStage.losses | {
-        "mel": 0.0,
-        "adversarial": 0.0,
-        "feature_matching": 0.0,
-        "multi_mel": 1.0,
-        "convergence": 1.0,
-        "intelligibility": 1.0,
-        "loudness": 0.5,
+
+class EndToEndStage(Stage):
+    """Everything at once towards the wave; with a weight on "features", towards the teacher's features too.
+
+    "content" and "distilled" learn what is said from any full-context encoder: `tokenizer.training.content`;
+    "recognition" learns it from the texts: letters are to be read off the dequantized features.
+    """
+
+    losses = RECONSTRUCTION | {
         "entropy": 0.1,
         "features": 0.0,
+        "content": 0.0,
+        "distilled": 0.0,
+        "recognition": 0.0,
     }
     taught = False
 
+    def __init__(self, codec: CodecModel, teacher: Teacher | None, config: StageConfig) -> None:
+        super().__init__(codec, teacher, config)
+        dims = codec.config.decoder.input_dim, 0 if teacher is None else teacher.dim
+        self.content = ContentLosses(set(config.losses), codec.sample_rate_out, *dims)
+        self.recogniser = Recogniser(dims[0]) if "recognition" in config.losses else None
+
     @staticmethod
     def trains(name: str) -> bool:
-        return name.startswith("codec.")
+        return name.startswith(("codec.", "content.", "recogniser."))
 
     def forward(self, batch: Batch) -> Outcome:
         latents = passes.latents(self.codec, passes.feature_layers(self.codec, batch.wave)[-1])
@@ -228,6 +246,11 @@ class EndToEndStage(Stage):
         if "features" in self.weights:
             wanted, frames = self._taught(batch)
             losses["features"] = squared_error(features, wanted[-1], frames)
+        if self.recogniser is not None:
+            losses["recognition"] = self.recogniser(features, self._frames(batch), batch.texts)
+        if self.content.names:
+            assert self.teacher is not None
+            losses |= self.content(self.teacher, features, wave, batch.wave, batch.lengths)
         return Outcome(losses | self.wave_losses(wave, target), wave, target)
 
 
@@ -252,9 +275,9 @@ class TuneStage(Stage):
 class TeacherStage(Stage):
     """A full-context encoder of the codec's size: its features carry the sound (decoder) and the text (CTC)."""
 
-    losses = EndToEndStage.losses | {"entropy": 0.0, "features": 0.0, "recognition": 1.0}
+    losses = RECONSTRUCTION | {"entropy": 0.0, "features": 0.0, "recognition": 1.0}
 
-    def __init__(self, codec: CodecModel, teacher: Encoder | None, config: StageConfig) -> None:
+    def __init__(self, codec: CodecModel, teacher: Teacher | None, config: StageConfig) -> None:
         super().__init__(codec, teacher, config)
         self.recogniser = Recogniser(codec.config.encoder.dim)
 

@@ -1,4 +1,4 @@
-"""The full-context encoder that a causal one learns from: WavLM, or one of the codec's own size, trained here."""
+"""The full-context encoder that a codec learns from: WavLM, Whisper's, or one of the codec's own size, trained here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
 from tokenizer.network.encoder import Encoder
 from tokenizer.parsed import dataclass_from_dict
+from tokenizer.teachers.wavlm import load_wavlm
+from tokenizer.teachers.whisper import WhisperEncoder, is_whisper, load_whisper
 from tokenizer.training.config import TeacherConfig
-from tokenizer.training.wavlm import load_wavlm
 
 
 def new_teacher(student: EncoderConfig) -> Encoder:
@@ -32,8 +33,16 @@ def save_teacher(teacher: Encoder, directory: Path) -> None:
     write_atomically(directory / "config.json", text.encode())
 
 
+def load_full_context(config: TeacherConfig, trained: Path) -> Encoder | WhisperEncoder:
+    """The teacher of a training whose losses ask for no particular shapes ("content", "distilled"): any full-context
+    encoder. Args and errors: as of `load_teacher`."""
+    if config.source is not None and is_whisper(config.source):
+        return load_whisper(config.source)
+    return _encoder(config, trained)[0].requires_grad_(False).eval()
+
+
 def load_teacher(config: TeacherConfig, trained: Path, student: EncoderConfig) -> Encoder:
-    """The teacher of a training.
+    """The teacher of a training whose student takes over its features.
 
     Args:
         config: where it comes from.
@@ -43,15 +52,12 @@ def load_teacher(config: TeacherConfig, trained: Path, student: EncoderConfig) -
     Raises:
         InputError: no teacher there, or one of other shapes.
     """
-    if config.source is not None:
-        teacher, source = load_wavlm(config.source, config.layers), config.source
-    else:
-        source = str(trained)
-        if not (trained / "config.json").is_file():
-            raise InputError(f"{trained}: no teacher there; run the stage 'teacher' first, or name a teacher.source")
-        section = f"{trained / 'config.json'}"
-        teacher = Encoder(dataclass_from_dict(EncoderConfig, json.loads(Path(section).read_text()), section))
-        assign(teacher, read_weights(trained / "model.safetensors"), f"teacher {trained}")
+    if config.source is not None and is_whisper(config.source):
+        raise InputError(
+            f"teacher.source {config.source!r} is a Whisper encoder, which is built otherwise than the codec's; use it "
+            "in the stage end_to_end, for the losses 'content' and 'distilled', without 'features'"
+        )
+    teacher, source = _encoder(config, trained)
     ours = {name: tensor.shape for name, tensor in Encoder(student).state_dict().items()}
     for name, tensor in teacher.state_dict().items():
         if ours.get(name) != tensor.shape:
@@ -60,3 +66,15 @@ def load_teacher(config: TeacherConfig, trained: Path, student: EncoderConfig) -
                 f"{tuple(ours[name]) if name in ours else 'nothing'}; give encoder_config the teacher's shapes"
             )
     return teacher.eval()
+
+
+def _encoder(config: TeacherConfig, trained: Path) -> tuple[Encoder, str]:
+    """A teacher built like the codec's encoder, and where it comes from."""
+    if config.source is not None:
+        return load_wavlm(config.source, config.layers), config.source
+    if not (trained / "config.json").is_file():
+        raise InputError(f"{trained}: no teacher there; run the stage 'teacher' first, or name a teacher.source")
+    section = f"{trained / 'config.json'}"
+    teacher = Encoder(dataclass_from_dict(EncoderConfig, json.loads(Path(section).read_text()), section))
+    assign(teacher, read_weights(trained / "model.safetensors"), f"teacher {trained}")
+    return teacher, str(trained)

@@ -15,17 +15,20 @@ from tokenizer import checkpoint
 from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
 from tokenizer.errors import InputError
 from tokenizer.model import CodecModel
-from tokenizer.network.encoder import Encoder
 from tokenizer.network.focal import Refiner
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.settings import differences
+from tokenizer.training.augment import NO_AUGMENTATION, Augmentation
 from tokenizer.training.batches import Batches, Crops, Rates, Utterances
 from tokenizer.training.config import StageConfig, TrainingConfig
+from tokenizer.training.content import LOSSES as HEARD
+from tokenizer.training.content import Teacher
 from tokenizer.training.corpus import Corpus
 from tokenizer.training.loop import run_stage
 from tokenizer.training.stages import STAGES, is_frozen
-from tokenizer.training.teachers import load_teacher, new_teacher
+from tokenizer.training.teachers import load_full_context, load_teacher, new_teacher
 
+TAUGHT = {"features", *HEARD}  # losses of `end_to_end` that need a teacher
 VALIDATION_SEED = 1  # the held-out batches are the same in every run
 
 
@@ -72,7 +75,7 @@ def train(
                 f"stages.{name}: schedule 'plateau' lowers the rate by the validation loss; give --held-out, or "
                 "another schedule"
             )
-        heard = _batches(name, training, codec, settings, settings.seed)
+        heard = _batches(name, training, codec, settings, settings.seed, settings.augment)
         judged = None if held_out is None else _batches(name, held_out, codec, settings, VALIDATION_SEED)
         batches[name] = heard, judged
     for name in chosen:
@@ -101,7 +104,7 @@ def check_trainable(config: TrainingConfig) -> None:
         parameters = [name for name, _ in CodecModel(config.model).named_parameters()]
     for name, settings in config.stages.items():
         _check_freeze(name, settings.freeze, parameters)
-        if (STAGES[name].taught or ("features" in settings.losses and name == "end_to_end")) and config.teacher is None:
+        if config.teacher is None and (STAGES[name].taught or (name == "end_to_end" and TAUGHT & set(settings.losses))):
             raise InputError(f"stages.{name}: learns from a teacher; add the section 'teacher' to the configuration")
     if config.teacher and config.teacher.source and "teacher" in config.stages:
         raise InputError(f"teacher.source is {config.teacher.source!r}, so a stage 'teacher' has nothing to train")
@@ -145,21 +148,33 @@ def _check_same(model: CodecConfig, initial: CodecModel) -> None:
         )
 
 
-def _teacher(config: TrainingConfig, name: str, out: Path) -> Encoder | None:
+def _teacher(config: TrainingConfig, name: str, out: Path) -> Teacher | None:
     """The teacher that a stage needs: a new one to train, or one to learn from."""
     if config.teacher is None:
         return None
     if name == "teacher":
         torch.manual_seed(config.stages[name].seed)
         return new_teacher(config.model.encoder).train()
-    if not STAGES[name].taught and "features" not in config.stages[name].losses:
+    asked = TAUGHT & set(config.stages[name].losses)
+    if not STAGES[name].taught and asked and "features" not in asked:
+        return load_full_context(config.teacher, out / "teacher" / "teacher")
+    if not STAGES[name].taught and not asked:
         return None
     return load_teacher(config.teacher, out / "teacher" / "teacher", config.model.encoder)
 
 
-def _batches(name: str, corpus: Corpus, codec: CodecModel, settings: StageConfig, seed: int) -> Batches:
+def _batches(
+    name: str,
+    corpus: Corpus,
+    codec: CodecModel,
+    settings: StageConfig,
+    seed: int,
+    augmentation: Augmentation = NO_AUGMENTATION,
+) -> Batches:
     rates = Rates(ENCODER_SAMPLE_RATE, codec.sample_rate_out, codec.chunk_samples)
     if settings.crop_seconds is None:
+        if augmentation != NO_AUGMENTATION:
+            raise InputError(f"stages.{name}.augment: is for random crops; give crop_seconds, or leave it out")
         longest = round(settings.longest_seconds * ENCODER_SAMPLE_RATE)
         if longest < codec.chunk_samples:
             raise InputError(
@@ -173,4 +188,4 @@ def _batches(name: str, corpus: Corpus, codec: CodecModel, settings: StageConfig
             f"stages.{name}: crop_seconds {settings.crop_seconds} is {samples} samples; expected a whole number of "
             f"chunks of {codec.chunk_samples} samples ({codec.latency_ms:g} ms)"
         )
-    return Crops(corpus, rates, samples, settings.batch_size, seed)
+    return Crops(corpus, rates, samples, settings.batch_size, seed, augmentation)

@@ -145,3 +145,36 @@ def test_content_is_measured_against_text_and_against_the_original(monkeypatch) 
     rows = measure_clip(ClipJob("a", wave, {"codec": wave / 2}, "some old word", content=True))
     assert rows["original"] == {"wer": (1, 3)}
     assert rows["codec"]["wer"] == (2, 3) and rows["codec"]["dwer"] == (1, 3)
+
+
+def test_package_judges_hear_every_system_but_those_with_flipped_bits(manifest: str, tiny_codec, monkeypatch) -> None:
+    heard: list[int] = []
+
+    def recognise(wave: np.ndarray) -> str:
+        heard.append(len(wave))
+        return "script alert 1 script & co" if len(heard) % 2 else "script alert"
+
+    package = {"dnsmos": lambda original, wave: 2.5, "speaker_ge2e": lambda original, wave: 0.5}
+    monkeypatch.setattr("pipelines.evaluation.evaluate.load_package_judges", lambda: (package, {"x": "not there"}))
+    monkeypatch.setattr("pipelines.evaluation.evaluate.load_recogniser", lambda model: recognise)
+    result, _ = evaluate(tiny_codec, Options(manifest, min_seconds=0.5, judges=True, recogniser="base"))
+    systems = result["systems"]
+    assert list(systems) == ["original", *SYSTEMS] and result["recogniser"] == "base"
+    assert systems["original"]["mean_over_sources"]["dnsmos"] == 2.5
+    assert systems["original"]["mean_over_sources"]["speaker_ge2e"] is None
+    assert systems["codec"]["mean_over_sources"]["speaker_ge2e"] == 0.5
+    # Of each clip first the original is heard, then the codec and its two ceilings: long, short, long, short.
+    assert len(heard) == 3 * 4
+    assert systems["codec"]["sources"]["a"]["dwer_recogniser"] == pytest.approx(3 / 5)
+    assert systems["latents not binarised"]["sources"]["a"]["dwer_recogniser"] == 0
+    assert systems["1.0% of bits flipped"]["sources"]["a"].get("dwer_recogniser") is None
+    assert systems["1.0% of bits flipped"]["sources"]["a"]["dnsmos"] == 2.5
+    assert result["not_measured"]["x"] == "not there" and "dnsmos, speaker_ge2e" not in str(result["not_measured"])
+
+
+def test_a_recogniser_that_cannot_be_had_leaves_its_columns_empty(manifest: str, tiny_codec, monkeypatch) -> None:
+    monkeypatch.setattr("pipelines.evaluation.evaluate.load_package_judges", lambda: ({}, {}))
+    options = Options(manifest, min_seconds=0.5, per_source=1, judges=True, recogniser="/nowhere/model")
+    result, _ = evaluate(tiny_codec, options)
+    assert result["recogniser"] is None and "original" not in result["systems"]
+    assert "recogniser '/nowhere/model'" in result["not_measured"]["wer_recogniser, dwer_recogniser"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from tokenizer.config import EncoderConfig
 from tokenizer.errors import InputError
 from tokenizer.network.encoder import Encoder
-from tokenizer.training.wavlm import load_wavlm
+from tokenizer.teachers.wavlm import load_wavlm
 
 transformers = pytest.importorskip("transformers")
 

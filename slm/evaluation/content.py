@@ -1,0 +1,43 @@
+"""WAVES -> CONTENT: whether a recogniser takes what a model says for words.
+
+A recogniser of the Whisper kind writes words for any sound; what tells speech from babble is how many it hears in a
+second, and of how many it is sure. Both are measured on what the recordings go on with too, as the codec renders them:
+that is the ceiling of a model on its tokens.
+
+Legend: S samples at 16 kHz.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tokenizer.metrics import METRICS_RATE
+from tokenizer.metrics.recogniser import WordRecogniser
+
+SURE = 0.5  # probability from which on a word counts as recognised
+SHORTEST = METRICS_RATE // 2  # samples; less holds no word to speak of
+
+
+def word_figures(recogniser: WordRecogniser, continuations: Iterable[np.ndarray]) -> dict[str, float | None]:
+    """Figures of continuations, float32 [S] each.
+
+    Returns:
+        words_per_second: that the recogniser writes, of all continuations together; sure_words: share of them whose
+        probability is at least `SURE`; sure_words_per_second: how many those are. None without any sound, or words.
+    """
+    words = sure = samples = 0
+    for wave in continuations:
+        samples += len(wave)
+        if len(wave) < SHORTEST:
+            continue
+        heard = recogniser(wave)
+        words += len(heard)
+        sure += sum(word.probability >= SURE for word in heard)
+    seconds = samples / METRICS_RATE
+    return {
+        "words_per_second": words / seconds if seconds else None,
+        "sure_words": sure / words if words else None,
+        "sure_words_per_second": sure / seconds if seconds else None,
+    }

@@ -1,0 +1,132 @@
+"""What is said, as a loss: a recogniser's features of the resynthesis against those of the original, and distillation
+of them into the codec's own.
+
+The perceptual form is that of arXiv 1603.08155 with a speech encoder in place of an image classifier; per-channel scale
+keeps the few large channels of a Transformer's residual stream from being all that counts. The distillation is that of
+Mimi (arXiv 2410.00037, section 3.3.2) through a linear map, which is thrown away after training.
+
+Legend: B batch, S samples, T frames, D channels of the codec, E channels of the teacher.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenizer.config import ENCODER_SAMPLE_RATE
+from tokenizer.network.encoder import Encoder
+from tokenizer.network.padding import present
+from tokenizer.teachers.whisper import WhisperEncoder
+
+LOSSES = ("content", "distilled")
+TAPS = 16  # of the resampler, periods of the lower rate to each side
+
+
+Teacher = Encoder | WhisperEncoder  # full-context encoders, through which a gradient passes
+
+
+class ContentLosses(nn.Module):
+    """The losses that a full-context speech encoder gives.
+
+    Args:
+        names: of `LOSSES`; others are not this module's.
+        rate: of the resynthesis, Hz.
+        dim: channels D of the codec's features.
+        teacher_dim: channels E of the teacher's.
+    """
+
+    def __init__(self, names: set[str], rate: int, dim: int, teacher_dim: int) -> None:
+        super().__init__()
+        self.names = names & set(LOSSES)
+        self.head = nn.Linear(dim, teacher_dim) if "distilled" in names else None
+        self.resample = Resample(rate, ENCODER_SAMPLE_RATE)
+
+    def forward(
+        self, teacher: Teacher, features: Tensor, wave: Tensor, original: Tensor, lengths: Tensor
+    ) -> dict[str, Tensor]:
+        """Scalars by name.
+
+        Args:
+            teacher: whose weights need no gradient.
+            features: [B, T, D], dequantized.
+            wave: the resynthesis [B, S'] at the codec's output rate.
+            original: [B, S] at 16 kHz.
+            lengths: int64 [B], samples of `original` that count.
+        """
+        losses: dict[str, Tensor] = {}
+        if not self.names:
+            return losses
+        with torch.no_grad():
+            wanted, frames = teacher.forward_layers(original, lengths)
+        if "content" in self.names:
+            heard, _ = teacher.forward_layers(self.resample(wave)[:, : original.shape[1]], lengths)
+            distances = [scaled_distance(got, layer, frames) for got, layer in zip(heard, wanted, strict=True)]
+            losses["content"] = weighted(distances)
+        if self.head is not None:
+            losses["distilled"] = angle(self.head(features), wanted[-1], frames)
+        return losses
+
+
+def weighted(distances: list[Tensor]) -> Tensor:
+    """Mean of the layers' distances in which each layer weighs twice the one before: first layers hear the sound as
+    such, and only the last ones order codecs as word errors do (docs/experiments.md)."""
+    weights = torch.tensor([2.0**layer for layer in range(len(distances))], device=distances[0].device)
+    return (torch.stack(distances) * weights).sum() / weights.sum()
+
+
+def scaled_distance(got: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
+    """Mean absolute difference over the frames that count, int64 [B], of [B, T, E] and [B, T', E]; the longer is cut.
+
+    Each channel is divided by its standard deviation over the frames of `wanted`, so 0 is the same and about 1.1 is
+    another utterance.
+    """
+    kept = _kept(got, wanted, frames)
+    got, wanted = got[:, : kept.shape[1]][kept].float(), wanted[:, : kept.shape[1]][kept].float()
+    return ((got - wanted) / (wanted.std(0, correction=0) + 1e-3)).abs().mean()
+
+
+def angle(got: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
+    """1 less the mean cosine over the frames that count, of vectors less the mean of `wanted` over them."""
+    kept = _kept(got, wanted, frames)
+    got, wanted = got[:, : kept.shape[1]][kept].float(), wanted[:, : kept.shape[1]][kept].float()
+    mean = wanted.mean(0)
+    return 1 - F.cosine_similarity(got, wanted - mean, dim=-1).mean()
+
+
+def _kept(got: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
+    """bool [B, T] of the frames that count and that both have."""
+    count = min(got.shape[1], wanted.shape[1])
+    return present(frames.clamp(max=count), count)
+
+
+class Resample(nn.Module):
+    """A differentiable change of the sample rate by a windowed sinc; nothing at equal rates.
+
+    Args:
+        source, target: Hz; their ratio in lowest terms must be of small numbers.
+    """
+
+    def __init__(self, source: int, target: int) -> None:
+        super().__init__()
+        shared = math.gcd(source, target)
+        self.up, self.down = target // shared, source // shared
+        reach = TAPS * max(self.up, self.down)
+        t = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        taps = (
+            torch.sinc(t / max(self.up, self.down)) * torch.hann_window(2 * reach + 3, False, dtype=torch.float64)[1:-1]
+        )
+        taps = taps * (self.up / taps.sum())
+        self.register_buffer("taps", taps.float()[None, None], persistent=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """[B, S] -> [B, ceil(S * target / source)]."""
+        if self.up == self.down:
+            return wave
+        with torch.autocast(wave.device.type, enabled=False):
+            spread = wave.new_zeros(*wave.shape, self.up)
+            spread[..., 0] = wave
+            taps = self.get_buffer("taps")
+            return F.conv1d(spread.flatten(1)[:, None], taps, stride=self.down, padding=taps.shape[2] // 2)[:, 0]
