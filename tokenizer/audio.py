@@ -11,7 +11,7 @@ import soundfile
 import soxr
 
 from tokenizer.audio_input.byte_source import open_path
-from tokenizer.audio_input.contents import LOUDEST, BadAudio
+from tokenizer.audio_input.contents import LOUDEST, BadAudio, NoAudio
 from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.audio_input.reader import BLOCK_SECONDS, AudioReader
 from tokenizer.errors import InputError
@@ -59,7 +59,7 @@ def _advice(error: BadAudio, path: str | Path) -> str:
         return "holds no samples"
     if error.reason == "unreadable":
         suffix = Path(path).suffix.lower()
-        named = f" (no {suffix[1:].upper()} in it)" if suffix in AUDIO_SUFFIXES else ""
+        named = f" (no {suffix[1:].upper()} in it)" if isinstance(error, NoAudio) and suffix in AUDIO_SUFFIXES else ""
         return f"not a readable sound file{named}: {error}. Convert it to WAV or FLAC first"
     return f"is {error.reason}: {error}. Copy or record it again, or `sox` it to keep what is there"
 

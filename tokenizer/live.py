@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from tokenizer.audio_input.mpeg import parse_header
 from tokenizer.chunks import StreamingCodec, whole_chunks
 from tokenizer.errors import InputError
 from tokenizer.inputs import NO_TOKEN
@@ -142,12 +143,18 @@ def to_pcm(wave: np.ndarray) -> bytes:
 
 
 def _refuse_file(head: bytes) -> None:
-    for magic, kind in FILE_HEADERS.items():
-        if head.startswith(magic):
-            raise InputError(
-                f'standard input: begins as {kind}, but "-" is raw 16-bit little-endian mono PCM; give /dev/stdin to '
-                "read a sound file from a pipe"
-            )
+    kind = next((kind for magic, kind in FILE_HEADERS.items() if head.startswith(magic)), None)
+    if head[4:8] == b"ftyp":
+        kind = "an MP4 file"
+    frame = parse_header(head)
+    following = parse_header(head[frame.length : frame.length + 4]) if frame is not None else None
+    if frame is not None and following is not None and following.same_stream(frame):  # one header could be samples
+        kind = "an MP3 file"
+    if kind is not None:
+        raise InputError(
+            f'standard input: begins as {kind}, but "-" is raw 16-bit little-endian mono PCM; give /dev/stdin to '
+            "read a sound file from a pipe"
+        )
 
 
 def _blocks(pipe: BinaryIO, size: int) -> Iterator[np.ndarray]:

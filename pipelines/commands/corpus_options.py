@@ -43,8 +43,8 @@ def add_access_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="H",
-        help="of a manifest that came from a URL, fetch audio from this host too (https://host, s3://bucket); may be "
-        "given several times",
+        help="of a manifest that came from a URL, read audio from this host too (https://host, s3://bucket; file:// is "
+        "this machine); may be given several times",
     )
 
 

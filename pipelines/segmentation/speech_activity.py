@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenizer.chunks import regrouped, whole_chunks
 from tokenizer.errors import InputError
 
 SAMPLE_RATE = 16000  # Hz
 FRAME = 512  # samples
 CONTEXT = 64  # samples before a frame
+AT_ONCE = 256  # frames a call of the model
 FRAME_SECONDS = FRAME / SAMPLE_RATE
 
 
@@ -61,13 +63,6 @@ class SpeechActivity:
 
 
 def _frames(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Samples regrouped to whole frames [n, FRAME]."""
-    rest = np.zeros(0, np.float32)
-    for block in blocks:
-        joined = np.concatenate([rest, block])
-        whole = len(joined) // FRAME * FRAME
-        rest = joined[whole:]
-        if whole:
-            yield joined[:whole].reshape(-1, FRAME)
-    if len(rest):
-        yield np.pad(rest, (0, FRAME - len(rest)))[None]
+    """Samples regrouped to whole frames [n, FRAME], of up to `AT_ONCE` frames; the last one is filled with zeros."""
+    for block in regrouped(blocks, AT_ONCE * FRAME):
+        yield whole_chunks(block[None], FRAME, 0.0).reshape(-1, FRAME)

@@ -11,7 +11,9 @@ from typing import Any
 
 from pipelines.storage.places import is_url
 
-REFUSED = "refused"  # the type of a source that may not be read
+REFUSED = "refused"  # the type of a source that may not be read; what it was stands in "refused"
+FILE_SOURCES = ("file", "url")  # Lhotse's audio sources that are a path or a URL
+LOCAL_FILES = "file://"  # the "host" of files on this machine
 _INSIDE = ("zip", "tar", "libarchive", "simplecache", "filecache", "blockcache")  # of a file that is elsewhere
 
 
@@ -21,7 +23,8 @@ class Access:
 
     Attributes:
         commands: sources that run a shell command.
-        hosts: such as "https://host" or "s3://bucket", from which a manifest that came from a URL may fetch audio.
+        hosts: such as "https://host" or "s3://bucket", from which a manifest that came from a URL may fetch audio;
+            "file://" for files of this machine.
     """
 
     commands: bool = False
@@ -32,11 +35,13 @@ class Access:
         if source["type"] == "command":
             return self.commands
         place = source["source"]
-        if not is_url(manifest) or not isinstance(place, str) or not is_url(place):
+        if not is_url(manifest) or source["type"] not in FILE_SOURCES or not isinstance(place, str):
             return True
-        allowed = {host.rstrip("/").lower() for host in self.hosts} | {origin(manifest)}
+        allowed = {host.rstrip("/").lower() for host in self.hosts} | {origin(manifest).rstrip("/")}
+        if not is_url(place):
+            return LOCAL_FILES.rstrip("/") in allowed
         *outer, last = place.split("::")
-        return origin(last) in allowed and all(part.partition("://")[0] in _INSIDE for part in outer)
+        return origin(last).rstrip("/") in allowed and all(part.partition("://")[0] in _INSIDE for part in outer)
 
 
 NO_MORE = Access()
@@ -52,6 +57,8 @@ def origin(url: str) -> str:
 def why_refused(source: dict[str, Any]) -> str:
     """What to tell the user of a source that may not be read."""
     place = str(source["source"])
+    if source["refused"] != "command" and not is_url(place):
+        return f"its manifest came from a URL and names {place} here; `tokenize --allow-host {LOCAL_FILES}` reads it"
     if is_url(place):
         return f"its manifest came from elsewhere than {place}; `tokenize --allow-host {origin(place)}` fetches it"
     return f"it would run the shell command {place!r}; `tokenize --allow-commands` runs it"

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.sources.access import REFUSED, why_refused
+from pipelines.sources.access import FILE_SOURCES, REFUSED, why_refused
 from pipelines.sources.audio_bytes import open_reader
-from pipelines.sources.cuts import FILE_SOURCES, CutError, SourceCut, describe_source, duration, recordings
+from pipelines.sources.cuts import CutError, SourceCut, describe_source, duration, recordings
 from pipelines.storage.places import open_place
 from tokenizer.audio_input.contents import LOUDEST, BadAudio
 from tokenizer.audio_input.reader import AudioReader
@@ -85,7 +85,7 @@ def read_resampled(item: SourceCut, samples: int, sample_rate: int) -> Iterator[
         return
     if remaining == samples or (remaining > SHORTAGE_SECONDS * sample_rate and remaining > _tolerance() * sample_rate):
         found, wanted = (samples - remaining) / sample_rate, samples / sample_rate
-        raise CutError("truncated", f"the cut lasts {wanted:.3f} s, but its audio ends after {found:.3f} s")
+        raise CutError("truncated", f"the cut lasts {_shown(wanted)} s, but its audio ends after {found:.3f} s")
     yield np.zeros(remaining, np.float32)
 
 
@@ -127,11 +127,19 @@ def _opened(source: dict[str, Any], item: SourceCut) -> Iterator[AudioReader]:
         raise CutError(error.reason, str(error)) from None
 
 
+def _shown(seconds: float) -> str:
+    return f"{seconds:.3f}" if seconds < 1e9 else f"{seconds:g}"
+
+
 def _why_empty(item: SourceCut) -> str:
-    if not recordings(item.cut):
+    found = recordings(item.cut)
+    if not found:
         return "the cut has no recording"
+    rate = found[0].get("sampling_rate")
     if item.seconds <= 0:
         return f"the cut's duration is {item.cut.get('duration')} s"
+    if not isinstance(rate, (int, float)) or not 1 <= rate < math.inf:
+        return f"the sampling_rate of its recording is {rate!r}, expected a number of Hz"
     return f"{item.seconds} s is less than one sample of the codec"
 
 
@@ -171,8 +179,8 @@ def _blocks_from_files(item: SourceCut) -> Blocks:
     channels = cut["channel"] if isinstance(cut["channel"], list) else [cut["channel"]]
     wanted = [source for source in cut["recording"]["sources"] if set(source["channels"]) & set(channels)]
     missing = set(channels) - {channel for source in wanted for channel in source["channels"]}
-    if missing:
-        raise CutError("no such channel", f"channels {sorted(missing)} are in no source of the recording")
+    if missing or not channels:
+        raise CutError("no such channel", f"channels {sorted(missing, key=str)} are in no source of the recording")
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(_opened(source, item)) for source in wanted]
         rate = readers[0].sample_rate

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pipelines.sources.audio_bytes import open_reader
 from pipelines.sources.cuts import SourceCut, whole_recording
 from pipelines.storage.places import files_below, is_url, join, open_place, parent
-from tokenizer.audio_input.kinds import AUDIO_SUFFIXES, HEAD_BYTES, kind_of
+from tokenizer.audio_input.kinds import AUDIO_SUFFIXES, HEAD_BYTES, is_audio_file, kind_of
 from tokenizer.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -21,11 +21,11 @@ NAMED = 5  # suffixes of what was passed over that are named
 
 def is_audio(place: str) -> bool:
     """Whether a file holds audio by its first bytes, or by its name is meant to: then reading it says what is wrong."""
+    if not is_url(place):
+        return is_audio_file(place)
     if os.path.splitext(place)[1].lower() in AUDIO_SUFFIXES:
         return True
     try:
-        if not is_url(place) and not os.path.isfile(place):
-            return False
         with open_place(place) as file:
             return kind_of(file.read(HEAD_BYTES)) is not None
     except OSError:

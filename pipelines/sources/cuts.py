@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipelines.sources.access import NO_MORE, REFUSED, Access
-from pipelines.storage.places import exists, is_absolute, join, open_place
+from pipelines.sources.access import FILE_SOURCES, NO_MORE, REFUSED, Access
+from pipelines.storage.places import exists, is_absolute, is_url, join, open_place
 from tokenizer.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "Cut", "PaddingCut")  # Cut: MonoCut's name before Lhotse 0.8
 RESERVED = ("codes", "cut_id")  # custom fields that shards write
 LONGEST_LINE = 1 << 26  # bytes of a manifest; a compressed one could unfold to any length
-FILE_SOURCES = ("file", "url")  # Lhotse's audio sources that are a path or a URL
+BLANK_LINES = 100_000  # one after another; a few kilobytes of gzip hold hundreds of millions
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class PathRule:
         if source["type"] in FILE_SOURCES:
             source["source"] = self.resolve(source["source"])
         if not self.access.allows(source, self.manifest_folder):
-            source["type"] = REFUSED
+            source["type"], source["refused"] = REFUSED, source["type"]
 
     def keep_apart(self, item: dict[str, Any]) -> None:
         """Rename custom fields of a cut by whose names the shards call something else, and say so once."""
@@ -106,7 +106,7 @@ class PathRule:
         if is_absolute(path):
             return path
         if self.base is None:
-            bases = (os.getcwd(), self.manifest_folder)
+            bases = (self.manifest_folder,) if is_url(self.manifest_folder) else (os.getcwd(), self.manifest_folder)
             self.base = next((base for base in bases if exists(join(base, path))), None)
         return join(self.base or self.manifest_folder, path)
 
@@ -142,14 +142,18 @@ def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         InputError: a line is not a JSON object, or the compression is damaged; file and line are named.
     """
-    number = 0
+    number = blank = 0
     try:
         with open_place(path) as file, gzip.open(file) if path.endswith(".gz") else file as lines:
             for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), 1):
                 if len(line) == LONGEST_LINE:
                     raise ValueError(f"longer than {LONGEST_LINE >> 20} MiB")
                 if not line.strip():
+                    blank += 1
+                    if blank > BLANK_LINES:
+                        raise ValueError(f"more than {BLANK_LINES:,} blank lines one after another")
                     continue
+                blank = 0
                 value = json.loads(line)
                 if not isinstance(value, dict):
                     raise ValueError(f"expected a JSON object, found {type(value).__name__}")

@@ -12,6 +12,7 @@ import soundfile
 
 from slm.cli import main
 from tokenizer.audio import read_audio
+from tokenizer.audio_input.mpeg import parse_header
 from tokenizer.errors import InputError
 from tokenizer.live import read_pcm
 
@@ -27,6 +28,22 @@ def test_a_header_is_not_heard_as_sound(kind):
     buffer.seek(0)
     with pytest.raises(InputError, match=r"standard input: begins as a.*/dev/stdin"):
         list(read_pcm(buffer, 320))
+
+
+@pytest.mark.parametrize(("begin", "name"), [(0, "MP4"), (1, "MP3")])
+def test_a_file_without_a_magic_number_is_not_heard_as_sound(begin, name):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise(1.0, 16000), 16000, format="MP3")
+    data = buffer.getvalue()
+    frame = parse_header(data[:4])  # of the header frame: what follows has no text to tell it by
+    data = (b"\0\0\0\x20ftypM4A " + data, data[frame.length :])[begin]
+    with pytest.raises(InputError, match=rf"begins as an {name} file.*/dev/stdin"):
+        list(read_pcm(io.BytesIO(data), 1280))
+
+
+def test_samples_that_are_one_header_of_a_frame_pass():
+    pcm = b"\xff\xfb\x90\x00" + (noise(0.1, 16000) * 32767).astype("<i2").tobytes()
+    assert sum(len(block) for block in read_pcm(io.BytesIO(pcm), 1280)) == 1602
 
 
 def test_samples_that_are_no_header_pass():

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from tokenizer.errors import InputError
 
-LOUDEST = 100.0  # a peak above this is no audio of full scale 1, but numbers of 16 bits, say
-
 Part = bytes | tuple[int, int]
 """Literal bytes, or (offset, size) in the file."""
 
@@ -21,6 +19,13 @@ class BadAudio(InputError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+class NoAudio(BadAudio):
+    """No audio of a kind that is known."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("unreadable", detail)
 
 
 @dataclass(frozen=True)

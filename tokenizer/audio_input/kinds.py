@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tokenizer.audio_input.mpeg import first_frame
 from tokenizer.audio_input.tags import id3v2_size
 
@@ -100,6 +102,20 @@ def kind_of(head: bytes) -> str | None:
     if head[:3] == b"ID3" and (not body or first_frame(body) is not None):
         return "MPEG"
     return "MPEG" if first_frame(body, within=4096) is not None else None
+
+
+def is_audio_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a local file holds audio by its first bytes, or by its name is meant to: then reading it says what is
+    wrong."""
+    if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES:
+        return True
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as file:
+            return kind_of(file.read(HEAD_BYTES)) is not None
+    except OSError:
+        return False
 
 
 def _is_adts(body: bytes) -> bool:

@@ -120,9 +120,14 @@ def examine_mpeg(source: ByteSource, quick: bool = False) -> Contents | None:
             damage.append(Damage("damaged", detail, second))
         seconds += group.frames / per_second
         if group.announced is not None and abs(group.announced - group.frames) > 1:
-            reason = "truncated" if group.announced > group.frames else "damaged"
-            damage.append(Damage(reason, _figures(group).removeprefix("; "), seconds))
-    if len(groups) == 1 and groups[0].announced is not None:
+            missing = group.announced > group.frames
+            # where there is more than announced, what the header calls the end is already in doubt
+            wrong = ("truncated", seconds) if missing else ("damaged", None)
+            damage.append(Damage(wrong[0], _figures(group).removeprefix("; "), wrong[1]))
+        if group.broken_off and (group.announced is None or group.frames < group.announced):
+            detail = f"its last frame breaks off; {group.frames / per_second:.3f} s of whole frames are there"
+            damage.append(Damage("truncated", detail))
+    if len(groups) == 1 and groups[0].announced is not None and _size_is_right(groups[0].header, source.size):
         streams: tuple[Stream, ...] = (Stream(((0, source.size),), tolerance=groups[0].first.samples),)
     else:
         streams = tuple(map(_stream, groups))
@@ -136,7 +141,9 @@ class _Group:
     Attributes:
         frames: how many, without the header frame.
         announced: how many the header frame says; None without one.
+        header: the first bytes of the header frame; empty without one.
         gaps: (offset, size, frames before) of bytes among them that are no frame.
+        broken_off: the file ends within the frame behind the last.
     """
 
     begin: int
@@ -145,6 +152,8 @@ class _Group:
     frames: int
     announced: int | None
     gaps: list[tuple[int, int, int]]
+    header: bytes = b""
+    broken_off: bool = False
 
 
 def _figures(group: _Group) -> str:
@@ -155,13 +164,28 @@ def _figures(group: _Group) -> str:
 
 
 def _stream(group: _Group) -> Stream:
-    part = (group.begin, group.end - group.begin)
-    tolerance = group.first.samples
-    if group.announced is not None:
-        return Stream((part,), tolerance=tolerance)
+    begin, size, tolerance = group.begin, group.end - group.begin, group.first.samples
+    tag = group.first.side
+    if group.announced is not None and group.header[36:40] != b"VBRI":
+        if _size_is_right(group.header, size):
+            return Stream(((begin, size),), tolerance=tolerance)
+        head = group.header[: tag + 12] + struct.pack(">I", size)
+        return Stream((head, (begin + len(head), size - len(head))), tolerance=tolerance)
     if group.first.layer != 3:  # which has no header frames
-        return Stream((part,), group.frames * tolerance, tolerance)
-    return Stream((_header_frame(group.first, group.frames), part), group.frames * tolerance, tolerance)
+        return Stream(((begin, size),), group.frames * tolerance, tolerance)
+    if group.header:  # of a kind that the decoder does not go by
+        begin, size = begin + group.first.length, size - group.first.length
+    return Stream((_header_frame(group.first, group.frames), (begin, size)), group.frames * tolerance, tolerance)
+
+
+def _size_is_right(header: bytes, size: int) -> bool:
+    """Whether a header frame of text "Xing" or "Info" says about the size that there is, or none: another makes the
+    decoder print a warning."""
+    frame = parse_header(header)
+    if frame is None or header[36:40] == b"VBRI":
+        return False
+    flags, _, announced = struct.unpack(">III", header[frame.side + 4 : frame.side + 16])
+    return not flags & 2 or abs(announced - size) <= announced // 100
 
 
 def _samples_where_whole(source: ByteSource) -> int:
@@ -184,12 +208,21 @@ def _groups(source: ByteSource) -> list[_Group]:
         is_header = announced is not None
         group = groups[-1] if groups else None
         if group is None or is_header or not frame.same_stream(group.first) or _starts_anew(group, frame, head):
-            group = _Group(offset, offset, frame, 0, announced or None, [])
+            group = _Group(offset, offset, frame, 0, announced or None, [], head if is_header else b"")
             groups.append(group)
         elif junk:
             group.gaps.append((offset - junk, junk, group.frames))
         group.frames += not is_header
         group.end = offset + frame.length
+    if groups:
+        rest = source.read_at(groups[-1].end, 4)
+        cut = parse_header(rest)
+        groups[-1].broken_off = (
+            cut is not None
+            and cut.same_stream(groups[-1].first)
+            and bool(groups[-1].frames > 1)
+            and groups[-1].end + cut.length > source.size
+        )
     return groups
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tokenizer.audio_input.byte_source import ByteSource
-from tokenizer.audio_input.contents import BadAudio, Contents, Stream
+from tokenizer.audio_input.contents import BadAudio, Contents, NoAudio, Stream
 from tokenizer.audio_input.flac import examine_flac
 from tokenizer.audio_input.kinds import HEAD_BYTES, LIBSNDFILE_KINDS, MEDIA_FORMATS, kind_of
 from tokenizer.audio_input.libsndfile import SndfileStream
@@ -32,7 +32,7 @@ def examine(source: ByteSource, quick: bool = False) -> Contents:
     head = source.read_at(0, HEAD_BYTES)
     kind = kind_of(head)
     if kind is None:
-        raise BadAudio("unreadable", f"it holds no audio of a known kind; it begins with {_shown(head)}")
+        raise NoAudio(f"it holds no audio of a known kind; it begins with {_shown(head)}")
     whole = Contents(kind, (Stream(((0, source.size),)),))
     if kind == "FLAC":
         return examine_flac(source, quick)

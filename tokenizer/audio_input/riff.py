@@ -6,12 +6,15 @@ no size covers are given to the decoder as files of ordinary size, one after ano
 
 from __future__ import annotations
 
+import re
 import struct
 
 from tokenizer.audio_input.byte_source import ByteSource, Window
 from tokenizer.audio_input.contents import Contents, Damage, Stream
 
 PIECE_BYTES = 1 << 30
+TAIL_BYTES = 1 << 16  # in which chunks behind samples of unknown size are looked for
+_CLOSING = re.compile(rb"LIST|id3 |ID3 |bext|iXML|cue |fact|PEAK|smpl|afsp|_PMX")  # chunks that stand behind samples
 JUNK_BYTES = 1024  # behind the samples that are passed over; tags of other formats, for one
 _PLAIN = (1, 3, 6, 7, 0xFFFE)  # PCM, float, A-law, mu-law, extensible: any whole block begins a stream
 
@@ -70,19 +73,29 @@ def _size(window: Window, order: str, offset: int, announced: int) -> tuple[int,
     """Bytes of samples, what is wrong with what is announced, and where another file begins."""
     there = window.size - offset
     if announced > there:
-        return there, [] if says_unknown(announced) else [Damage("truncated", "")], None
+        if says_unknown(announced):
+            return _chunks_at_end(window, order, offset) - offset, [], None
+        return there, [Damage("truncated", "")], None
     behind = offset + announced + announced % 2
     if _is_chain(window, order, behind):
         return announced, [], None
     if window.at(behind, 4) in (b"RIFF", b"RIFX") and window.at(behind + 8, 4) == b"WAVE":
         return announced, [], behind
     if announced == 0 or says_unknown(announced):
-        return there, [], None
+        return _chunks_at_end(window, order, offset) - offset, [], None
     if wraps := (there - announced) >> 32:
         return announced + (wraps << 32), [], None
     if window.size - behind < JUNK_BYTES or not window.at(behind, 1 << 16).strip(b"\0"):
         return announced, [], None
     return announced, [Damage("damaged", "")], None
+
+
+def _chunks_at_end(window: Window, order: str, offset: int) -> int:
+    """Where samples from `offset` on, of unknown size, end: before the chunks of text that close the file, if any."""
+    begin = max(offset, window.size - TAIL_BYTES)
+    tail = window.at(begin, TAIL_BYTES)
+    found = (begin + match.start() for match in _CLOSING.finditer(tail))
+    return next((at for at in found if _is_chain(window, order, at)), window.size)
 
 
 def _is_chain(window: Window, order: str, at: int) -> bool:

@@ -12,6 +12,7 @@ import soundfile
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.sources.audio import read_wave
 from pipelines.sources.audio_bytes import SlicedBytes
+from pipelines.sources.cuts import Selection
 from pipelines.sources.manifests import content_digest, find_inputs, read_cuts
 from slm.cli import main
 from tokenizer.audio_input.reader import AudioReader
@@ -63,7 +64,9 @@ def test_a_manifest_with_relative_and_absolute_audio(write_manifest, speech, buc
     (tmp_path / "audio").rename(tmp_path / "remote/audio")
     upload(tmp_path / "remote", bucket)
     (tmp_path / "remote/audio").rename(tmp_path / "audio")
-    assert run(f"{bucket}/cuts.jsonl", tmp_path / "by-url")["quarantined"] == 0
+    assert run(f"{bucket}/cuts.jsonl", tmp_path / "refused")["quarantined"] == 1  # the file of this machine
+    local = Selection(allow_hosts=("file://",))
+    assert run(f"{bucket}/cuts.jsonl", tmp_path / "by-url", selection=local)["quarantined"] == 0
     run(manifest, tmp_path / "by-path")
     by_url, by_path = TokenDataset(tmp_path / "by-url"), TokenDataset(tmp_path / "by-path")
     for i in range(5):
