@@ -1,37 +1,48 @@
 # `make demo` and `make test` work on a machine that has only Python >= 3.10 and a C compiler.
+# Options of pytest or of `focalstream demo` go in ARGS, another interpreter in PYTHON: make test ARGS="-k shards" PYTHON=python3.13
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-quick lint clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-quick lint format clean
 
-demo: $(VENV)/.installed
+help:  ## this list
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ { printf "    make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed  ## the whole path in a few minutes; ends with a page to listen to, demo/index.html
 	$(BIN)/focalstream demo --out demo $(ARGS)
 
 # One process a core, each with one thread: twice as fast on two cores as one process with two.
-test: lint
+test: lint  ## everything that CI runs, under ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
-test-quick: lint
+test-quick: lint  ## ruff, mypy and the quick tests, about two minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow" $(ARGS)
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+format: $(VENV)/.installed-dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch comes first and pinned: a bare requirement could bring another build with gigabytes of GPU packages.
+# Pinned, because a bare requirement of torch could bring another build with gigabytes of GPU packages. Python compiles
+# what is imported when it is: compiling all of torch takes longer than the rest of the installation.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[metrics]"
+	$(PIP) torch -e ".[metrics]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PIP) -e ".[dev]"
 	touch $@
 
-clean:
+clean:  ## remove the virtual environment and the demo
 	rm -rf $(VENV) demo

@@ -28,22 +28,23 @@ import numpy as np
 from pipelines.bulk.plan import Sharding
 from pipelines.dataset.batches import PackedBatches
 from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.description import CodecEntry
 from pipelines.format.layout import Layout
 from pipelines.sources.cuts import PlannedCut
 from pipelines.tools.rewrite import DatasetWriter, rewriting
 from slm.training.loaders import FRAMING
 
 CODEBOOK, TOKEN_RATE = 4096, 50.0
-CODEC = {
-    "name": "random",
-    "fingerprint": "0" * 64,
-    "codebook_size": CODEBOOK,
-    "bits_per_token": 12,
-    "token_rate": TOKEN_RATE,
-    "sample_rate": 16000,
-    "hop_samples": 320,
-    "first_samples": 1,
-}
+CODEC = CodecEntry(
+    name="random",
+    fingerprint="0" * 64,
+    codebook_size=CODEBOOK,
+    bits_per_token=12,
+    token_rate=TOKEN_RATE,
+    sample_rate=16000,
+    hop_samples=320,
+    first_samples=1,
+)
 MANUAL = Path(__file__).parents[1] / "docs" / "language-model.md"
 
 
@@ -86,9 +87,9 @@ def write_dataset(out: Path, lengths: np.ndarray) -> None:
             cut = {"id": f"speaker{i % 997}-{i:08d}", "start": 0.0, "duration": length / TOKEN_RATE, "type": "MonoCut"}
             writer.add(PlannedCut({**cut, "channel": 0, "supervisions": []}, member=""), codes)
             flat.write(np.concatenate([[FRAMING.begin], codes + FRAMING.first_code, [FRAMING.end]]).astype("<u2"))
-        totals = writer.close()["totals"]
+        totals = writer.close().totals
     seconds = time.perf_counter() - began
-    print(f"{totals['cuts']:,} cuts, {totals['tokens']:,} tokens, {totals['hours']:.0f} h; written in {seconds:.0f} s")
+    print(f"{totals.cuts:,} cuts, {totals.tokens:,} tokens, {totals.hours:.0f} h; written in {seconds:.0f} s")
 
 
 def compare(folder: Path, rows: int, row_tokens: int, repeats: int) -> None:

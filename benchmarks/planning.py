@@ -41,7 +41,7 @@ def main() -> None:
         found = watched(args.lines, lambda: estimate(inputs, Selection(), sharding, CODEC))  # type: ignore[arg-type]
         print(f"focalstream plan: {found.shards} shards, {time.monotonic() - begun:.0f} s")
         begun = time.monotonic()
-        identity = plan.identify(inputs, Selection(), sharding, {}, {"fingerprint": "none"})
+        identity = plan.identify(inputs, Selection(), sharding, {}, "none")
         stored = watched(args.lines, lambda: plan.make_plan(Layout(Path(folder, "out")), identity))
         print(f"tokenize's stored plan: {len(stored.shards)} shards, {time.monotonic() - begun:.0f} s")
 

@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-ENGINES = {"inline": ["--engine", "inline"], "local": ["--engine", "local", "--workers", "2"]}
+EXECUTORS = {"inline": ["--executor", "inline"], "local": ["--executor", "local", "--workers", "2"]}
 CUTS, SHARD_CUTS = 30, 5
 RATE = 16000
 
@@ -69,22 +69,24 @@ class Soak:
         shutil.rmtree(self.folder / "undisturbed", ignore_errors=True)
         self._expect(self._tokenize("inline", self.folder / "undisturbed"), (0,))  # in this process: see above
         whole = digests(self.folder / "undisturbed")
-        for engine in ENGINES:
+        for executor in EXECUTORS:
             shutil.rmtree(self.folder / "out", ignore_errors=True)
-            self._complete(engine, self.folder / "out")
+            self._complete(executor, self.folder / "out")
             self._compare(whole, self.folder / "out")
         failed = self._nothing_lost(self.folder / "undisturbed")
-        print(f"{CUTS} cuts, {failed} fail, {len(whole)} files; undisturbed by engine, s: {self.seconds}", flush=True)
+        print(f"{CUTS} cuts, {failed} fail, {len(whole)} files; undisturbed by executor, s: {self.seconds}", flush=True)
         while self.kills.total() < kills:
-            engine = "local" if rounds % 4 == 3 else "inline"  # workers import PyTorch each time: slow
+            executor = "local" if rounds % 4 == 3 else "inline"  # workers import PyTorch each time: slow
             out = self.folder / "out"
             shutil.rmtree(out, ignore_errors=True)
             wanted = min(self.rng.randint(1, 4), kills - self.kills.total())
-            history = self._round(engine, out, wanted)
+            history = self._round(executor, out, wanted)
             self._compare(whole, out)
             self._nothing_lost(out)
             rounds += 1
-            print(f"round {rounds}, {engine}: {', '.join(history)}; the same ({self.kills.total()} kills)", flush=True)
+            print(
+                f"round {rounds}, {executor}: {', '.join(history)}; the same ({self.kills.total()} kills)", flush=True
+            )
         each = ", ".join(f"{count} of {victim}" for victim, count in sorted(self.kills.items()))
         print(
             f"{self.kills.total()} kills ({each}) in {rounds} rounds: all {len(whole)} files the same each time, "
@@ -92,18 +94,18 @@ class Soak:
             f"{time.monotonic() - began:.0f} s"
         )
 
-    def _round(self, engine: str, out: Path, kills: int) -> list[str]:
+    def _round(self, executor: str, out: Path, kills: int) -> list[str]:
         """Kill `kills` times, then let it complete. What happened, in words."""
         history: list[str] = []
         for _ in range(kills):
-            pid = self._start(engine, out)
-            victim = "a worker" if engine == "local" and self.rng.random() < 0.4 else "the run"
-            moment = self._wait_for_a_moment(pid, engine, out)
+            pid = self._start(executor, out)
+            victim = "a worker" if executor == "local" and self.rng.random() < 0.4 else "the run"
+            moment = self._wait_for_a_moment(pid, executor, out)
             if victim == "a worker":
                 workers = workers_of(pid)
                 if workers:
                     os.kill(self.rng.choice(workers), signal.SIGKILL)
-                    self.kills[f"a worker, {engine}"] += 1
+                    self.kills[f"a worker, {executor}"] += 1
                     history.append(f"a worker {moment}")
                 status = ended(pid)
                 self._expect(status, (0,))
@@ -113,22 +115,22 @@ class Soak:
             self._expect(status, (0, -signal.SIGKILL))
             if status == 0:  # complete, and only waiting for us
                 return history or ["complete before the kill"]
-            self.kills[f"the run, {engine}"] += 1
+            self.kills[f"the run, {executor}"] += 1
             history.append(f"the run {moment}")
-        self._complete(engine, out)
+        self._complete(executor, out)
         return history
 
-    def _complete(self, engine: str, out: Path) -> None:
+    def _complete(self, executor: str, out: Path) -> None:
         """Let a run end. Of those that do everything it is remembered how short one can be."""
         began, is_fresh = time.monotonic(), not out.exists()
-        self._expect(ended(self._start(engine, out)), (0,))
+        self._expect(ended(self._start(executor, out)), (0,))
         if is_fresh:
-            self.seconds[engine] = min(time.monotonic() - began, self.seconds.get(engine, 3600.0))
+            self.seconds[executor] = min(time.monotonic() - began, self.seconds.get(executor, 3600.0))
 
-    def _wait_for_a_moment(self, pid: int, engine: str, out: Path) -> str:
+    def _wait_for_a_moment(self, pid: int, executor: str, out: Path) -> str:
         """Sleep until a random moment of the run, by the clock or by what it has written."""
         if self.rng.random() < 0.5:
-            seconds = self.rng.uniform(0, self.seconds[engine])
+            seconds = self.rng.uniform(0, self.seconds[executor])
             wait_while(pid, lambda elapsed: elapsed < seconds)
             return f"after {seconds:.2f} s"
         files, wanted = count_files(out), self.rng.randint(1, 30)
@@ -136,13 +138,13 @@ class Soak:
         time.sleep(self.rng.uniform(0, 0.02))
         return f"{wanted} files on"
 
-    def _tokenize(self, engine: str, out: Path) -> int:
+    def _tokenize(self, executor: str, out: Path) -> int:
         from slm.cli import main as focalstream
 
         options = ["--codec", str(self.codec), "--shard-cuts", str(SHARD_CUTS), "--batch-seconds", "6", "--pack"]
-        return focalstream(["tokenize", str(self.manifest), str(out), *options, *ENGINES[engine]])
+        return focalstream(["tokenize", str(self.manifest), str(out), *options, *EXECUTORS[executor]])
 
-    def _start(self, engine: str, out: Path) -> int:
+    def _start(self, executor: str, out: Path) -> int:
         """The process id of a `focalstream tokenize`."""
         pid = os.fork()
         if pid:
@@ -152,7 +154,7 @@ class Soak:
             with open(self.log, "w") as log:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
-            status = self._tokenize(engine, out)
+            status = self._tokenize(executor, out)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -9,13 +9,16 @@ the limit beside it: the bytes of the weights over the rate at which the same th
 run. Each engine runs in a process of its own, the engines in turn, several times; figures are medians over the runs.
 "numpy" is the ONNX engine on arrays, in a process without PyTorch. With --compile there is a row for PyTorch compiled,
 in a pool of one stream; its memory is that of the compiler too.
+
+With --beside CHECKOUT each row is also measured with the code and the exports of another checkout of this project, in
+the same turns, and the ratio of the two is printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
 import statistics
 import subprocess
 import sys
@@ -29,6 +32,8 @@ import numpy as np
 
 ROWS = (("torch", "fp32"), ("onnx", "fp32"), ("onnx", "int8"), ("numpy", "int8"))
 COMPILED = ("compiled", "fp32")
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+Row = tuple[str, str]  # engine and precision
 WARM_UP = 10  # chunks
 READ_BYTES = 2**28  # far more than any cache holds
 
@@ -40,6 +45,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--chunks", type=int, default=200, help="of each run")
     parser.add_argument("--runs", type=int, default=3, help="the medians over N runs are printed")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="another version, measured in the same turns")
     parser.add_argument("--compile", action="store_true", help="PyTorch compiled, too")
     parser.add_argument("--worker", nargs=2, metavar=("ENGINE", "PRECISION"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -50,41 +56,70 @@ def main() -> None:
     import torch
 
     from tokenizer import Codec, CodecConfig
+    from tokenizer.machine import processor
 
     torch.set_num_threads(args.threads)
     rows = (*ROWS, COMPILED) if args.compile else ROWS
+    here = Path(__file__).resolve().parents[1]
+    checkouts = [here] if args.beside is None else [here, args.beside.resolve()]
     with tempfile.TemporaryDirectory() as folder:
         name = args.codec
         if args.config:
             name = f"{folder}/torch"
             torch.manual_seed(0)
             Codec.from_config(CodecConfig.from_file(args.config)).save_pretrained(name)
-        codecs = {("torch", "fp32"): name, COMPILED: name, ("numpy", "int8"): f"{folder}/int8"}
-        for engine, precision in rows:
-            if engine == "onnx":
-                codecs[engine, precision] = f"{folder}/{precision}"
-                export = ["export", name, codecs[engine, precision], "--precision", precision]
-                subprocess.run([sys.executable, "-m", "slm.cli", *export], check=True, stdout=subprocess.DEVNULL)
         common = ["--threads", str(args.threads), "--chunks", str(args.chunks)]
-        runs: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in rows}
+        runs: dict[tuple[Path, Row], list[dict[str, float]]] = {}
+        places = {checkout: exported(checkout, name, Path(folder) / str(n)) for n, checkout in enumerate(checkouts)}
         for _ in range(args.runs):
             for row in rows:
-                command = [sys.executable, __file__, "--codec", codecs[row], "--worker", *row, *common]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                runs[row].append(json.loads(done.stdout.splitlines()[-1]) | {"read_rate": read_rate()})
-        print(f"{args.config or args.codec}, {platform.machine()} CPU, {args.threads} thread(s), batch 1\n")
-        print(
-            "| engine | precision | p50 ms | p95 ms | p99 ms | x real time | MB in all | MB of the codec | limit ms |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|")
-        for row in rows:
-            figures = {key: statistics.median(run[key] for run in runs[row]) for key in runs[row][0]}
+                for checkout in checkouts:
+                    script = ["benchmarks/streaming.py", "--codec", places[checkout].get(row, name), "--worker", *row]
+                    figures = json.loads(run(checkout, [*script, *common]).splitlines()[-1])
+                    runs.setdefault((checkout, row), []).append(figures | {"read_rate": read_rate()})
+    found = processor()
+    print(f"{args.config or args.codec}, {args.threads} thread(s), batch 1")
+    print(f"{found.name}: {' '.join(found.instructions)}")
+    if limits := [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]:
+        print(f"held to fewer instructions: {' '.join(limits)}")
+    columns = ("code", "engine", "precision", "p50 ms", "p95 ms", "p99 ms", "x real time")
+    print(f"\n| {' | '.join(columns)} | MB in all | MB of the codec | limit ms |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        for checkout in checkouts:
+            figures = medians(runs[checkout, row])
             limit = 1000 * figures["weights"] / figures["read_rate"]
             times = " | ".join(f"{figures[key]:.2f}" for key in ("p50", "p95", "p99"))
             print(
-                f"| {row[0]} | {row[1]} | {times} | {figures['chunk_ms'] / figures['p50']:.2f} | "
-                f"{figures['memory'] / 1e6:.0f} | {figures['codec_memory'] / 1e6:.0f} | {limit:.2f} |"
+                f"| {'this' if checkout == here else 'other'} | {row[0]} | {row[1]} | {times} | "
+                f"{figures['chunk_ms'] / figures['p50']:.2f} | {figures['memory'] / 1e6:.0f} | "
+                f"{figures['codec_memory'] / 1e6:.0f} | {limit:.2f} |"
             )
+    for row in rows if args.beside else ():
+        this, other = (medians(runs[checkout, row])["p50"] for checkout in checkouts)
+        print(f"{' '.join(row)}: {other / this:.2f} times as fast as the other version")
+
+
+def exported(checkout: Path, name: str, folder: Path) -> dict[Row, str]:
+    """The codec `name` exported by a checkout's own code, by row."""
+    places: dict[Row, str] = {}
+    for engine, precision in ROWS:
+        if engine == "onnx":
+            places[engine, precision] = str(folder / precision)
+            run(checkout, ["-m", "slm.cli", "export", name, places[engine, precision], "--precision", precision])
+    return places | {("numpy", "int8"): places["onnx", "int8"]}
+
+
+def run(checkout: Path, arguments: list[str]) -> str:
+    """What a Python process with a checkout's code prints."""
+    path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, *arguments]
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, cwd=checkout, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(figures[key] for figures in runs) for key in runs[0]}
 
 
 def measure(name: str, engine: str, precision: str, chunks: int, threads: int) -> dict[str, float]:

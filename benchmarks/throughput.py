@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from pipelines.bulk.executors.base import Executor
     from tokenizer import Codec
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -44,6 +45,9 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
+    from pipelines.bulk.executors.inline import Inline
+    from pipelines.bulk.executors.local import Local
+
     with tempfile.TemporaryDirectory() as folder:
         manifest, seconds = write_part(args.source, args.hours, Path(folder))
         next(batches(manifest))  # imports what reads
@@ -54,14 +58,17 @@ def main() -> None:
         del held
         codec_time = bare(Path(folder, "audio.npz"), args.codec, 1)[1]
         whole_time = pipeline_processor_time(manifest, args.codec, Path(folder, "once"))
-        engines = {"in one process": ("inline", 1), f"in {args.workers} processes": ("local", args.workers)}
-        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
-        starts: dict[str, list[float]] = {name: [] for name in engines}
+        executors = {
+            "in one process": (Inline(), 1),
+            f"in {args.workers} processes": (Local(args.workers), args.workers),
+        }
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in executors}
+        starts: dict[str, list[float]] = {name: [] for name in executors}
         for number in range(args.rounds):
-            for name, (engine, workers) in engines.items():
-                elapsed = bare(Path(folder, "audio.npz"), args.codec, workers)[0]
-                out = Path(folder, f"{engine}-{number}")
-                rate, start = pipeline(manifest, out, args.codec, engine, workers)
+            for name, (executor, processes) in executors.items():
+                elapsed = bare(Path(folder, "audio.npz"), args.codec, processes)[0]
+                out = Path(folder, f"{type(executor).__name__.lower()}-{number}")
+                rate, start = pipeline(manifest, out, args.codec, executor)
                 rates[name].append((seconds / elapsed, rate))
                 starts[name].append(start)
                 print(f"{name}: bare {seconds / elapsed:.1f} x, pipeline {rate:.1f} x real time", flush=True)
@@ -96,7 +103,7 @@ def print_table(
 
 def write_part(source: str, hours: float, folder: Path) -> tuple[Path, float]:
     """A manifest of the first `hours` of a source, and its seconds."""
-    from pipelines.bulk.plan import duration
+    from pipelines.sources.cuts import duration
     from pipelines.sources.manifests import find_inputs, read_cuts
 
     seconds, lines = 0.0, []
@@ -113,8 +120,9 @@ def write_part(source: str, hours: float, folder: Path) -> tuple[Path, float]:
 def batches(manifest: Path) -> Iterator[Batch]:
     """Those that a run gives its codec, shard by shard."""
     from pipelines.bulk.encoding import LONG_SECONDS, Encoding, lay_out
-    from pipelines.bulk.plan import PlannedCut, Sharding
+    from pipelines.bulk.plan import Sharding
     from pipelines.sources.audio import expected_samples, read_wave
+    from pipelines.sources.cuts import PlannedCut
     from pipelines.sources.manifests import read_cuts
 
     rate, sharding = 16000, Sharding(hours=SHARD_HOURS)
@@ -138,9 +146,9 @@ def batches(manifest: Path) -> Iterator[Batch]:
 def pipeline_processor_time(manifest: Path, name: str, out: Path) -> float:
     """Seconds of processor time in which one process reads, encodes and writes everything."""
     from pipelines.bulk.encoding import Encoding, encode_cuts, fixed_cpu_threads
-    from pipelines.bulk.plan import PlannedCut
     from pipelines.format.layout import Layout
     from pipelines.format.shards import write_shard
+    from pipelines.sources.cuts import PlannedCut
     from pipelines.sources.manifests import read_cuts
     from tokenizer import Codec
 
@@ -194,10 +202,10 @@ def encode(codec: Codec, batches: list) -> None:
         codec.encode(wave, lengths)
 
 
-def pipeline(manifest: Path, out: Path, codec: str, engine: str, workers: int) -> tuple[float, float]:
+def pipeline(manifest: Path, out: Path, codec: str, executor: Executor) -> tuple[float, float]:
     """x real time from the first batch on, and the seconds before it."""
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=tokenize_all, args=(manifest, out, codec, engine, workers))
+    process = context.Process(target=tokenize_all, args=(manifest, out, codec, executor))
     began = time.time()
     process.start()
     process.join()
@@ -208,12 +216,12 @@ def pipeline(manifest: Path, out: Path, codec: str, engine: str, workers: int) -
     return (last["seconds"] - first["seconds"]) / (last["time"] - first["time"]), first["time"] - began
 
 
-def tokenize_all(manifest: Path, out: Path, codec: str, engine: str, workers: int) -> None:
+def tokenize_all(manifest: Path, out: Path, codec: str, executor: Executor) -> None:
     from pipelines.bulk.plan import Sharding
     from pipelines.bulk.run import Job, tokenize
 
     sharding = Sharding(hours=SHARD_HOURS)
-    tokenize(Job(str(manifest), out, codec, sharding, workers=workers, engine=engine, log=out.with_suffix(".log")))
+    tokenize(Job(str(manifest), out, codec, sharding, executor=executor, log=out.with_suffix(".log")))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def read_best(run: Path) -> dict:
         best = json.loads((run / BEST).read_text(encoding="utf-8"))
         if re.fullmatch(r"step-\d+", best["checkpoint"]) and (run / best["checkpoint"] / "config.json").is_file():
             return best
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise InputError(f"{run / BEST}: does not name a checkpoint of this run; name one of its step-* folders instead")
 
@@ -140,7 +140,7 @@ def read_json(path: Path) -> Any:
     """Read a model's config.json. Raises InputError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON file ({error}); expected a language model's config.json") from None
 
 

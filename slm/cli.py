@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import logging
 import os
 import sys
 
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, PrintableFormatter, printable
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # AUDIO <-> TOKENS
@@ -28,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-codec": ("pipelines.commands.train_codec", "train a codec from a Lhotse manifest"),
     "eval-codec": ("pipelines.commands.eval_codec", "measure a codec on held-out speech"),
     # AUDIO -> SHARDS
+    "segment": ("pipelines.commands.segment", "cut long recordings at their pauses, for tokenizing"),
     "plan": ("pipelines.commands.plan", "estimate shards, bytes, device-hours and cost of a corpus"),
     "tokenize": ("pipelines.commands.tokenize", "a manifest or a folder of audio to token shards"),
     "verify": ("pipelines.commands.verify", "read a tokenized dataset again and list all errors in it"),
@@ -51,6 +53,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("slm.commands.serve", "live speech continuation for many clients, with a page to try it"),
     "speak": ("slm.commands.speak", "text to speech with a language model trained with text"),
     "transcribe": ("slm.commands.transcribe", "speech to text with a language model trained with text"),
+    "doctor": (
+        "slm.commands.doctor",
+        "show what this machine has, what is chosen on it, and how fast the models run",
+    ),
     "demo": ("slm.commands.demo", "run the whole pipeline on a small bundled speech set and write a page"),
 }
 
@@ -96,6 +102,10 @@ def main(argv: list[str] | None = None) -> int:
     if sys.stdout is None:
         print(f"focalstream {args.command}: standard output is closed; give it a file or a pipe", file=sys.stderr)
         return EXIT_BAD_INPUT
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PrintableFormatter())
     try:
         return int(modules[args.command].run(args) or 0)
     except (InputError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
@@ -116,10 +126,10 @@ def main(argv: list[str] | None = None) -> int:
 def describe(error: Exception) -> str:
     """The line that is printed for bad input."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        return printable(f"{error.filename}: {error.strerror}")
     if isinstance(error, OSError) and error.strerror:
         return f"reading or writing failed: {error.strerror}"
-    return str(error)
+    return printable(str(error))
 
 
 if __name__ == "__main__":

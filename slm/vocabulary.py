@@ -15,14 +15,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slm.text_model import UNKNOWN, TextModel
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Array = TypeVar("Array", Tensor, np.ndarray)
 
 PAD, BOS, EOS, TEXT, SPEECH, INTERLEAVED = range(6)
 FIRST_CODE = 16
@@ -81,13 +84,14 @@ class Vocabulary:
         """The ids of pieces of text, without the unknown piece."""
         return range(self.first_piece + UNKNOWN + 1, self.size)
 
-    def ids(self, codes: Tensor) -> Tensor:
-        """Codes (0 .. codebook_size - 1, any shape) to ids."""
+    def ids(self, codes: Array) -> Array:
+        """Codes (0 .. codebook_size - 1, any shape, a tensor or NumPy) to ids."""
         return codes + FIRST_CODE
 
-    def codes(self, ids: Tensor) -> Tensor:
+    def codes(self, ids: Array) -> Array:
         """Ids to codes; special ids and pieces become `NO_CODE` (-1)."""
-        return torch.where(ids < self.first_piece, ids - FIRST_CODE, NO_CODE).clamp(min=NO_CODE)
+        is_code = (ids >= FIRST_CODE) & (ids < self.first_piece)
+        return (ids - FIRST_CODE - NO_CODE) * is_code + NO_CODE
 
     def check(self, what: str, fingerprint: str, codebook_size: int) -> None:
         """Check that a dataset or a codec has the codes of this vocabulary.
@@ -136,7 +140,7 @@ class Vocabulary:
         """
         try:
             values: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: cannot be read as a vocabulary ({error})") from error
         if (
             not isinstance(values, dict)

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 
+from tokenizer.audio_input.byte_source import open_path
+from tokenizer.audio_input.contents import LOUDEST, BadAudio, NoAudio
+from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
+from tokenizer.audio_input.reader import BLOCK_SECONDS, AudioReader
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
 
-AUDIO_SUFFIXES = frozenset(
-    (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".sph")
-)
-SHORTAGE_SECONDS = 0.025  # audio may end this much before a header or a manifest says, as in Lhotse
-UNKNOWN_SIZE = 0x7FFF0000  # bytes; what writes into a pipe announces about 2^31 or 2^32, not knowing better
-LOUDEST = 1e4  # a peak above this is no audio: the spectrum would overflow, and its tokens mean nothing
+MAX_BLOCK_VALUES = 1 << 26  # decoded at once; a header may announce any length
 
 
 def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) -> np.ndarray:
     """Read a sound file as mono.
 
     Args:
-        path: anything libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3, ...).
+        path: a file or pipe of any kind that `AudioReader` reads (WAV, FLAC, Ogg, MP3; M4A, WebM, ... with PyAV).
         sample_rate: Hz to resample to.
         seconds: read so much from the beginning at most.
 
@@ -37,43 +34,34 @@ def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) ->
     Raises:
         FileNotFoundError, PermissionError: when there is no such file, or it may not be read.
         InputError: when it is no sound file, is damaged or cut off, is empty, or holds NaN, infinite or absurdly loud
-            samples.
+            samples. Of what lies behind `seconds` nothing is known.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(2, "no such file", str(path))
-    if path.is_dir():
+    if Path(path).is_dir():
         raise InputError(f"{path}: is a folder; expected a sound file (`focalstream tokenize` takes folders)")
-    path.open("rb").close()  # says what libsndfile does not: that the file may not be read
+    source = open_path(path)
     try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            wave = file.read(int(min(seconds * rate, file.frames)), dtype="float32", always_2d=True)
-            missing = why_cut_off(file) if len(wave) and file.tell() == file.frames else None
-    except (soundfile.LibsndfileError, TypeError) as error:  # the latter: a .raw file, which says no rate
-        reason = str(error).split(": ", 1)[-1]
-        raise InputError(f"{path}: not a readable sound file ({reason}) Convert it to WAV or FLAC first.") from None
-    if missing is not None:
-        raise InputError(f"{path}: is truncated: {missing}. Copy or record it again, or `sox` it to keep what is there")
+        reader = AudioReader(source)
+        rate = reader.sample_rate
+        frames = None if seconds == math.inf else int(seconds * rate)
+        size = min(reader.announced or int(BLOCK_SECONDS * rate), MAX_BLOCK_VALUES // reader.channels)
+        blocks = list(reader.read(0, frames, size if frames is None else max(1, min(size, frames))))
+    except BadAudio as error:
+        raise InputError(f"{path}: {_advice(error, path)}") from None
+    finally:
+        source.close()
+    wave = np.concatenate(blocks) if blocks else np.zeros((0, reader.channels), np.float32)
     return to_mono(wave.T, rate, sample_rate, str(path))
 
 
-def why_cut_off(file: Any) -> str | None:
-    """What tells that an open SoundFile was longer when it was written; None where nothing does.
-
-    libsndfile fits such a file's length to what is left of it, so nothing would be missed: a copy that broke off would
-    pass for the whole recording. Its log of the header tells.
-    """
-    for line in file.extra_info.splitlines():
-        if "without an End-Of-Stream flag" in line or "lacks an end-of-stream bit" in line:
-            return "the Ogg stream has no end; was the copy or the recording broken off?"
-        sizes = re.search(r": (\d+) \(should be (\d+)\)", line)
-        if sizes is None or int(sizes[1]) >= UNKNOWN_SIZE:
-            continue
-        missing, there = int(sizes[1]) - int(sizes[2]), max(int(sizes[2]), 1)
-        if missing * max(file.frames, 1) > SHORTAGE_SECONDS * file.samplerate * there:
-            return f"its header announces {sizes[1]} bytes, but there are {sizes[2]}"
-    return None
+def _advice(error: BadAudio, path: str | Path) -> str:
+    """What is wrong with a file, and what to do."""
+    if error.reason == "zero length":
+        return "holds no samples"
+    if error.reason == "unreadable":
+        suffix = Path(path).suffix.lower()
+        named = f" (no {suffix[1:].upper()} in it)" if isinstance(error, NoAudio) and suffix in AUDIO_SUFFIXES else ""
+        return f"not a readable sound file{named}: {error}. Convert it to WAV or FLAC first"
+    return f"is {error.reason}: {error}. Copy or record it again, or `sox` it to keep what is there"
 
 
 def to_mono(channels: np.ndarray, rate: int, sample_rate: int, source: str) -> np.ndarray:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
+
+READ_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, zipfile.BadZipFile)
+"""What reading a damaged PyTorch file raises."""
 
 SHIPPED = Path(__file__).parent / "weights"
 WEIGHT_SUFFIXES = (".safetensors", ".pt")
@@ -110,13 +114,23 @@ def read_plain(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _refuse_bomb(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except (*READ_ERRORS, safetensors.SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{path}: not a readable file of plain tensors ({reason}). It is damaged, or would run code when loaded; "
             "fetch it again from its source."
         ) from None
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raise ValueError where a zip archive unfolds to far more than it is: PyTorch stores tensors as they are."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unfolded = sum(entry.file_size for entry in archive.infolist())
+        if unfolded > 2 * path.stat().st_size + (1 << 20):
+            raise ValueError(f"it unfolds to {unfolded} bytes")
 
 
 def with_present_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

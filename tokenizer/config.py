@@ -20,7 +20,7 @@ from typing import Any
 from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict
 
-ENCODER_SAMPLE_RATE = 16000  # Hz; every published model hears 16 kHz
+ENCODER_SAMPLE_RATE = 16000  # Hz; input rate of every published model
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ class CodecConfig:
         stages = {}
         for stage, classes in STAGE_CLASSES.items():
             name = raw.get(f"{stage}_name", next(iter(classes)))
-            if name not in classes:
+            if not isinstance(name, str) or name not in classes:
                 raise InputError(
                     f"{source}: {stage}_name {name!r} is not supported here; expected {' or '.join(map(repr, classes))}"
                 )
@@ -296,7 +296,10 @@ class CodecConfig:
             values = raw.get(f"{stage}_config")
             if name == "Vocos" and isinstance(values, dict):
                 values = _without_old_keys(values)
-            stages[stage] = dataclass_from_dict(classes[name], {} if values is None else values, section)
+            try:
+                stages[stage] = dataclass_from_dict(classes[name], {} if values is None else values, section)
+            except ZeroDivisionError:
+                raise InputError(f"{section}: a size is 0; expected at least 1") from None
         try:
             return cls(**stages)
         except InputError as error:
@@ -307,7 +310,7 @@ class CodecConfig:
         """Read a published `config.json`. Raises InputError when it is no JSON or does not fit."""
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: not a JSON file ({error}); expected a codec's config.json") from None
         return cls.from_dict(raw, str(path))
 

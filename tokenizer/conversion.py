@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenizer.audio import AUDIO_SUFFIXES, read_audio
+from tokenizer.audio import read_audio
+from tokenizer.audio_input.kinds import AUDIO_SUFFIXES, is_audio_file
 from tokenizer.chunks import regrouped
 from tokenizer.errors import InputError
 from tokenizer.live import LiveStream
@@ -30,6 +31,7 @@ from tokenizer.model import CodecModel
 log = logging.getLogger(__name__)
 
 NEIGHBOURS = 4
+NAMED = 5  # files passed over that are named
 REFERENCE_SECONDS = 600.0  # used at most; beyond five minutes a reference gains little (kNN-VC's README)
 PIECE_SECONDS = 30.0  # of the reference that are encoded at a time: bounds memory
 BLOCK_FRAMES = 8192  # of reference compared at a time: bounds memory
@@ -105,7 +107,8 @@ class Voice:
 
 
 def find_sounds(path: str | Path) -> list[Path]:
-    """A sound file itself, or the sound files in a folder and below, sorted; hidden ones are left out.
+    """A sound file itself, or the sound files in a folder and below, sorted; hidden ones are left out. What a file
+    begins with says whether it is one, or its name: then reading it says what is wrong. Others are named in the log.
 
     Raises:
         InputError: when there is nothing there, or no sound file in the folder.
@@ -117,11 +120,15 @@ def find_sounds(path: str | Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     os.scandir(path).close()  # `rglob` finds nothing in a folder that may not be read
-    found = sorted(
+    files = sorted(
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in AUDIO_SUFFIXES and not any(part.startswith(".") for part in file.parts)
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
+    found = [file for file in files if is_audio_file(file)]
+    if found and (others := [str(file.relative_to(path)) for file in files if file not in set(found)]):
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        log.warning("%s: passed over %s%s, in which there is no sound", path, ", ".join(others[:NAMED]), more)
     if not found:
         raise InputError(
             f"{path}: no sound file in this folder ({', '.join(sorted(AUDIO_SUFFIXES))}); put recordings of the voice "

@@ -1,6 +1,11 @@
-"""Messages for users: the exception for wrong input, and counts in sentences."""
+"""Messages for users: the exception for wrong input, counts in sentences, and text of the input for a terminal."""
 
 from __future__ import annotations
+
+import logging
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class InputError(ValueError):
@@ -9,6 +14,18 @@ class InputError(ValueError):
     The message names the thing, its value, what was expected and what to do. The command line prints it as one line
     and exits with status 2; any other exception is a defect of this program and keeps its traceback.
     """
+
+
+def printable(text: str) -> str:
+    """Text with what could command a terminal (control characters, changes of direction) written out: `\\x1b`."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Log lines of which nothing commands a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def counted(number: int, thing: str) -> str:

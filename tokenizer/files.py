@@ -71,5 +71,13 @@ def cache_folder() -> Path:
     """Where files are kept that can be made or fetched again; absolute, and not made here.
 
     On Linux `focalstream` in $XDG_CACHE_HOME or ~/.cache; elsewhere in the system's own place for caches.
+
+    Raises:
+        InputError: there is no such place, because the user has no home (a container's user without a passwd entry).
     """
+    if os.path.expanduser("~") == "~" and not os.environ.get("XDG_CACHE_HOME"):
+        raise InputError(
+            "no place for cached files: HOME is not set and this user has no home; set XDG_CACHE_HOME to a folder that "
+            "can be written"
+        )
     return platformdirs.user_cache_path("focalstream", appauthor=False).absolute()

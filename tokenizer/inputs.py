@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from tokenizer.audio import LOUDEST
+from tokenizer.audio_input.contents import LOUDEST
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:

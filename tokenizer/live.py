@@ -9,16 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from tokenizer.audio_input.mpeg import parse_header
 from tokenizer.chunks import StreamingCodec, whole_chunks
 from tokenizer.errors import InputError
 from tokenizer.inputs import NO_TOKEN
-from tokenizer.model import Voice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tokenizer.model import Voice
+
+FILE_HEADERS = {
+    b"RIFF": "a WAV file",
+    b"RF64": "a WAV file",
+    b"fLaC": "a FLAC file",
+    b"OggS": "an Ogg file",
+    b"ID3": "an MP3 file",
+    b"FORM": "an AIFF file",
+    b"caff": "a CAF file",
+    b"\x1aE\xdf\xa3": "a Matroska or WebM file",
+}
 
 
 class LiveStream:
@@ -90,8 +104,12 @@ def decode_pipe(codec: StreamingCodec, tokens: BinaryIO, pcm: BinaryIO) -> int:
     Raises:
         InputError: when the pipe brings no token, or one outside the codebook.
     """
+    import torch
+
     stream, total = LiveStream(codec), 0
     for block in _blocks(tokens, codec.tokens_per_chunk):
+        if not total and block.tobytes().startswith(b"\x93NU"):
+            raise InputError('standard input: begins as a NumPy file, but "-" is raw uint16; give the name of the file')
         total += len(block)
         wave = stream.decode(torch.from_numpy(block.view("<u2").astype(np.int64)))
         pcm.write(to_pcm(wave.cpu().numpy()))
@@ -105,10 +123,15 @@ def read_pcm(pipe: BinaryIO, size: int) -> Iterator[Tensor]:
     """Float samples [size] in [-1, 1] as they come in; the last block may be shorter.
 
     Raises:
-        InputError: when the pipe ends without a whole sample.
+        InputError: when the pipe ends without a whole sample, or brings a file whose header would be heard.
     """
-    block = None
+    import torch
+
+    block, first = None, True
     for block in _blocks(pipe, size):
+        if first:
+            _refuse_file(block.tobytes())
+        first = False
         yield torch.from_numpy(block.astype(np.float32) / 32768)
     if block is None:
         raise InputError("standard input: no audio; expected raw 16-bit little-endian mono PCM")
@@ -117,6 +140,21 @@ def read_pcm(pipe: BinaryIO, size: int) -> Iterator[Tensor]:
 def to_pcm(wave: np.ndarray) -> bytes:
     """Float samples [S] in [-1, 1] as 16-bit little-endian PCM."""
     return np.rint(np.clip(wave, -1.0, 1.0) * 32767).astype("<i2").tobytes()
+
+
+def _refuse_file(head: bytes) -> None:
+    kind = next((kind for magic, kind in FILE_HEADERS.items() if head.startswith(magic)), None)
+    if head[4:8] == b"ftyp":
+        kind = "an MP4 file"
+    frame = parse_header(head)
+    following = parse_header(head[frame.length : frame.length + 4]) if frame is not None else None
+    if frame is not None and following is not None and following.same_stream(frame):  # one header could be samples
+        kind = "an MP3 file"
+    if kind is not None:
+        raise InputError(
+            f'standard input: begins as {kind}, but "-" is raw 16-bit little-endian mono PCM; give /dev/stdin to '
+            "read a sound file from a pipe"
+        )
 
 
 def _blocks(pipe: BinaryIO, size: int) -> Iterator[np.ndarray]:

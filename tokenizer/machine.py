@@ -1,18 +1,135 @@
-"""What this machine has: devices, cores, and which engine runs which precision on it."""
+"""What this machine has (processor, cores, memory, devices), which engine runs which precision, and what is chosen.
+
+Nothing here imports PyTorch unless a device has to be asked for.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
+import subprocess
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizer.errors import InputError
 
 ENGINES = {"torch": ("fp32", "bf16"), "onnx": ("fp32", "int8")}  # the precisions that each engine runs
 
 
+# Instructions that something here depends on, by their names in Linux's /proc/cpuinfo.
+INSTRUCTIONS = (
+    *("sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),
+    *("amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+MULTIPLY_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+SUM_BYTES = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"}  # products of bytes in 32 bits, which cannot saturate
+# What PyTorch's matrix library may be held to, below the instructions for bfloat16.
+WITHOUT_BFLOAT16 = {"DEFAULT", "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
+APPLE = {  # what `sysctl` calls them
+    "hw.optional.arm.FEAT_DotProd": "asimddp",
+    "hw.optional.arm.FEAT_I8MM": "i8mm",
+    "hw.optional.arm.FEAT_BF16": "bf16",
+    "hw.optional.neon": "asimd",
+    "hw.optional.avx2_0": "avx2",
+    "hw.optional.avx512f": "avx512f",
+}
+
+
+class Processor(NamedTuple):
+    """A processor's name, and which of INSTRUCTIONS it has; none where the system does not say."""
+
+    name: str
+    instructions: tuple[str, ...]
+
+
+@cache
+def processor() -> Processor:
+    """This machine's processor."""
+    try:
+        return parsed_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:  # not Linux
+        pass
+    try:
+        command = ["sysctl", "-i", "machdep.cpu.brand_string", *APPLE]
+        return parsed_sysctl(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    except (OSError, subprocess.CalledProcessError):  # not macOS
+        return Processor(platform.processor() or platform.machine(), ())
+
+
+def parsed_cpuinfo(text: str) -> Processor:
+    """The first core of Linux's /proc/cpuinfo; on ARM it has no name there."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    name = fields.get("model name") or platform.machine()
+    return Processor(name, tuple(flag for flag in INSTRUCTIONS if flag in flags))
+
+
+def parsed_sysctl(text: str) -> Processor:
+    """What macOS's `sysctl` prints."""
+    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    flags = {flag for key, flag in APPLE.items() if fields.get(key) == "1"}
+    name = fields.get("machdep.cpu.brand_string", platform.machine())
+    return Processor(name, tuple(flag for flag in INSTRUCTIONS if flag in flags))
+
+
+def memory_bytes() -> int | None:
+    """Bytes of main memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+class Choice(NamedTuple):
+    """Something chosen for this machine, and why, in a few words."""
+
+    value: str
+    reason: str
+
+
+def training_precision(device: str, wanted: bool | None = None) -> Choice:
+    """ "bfloat16" or "float32" to train in on `device`.
+
+    Args:
+        device: a torch device.
+        wanted: whether bfloat16 was asked for; None: where the hardware multiplies it. Elsewhere it is emulated, at a
+            third of the speed of float32.
+    """
+    if wanted is not None:
+        return Choice("bfloat16" if wanted else "float32", "as asked for")
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        import torch
+
+        major, minor = torch.cuda.get_device_capability(device)
+        reason = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+        return Choice("bfloat16" if major >= 8 else "float32", reason)
+    if kind != "cpu" or platform.system() == "Darwin":  # PyTorch has no fast products of it there
+        return Choice("float32", f"on {device if kind != 'cpu' else 'macOS'} PyTorch's bfloat16 is no faster")
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if limit in WITHOUT_BFLOAT16:
+        return Choice("float32", f"ONEDNN_MAX_CPU_ISA is {limit}")
+    able = sorted(MULTIPLY_BFLOAT16 & set(processor().instructions))
+    if able:
+        return Choice("bfloat16", f"the processor has {able[0]}")
+    return Choice("float32", "the processor does not multiply bfloat16")
+
+
+def sums_bytes() -> bool:
+    """Whether the processor sums products of signed bytes without saturation; true where the system does not say."""
+    found = processor().instructions
+    return not found or bool(SUM_BYTES & set(found))
+
+
 def check_device(device: str) -> None:
     """Raise InputError unless PyTorch can put a tensor on `device` ("cpu", "cuda", "cuda:1")."""
+    if device == "cpu":
+        return
     import torch
 
     try:

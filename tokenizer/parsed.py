@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any, TypeVar
 
@@ -32,7 +33,8 @@ def dataclass_from_dict(cls: type[Config], raw: Any, section: str) -> Config:
         if isinstance(value, list):
             value = tuple(value)
         if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            with contextlib.suppress(OverflowError):  # then it does not fit
+                value = float(value)
         if not _fits(value, kind):
             raise InputError(f"{section}: {key} is {value!r}, expected {kind}")
         values[key] = value

@@ -1,4 +1,4 @@
-"""How much audio goes into one batch where nobody says: a fixed amount on a CPU, what memory allows on a GPU."""
+"""The default of --batch-seconds: a fixed amount on a CPU, as much as memory allows on a GPU."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import math
 from typing import TYPE_CHECKING
 
 from pipelines.bulk.encoding import Encoding
-from pipelines.bulk.plan import stored_identity
+from pipelines.bulk.stored_plan import stored_identity
 from pipelines.format.layout import Layout
 
 if TYPE_CHECKING:
     from tokenizer import Codec
 
-MEMORY_SHARE = 0.5  # of what is free; the rest is for fragments, and for whoever else comes to this GPU
+MEMORY_SHARE = 0.5  # of what is free; the rest is for fragmentation and for other processes on the GPU
 PROBE_ROWS, PROBE_SECONDS = 4, 20.0  # of silence; longer rows are encoded piece by piece
-MOST_SECONDS = 3840.0  # larger batches make a GPU no faster, but its last ones emptier
+MOST_SECONDS = 3840.0  # larger batches are no faster, and the last ones of a shard are emptier
 
 
 def default_batch_seconds(layout: Layout, codec: str, device: str) -> float:
     """Seconds of audio for a batch.
 
     Args:
-        layout: of the dataset to be made. The batches are part of what it is made from, so a run on a GPU that was
-            interrupted, or is finished, keeps to its own, however much memory there is now.
+        layout: of the dataset to be made. The size of batches decides the bytes, so a run on a GPU that was
+            interrupted, or is finished, keeps its own, however much memory there is now.
         codec: what `Codec.from_pretrained` takes.
-        device: where it will run. Where there is no such GPU here, it is as for a CPU.
+        device: where it will run; where this machine has no such GPU, the default is that of a CPU.
     """
     import torch
 
@@ -49,7 +49,7 @@ def fitting_seconds(free_bytes: float, bytes_per_second: float) -> float:
 
 
 def bytes_per_second(codec: Codec, device: str) -> float:
-    """GPU memory that encoding takes for each second of audio in a batch, its weights left out: measured."""
+    """GPU memory that encoding takes per second of audio in a batch, without the weights, as measured here."""
     import torch
 
     rate = codec.sample_rate_in

@@ -1,79 +1,50 @@
-"""Engines: the same shards, done in this process or by workers that may die.
+"""A crew of workers, any of which may die: dead ones are replaced, and cuts that kill workers are found and left out.
 
-An engine takes a list of tasks, one a shard, and reports progress and receipts; the caller need not know who did the
-work.
+Where the workers come from is up to an executor (`pipelines.bulk.executors`).
 """
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from pipelines.bulk.deadly_cuts import Trials, find_deadly_cuts
-from pipelines.bulk.encoding import fixed_cpu_threads
-from pipelines.bulk.plan import shard_cuts
-from pipelines.bulk.worker_process import Event, Progress, Ready, ShardWork, Task, Worker, WorkerProcess, do_task
+from pipelines.bulk.stored_plan import shard_cuts
+from pipelines.bulk.tasks import Progress, Ready, Report, Survived, Task, Worker
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
 
-if TYPE_CHECKING:
-    from tokenizer import Codec
-
-MAX_DEATHS = 2  # of workers over one shard, before its deadly cuts are looked for; and in a row before any task
-SEARCH_LOOK_SECONDS = 0.5  # between two looks whether a search for deadly cuts is over
-
-Report = Callable[[Event], None]
+MAX_DEATHS = 2  # of workers at one shard before its deadly cuts are searched for; and in a row while loading the codec
+SEARCH_LOOK_SECONDS = 0.5  # between two checks whether a search for deadly cuts has ended
 
 
 class WorkerDied(InputError):
-    """A shard brought down its workers, and no cut of it is to blame."""
+    """A shard killed its workers, but none of its cuts does so alone."""
 
 
 class Crew(Protocol):
-    """Where workers come from."""
+    """Starts workers and listens to them."""
 
     def hire(self) -> Worker:
-        """A new worker. It loads the codec, and then sends `Ready`."""
+        """Start a worker. It loads the codec, and then sends `Ready`."""
 
     def heard(self, workers: Sequence[Worker], seconds: float | None) -> list[Worker]:
-        """Those of these workers that sent something or died; waits for the first of them, `seconds` at most."""
-
-
-def run_inline(work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
-    """Do the shards in this process, one after the other, with a codec that is loaded already."""
-    with fixed_cpu_threads():
-        for task in tasks:
-            report(do_task(work, task, codec, lambda seconds: report(Progress(seconds))))
-
-
-class Processes:
-    """Workers that are processes of this machine."""
-
-    def __init__(self, work: ShardWork) -> None:
-        self._work = work
-
-    def hire(self) -> WorkerProcess:
-        return WorkerProcess(self._work)
-
-    def heard(self, workers: Sequence[Worker], seconds: float | None) -> list[Worker]:
-        links = {worker.link: worker for worker in workers if isinstance(worker, WorkerProcess)}
-        return [links[link] for link in wait(list(links), seconds)]  # type: ignore[index]
+        """Wait, at most `seconds`, until one of these workers has sent something or died; return those that have."""
 
 
 def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: int) -> None:
     """Do the shards with at most `size` workers at a time.
 
-    One that dies (out of memory, a crash, killed, its machine gone) is replaced, its shard done again. Where that
-    happens `MAX_DEATHS` times to a shard by its own fault, the cuts that kill workers are looked for, while the others
-    go on, and left out. Who has nothing more to do is let go, so that a cluster can shrink.
+    A worker that dies (no memory, a crash, killed, its machine lost) is replaced, and its shard is done again. After
+    `MAX_DEATHS` deaths that are the shard's own fault, the cuts that kill workers are searched for, while the other
+    workers continue, and left out. Idle workers are released, so that a cluster can scale down.
 
     Raises:
-        WorkerDied: no cut is to blame by itself, or without those that are it happened again; or workers die before
-            they have a task.
+        WorkerDied: no single cut kills a worker, or workers still die without the cuts that do; or workers die while
+            they load the codec.
     """
     todo, unfinished, deaths = deque(tasks), {task.shard for task in tasks}, Counter[int]()
     workers: list[Worker] = []
@@ -137,8 +108,76 @@ def _without_deadly_cuts(trials: Trials, task: Task, ending: str) -> Task:
         trials.close()
     if not deadly:
         raise WorkerDied(
-            f"shard {task.shard} brought down {MAX_DEATHS} workers (the last by {ending}), and no cut of it is to "
-            "blame by itself. Finished shards are kept: run the same command with fewer --workers, or with another OUT "
+            f"shard {task.shard} killed {MAX_DEATHS} workers (the last by {ending}), but none of its cuts does so "
+            "alone. Finished shards are kept: run the same command with fewer --workers, or with another OUT "
             "and fewer --batch-seconds"
         )
     return Task(task.shard, deadly)
+
+
+Kills = Callable[[Sequence[int]], str | None]
+"""How a worker ends that is given only these cuts of the shard, in words; None: it survives."""
+
+
+def find_deadly_cuts(kills: Kills, count: int) -> dict[int, str]:
+    """The cuts of a shard that kill a worker alone, and how it ends; found by bisection, in workers that may die.
+
+    Empty when a worker dies even without any cut: then the batches are too large for the machine, or the codec is at
+    fault. That is tried twice, because workers also die for reasons outside the shard.
+
+    Args:
+        count: cuts of the shard, which together are known to kill workers.
+    """
+    if kills(()) is not None and kills(()) is not None:
+        return {}
+    return _search(kills, range(count))
+
+
+def _search(kills: Kills, cuts: Sequence[int]) -> dict[int, str]:
+    """The deadly ones among cuts that killed a worker together."""
+    if len(cuts) == 1:
+        ending = kills(cuts)
+        return {} if ending is None else {cuts[0]: ending}
+    middle, found = len(cuts) // 2, {}
+    for half in (cuts[:middle], cuts[middle:]):
+        if kills(half) is not None:
+            found.update(_search(kills, half))
+    return found
+
+
+class Trials:
+    """Tries cuts of one shard in workers that may die; callable as `Kills`.
+
+    Args:
+        hire: starts a worker.
+        count: cuts of the shard.
+    """
+
+    def __init__(self, hire: Callable[[], Worker], shard: int, count: int) -> None:
+        self._hire, self._shard, self.count = hire, shard, count
+        self._worker: Worker | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def __call__(self, cuts: Sequence[int]) -> str | None:
+        left_out = dict.fromkeys(set(range(self.count)) - set(cuts), "not tried")
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise InterruptedError("the run has ended")
+                worker = self._worker = self._worker or self._hire()
+            worker.take(Task(self._shard, left_out, is_trial=True))
+            while (event := worker.event()) is not None:
+                if isinstance(event, Survived):
+                    return None
+            self._worker = None
+            ending = worker.ending()
+            if ending is not None and not self._closed:
+                return ending
+
+    def close(self) -> None:
+        """End the trial that runs in another thread, if there is one, and allow no further one."""
+        with self._lock:
+            self._closed = True
+            if self._worker is not None:
+                self._worker.stop()

@@ -1,14 +1,14 @@
-"""The cuts of one shard to codes.
+"""The cuts of one shard to tokens.
 
-What the codec is given is a pure function of the shard's cut list: batches are laid out from the manifest's durations
-before a file is opened, and a cut that cannot be read leaves a row of silence in its batch. So the tokens of the other
-cuts are the same bits whatever could not be read, whoever did the work and how often. (In float32 another batch shape
-may flip a code bit whose latent is within rounding of zero. Only where the codec itself fails at a batch, for want of
-memory say, are its cuts encoded one by one, and the log says so.)
+The codec's input is a pure function of the shard's cut list: batches are laid out from the manifest's durations before
+any file is opened, and a cut that cannot be read leaves a row of silence in its batch. So the tokens of the other cuts
+are bit for bit the same, whatever could not be read, wherever the work is done, and however often. (In float32 another
+batch shape may flip a code bit whose latent is within rounding of zero. Only when the codec itself fails on a batch,
+for example for lack of memory, are its cuts encoded one by one, with a warning in the log.)
 
-Reading and resampling run ahead in threads while the codec works; recordings longer than `LONG_SECONDS` pass through
-the codec's streaming state in windows, so memory stays bounded at any length. A codec that does not stream gets every
-recording whole, and those longer than it takes are quarantined unread.
+Threads read and resample ahead while the codec works. Recordings longer than `LONG_SECONDS` pass through the codec's
+streaming state in windows, so memory stays bounded at any length. A codec that does not stream takes every recording
+whole; recordings longer than its limit are quarantined unread.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.format.ledger import Quarantined, quarantine
+from pipelines.format.ledger import Outcome, Quarantined, quarantine
 from pipelines.sources.audio import expected_samples, read_resampled
 from pipelines.sources.cuts import CutError, PlannedCut
+from tokenizer.chunks import regrouped
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,19 +40,16 @@ WINDOW_SECONDS = 10.0
 READERS = 2  # threads that read and resample
 BATCHES_AHEAD = 2
 ATTEMPTS = 2  # a cut that fails is tried once more, alone
-CPU_THREADS = 1  # of torch, in every engine: another number of threads sums in another order
-
-Outcome = np.ndarray | Quarantined
-"""uint16 [T], or why there are none."""
+CPU_THREADS = 1  # of torch, in every executor: another number of threads sums in another order
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What besides the audio and the codec decides the tokens.
+    """What decides the tokens, besides the audio and the codec.
 
     Attributes:
         batch_seconds: padded audio in one batch, in seconds; bounds memory. Small enough for a CPU's caches by default
-            (480 s ran at half the speed of 30 s); a GPU wants many times as much.
+            (480 s ran at half the speed of 30 s); a GPU needs many times as much.
         device: where the codec runs, such as "cpu" or "cuda:1".
     """
 
@@ -77,7 +75,7 @@ class Encoding:
 
 @contextlib.contextmanager
 def fixed_cpu_threads() -> Iterator[None]:
-    """Run torch on `CPU_THREADS` threads, then give it back what it had."""
+    """Run torch on `CPU_THREADS` threads, then restore its setting."""
     import torch
 
     before = torch.get_num_threads()
@@ -102,12 +100,12 @@ def encode_cuts(
 
     Args:
         cuts: in shard order.
-        progress: called with the seconds of audio just dealt with; codes that are settled are not among them.
-        settled: outcomes that are known already, by position. These cuts are not read, and their rows are silent;
-            the tokens of the others are the same as without.
+        progress: called with the seconds of audio just processed; settled cuts do not count.
+        settled: outcomes that are already known, by position. These cuts are not read, and their rows are silent;
+            the tokens of the others do not change.
 
     Returns:
-        One outcome a cut, in the same order.
+        One outcome per cut, in the same order.
     """
     samples = [expected_samples(planned.cut, planned.seconds, codec.sample_rate_in) for planned in cuts]
     outcomes = dict(settled)
@@ -155,7 +153,7 @@ def lay_out(
 
 @contextlib.contextmanager
 def _cancelled_on_exit(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """After an interrupt nobody waits for audio that was to be read ahead."""
+    """Cancel what is still to be read when the work is interrupted."""
     try:
         yield
     finally:
@@ -166,7 +164,7 @@ def _cancelled_on_exit(pool: ThreadPoolExecutor) -> Iterator[None]:
 
 
 Waves = dict[int, np.ndarray | Quarantined]
-"""What was read of the cuts of a batch, by position in the shard; without those that are settled."""
+"""The audio of the cuts of a batch, by position in the shard; without the settled ones."""
 
 
 def _read_ahead(
@@ -177,7 +175,7 @@ def _read_ahead(
     pool: ThreadPoolExecutor,
     settled: Container[int],
 ) -> Iterator[tuple[list[int], Waves]]:
-    """Each batch that is not settled with the waves of its cuts, while the next ones are being read."""
+    """Each batch that is not settled, with the audio of its cuts, while the next batches are being read."""
     pending: deque[tuple[list[int], dict[int, Future[np.ndarray | Quarantined]]]] = deque()
     for batch in batches:
         reading = {i: pool.submit(_read_wave, cuts[i], samples[i], sample_rate) for i in batch if i not in settled}
@@ -228,9 +226,9 @@ def _encode_batch(
     except Exception as error:
         log.warning("a batch of %d cuts failed (%s: %s); trying each alone", len(batch), type(error).__name__, error)
         rows = _encode_alone(padded, lengths, codec, device)
-    for i, codes in zip(batch, rows, strict=True):
+    for i, tokens in zip(batch, rows, strict=True):
         if i in waves and i not in outcomes:
-            outcomes[i] = quarantine(cuts[i], codes, ATTEMPTS) if isinstance(codes, CutError) else codes
+            outcomes[i] = quarantine(cuts[i], tokens, ATTEMPTS) if isinstance(tokens, CutError) else tokens
     return outcomes
 
 
@@ -238,12 +236,12 @@ def _encode_rows(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: 
     import torch
 
     tokens = codec.encode(torch.from_numpy(padded).to(device), torch.from_numpy(lengths).to(device)).cpu().numpy()
-    return [_as_codes(row[: codec.token_count(int(n))], codec) for row, n in zip(tokens, lengths, strict=True)]
+    return [_as_uint16(row[: codec.token_count(int(n))], codec) for row, n in zip(tokens, lengths, strict=True)]
 
 
 def _encode_alone(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device: str) -> list[np.ndarray | CutError]:
-    """Each row of a batch that failed, by itself. When silence of the same shape fails too, the fault is the codec's
-    or the machine's: that error is raised, for quarantining a whole corpus because of it would hide it."""
+    """Each row of a failed batch alone. When silence of the same shape fails too, the codec or the machine is at fault:
+    then the error is raised, because quarantining a whole corpus would hide it."""
     _encode_rows(np.zeros_like(padded[:1, : lengths[0]]), lengths[:1], codec, device)
     rows: list[np.ndarray | CutError] = []
     for wave, length in zip(padded, lengths, strict=True):
@@ -254,7 +252,7 @@ def _encode_alone(padded: np.ndarray, lengths: np.ndarray, codec: Codec, device:
     return rows
 
 
-def _as_codes(tokens: np.ndarray, codec: Codec) -> np.ndarray:
+def _as_uint16(tokens: np.ndarray, codec: Codec) -> np.ndarray:
     assert tokens.size and tokens.min() >= 0 and tokens.max() < codec.codebook_size <= 1 << 16
     return tokens.astype(np.uint16)
 
@@ -280,10 +278,10 @@ def _encode_long(
 ) -> Outcome:
     failure: Exception
     for _ in range(ATTEMPTS):
-        windows = _windows(read_resampled(planned, samples, codec.sample_rate_in), _window_samples(codec), codec)
+        windows = regrouped(read_resampled(planned, samples, codec.sample_rate_in), _window_samples(codec))
         result = _encode_windows(windows, codec, device, pool, progress)
         if isinstance(result, np.ndarray):
-            return _as_codes(result[: codec.token_count(samples)], codec)
+            return _as_uint16(result, codec)
         failure = result
     progress(planned.seconds)
     return quarantine(planned, failure, ATTEMPTS)
@@ -296,10 +294,12 @@ def _encode_windows(
     pool: ThreadPoolExecutor,
     progress: Callable[[float], None],
 ) -> np.ndarray | Exception:
-    """Tokens of a stream, or the error that reading it met. Errors of the codec itself are raised."""
+    """Tokens of a stream, or the error that reading it raised. Errors of the codec itself are raised."""
     import torch
 
-    state, done = codec.init_state(1), 0.0
+    from tokenizer.live import LiveStream
+
+    stream, done = LiveStream(codec), 0.0
     pieces: list[np.ndarray] = []
     ahead = pool.submit(next, windows, None)
     while True:
@@ -313,27 +313,10 @@ def _encode_windows(
         if wave is None:
             return np.concatenate(pieces)
         ahead = pool.submit(next, windows, None)
-        tokens, state = codec.encode_step(torch.from_numpy(wave[None]).to(device), state)
-        pieces.append(tokens[0].cpu().numpy())
+        pieces.append(stream.encode(torch.from_numpy(wave).to(device)).cpu().numpy())
         done += len(wave) / codec.sample_rate_in
         progress(len(wave) / codec.sample_rate_in)
 
 
 def _window_samples(codec: Codec) -> int:
     return max(1, int(WINDOW_SECONDS * codec.sample_rate_in) // codec.chunk_samples) * codec.chunk_samples
-
-
-def _windows(blocks: Iterator[np.ndarray], window: int, codec: Codec) -> Iterator[np.ndarray]:
-    """Blocks regrouped to `window` samples; the last one is padded with zeros to whole chunks."""
-    held: list[np.ndarray] = []
-    size = 0
-    for block in blocks:
-        held.append(block)
-        size += len(block)
-        while size >= window:
-            joined = np.concatenate(held)
-            yield joined[:window]
-            held, size = [joined[window:]], size - window
-    if size:
-        joined = np.concatenate(held)
-        yield np.pad(joined, (0, -size % codec.chunk_samples))

@@ -1,7 +1,7 @@
-"""What tokenizing a corpus will take, from its manifest and a rate: one pass that stores nothing.
+"""The time and disk space that tokenizing a corpus will take, from its manifest and a rate, in one pass.
 
-Codes, indexes and shards are counted exactly, as if every cut could be read; what the cuts' own JSON takes compressed
-is extrapolated from the first `SAMPLE_CUTS`.
+Tokens, indexes and shards are counted exactly, as if every cut could be read; the compressed size of the cuts' JSON is
+extrapolated from the first `SAMPLE_CUTS`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ class Estimate:
     """A corpus before it is tokenized.
 
     Attributes:
-        cuts: that take part; `skipped` do not, and `unusable` of them say no duration or rate and will fail.
+        cuts: those that take part; `skipped` others do not, and `unusable` of them state no duration or rate and will
+            fail.
         hours: of audio.
         tar_bytes, index_bytes: of `shards/*.tar` and of `index/`.
         cuts_bytes: of `shards/cuts.*.jsonl.gz`, extrapolated.
-        packed_bytes: of `packed/`, where it is asked for; else 0.
-        ideal_bytes: of the bits of the codes alone.
+        packed_bytes: of `packed/`; 0 without it.
+        ideal_bytes: the bits of the tokens alone.
     """
 
     cuts: int
@@ -117,10 +118,10 @@ def measured_rate(inputs: list[str], selection: Selection, encoding: Encoding, c
         begun = time.perf_counter()
         outcomes = encode_cuts(cuts, codec, encoding)
         elapsed = time.perf_counter() - begun
-    done = [cut.seconds for cut, codes in zip(cuts, outcomes, strict=True) if not isinstance(codes, Quarantined)]
+    done = [cut.seconds for cut, outcome in zip(cuts, outcomes, strict=True) if not isinstance(outcome, Quarantined)]
     if not done:
         reason = next((f": {outcome.detail}" for outcome in outcomes if isinstance(outcome, Quarantined)), "")
-        raise InputError(f"none of the first {len(cuts)} cuts can be read{reason}; mend the input, or give --rate")
+        raise InputError(f"none of the first {len(cuts)} cuts can be read{reason}; fix the input, or give --rate")
     return sum(done) / elapsed
 
 

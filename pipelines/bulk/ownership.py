@@ -1,29 +1,27 @@
-"""Which folders a run may write to, and who else may meanwhile: nobody, or the other parts of the same run.
+"""Which folder a run may write to, and which part of its shards. No two runs write the same shard.
 
-A run deletes what it made, so it first makes sure that all of it is its own.
+A run deletes files that earlier runs made, so it first checks that everything in OUT is ours.
 
     OUT/work/lock              held by a run that does all shards
-    OUT/work/parts/3-of-16     held by one that does a part of them
-    OUT/work/plan.lock         held while the plan is made, and finish.lock while dataset.json is
+    OUT/work/parts/3-of-16     held by a run that does a part of them
+    OUT/work/plan.lock         held while the plan is made; finish.lock while dataset.json is written
 
-On disk these are locks of the operating system (flock), which end with the process however it ends; behind a URL they
-are leases.
+On disk these are locks of the operating system, behind a URL they are leases; see `pipelines.storage.locks`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.bulk.part import Part
-from pipelines.bulk.plan import has_plan
+from pipelines.bulk.stored_plan import has_plan
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import Folder, RemotePath, files_below, remove_tree, sizes_in
-from pipelines.storage.locks import first_alive, lease
+from pipelines.storage.locks import StillHeld, first_alive, flocked, held, is_flocked
 from tokenizer.errors import InputError
 
 # Paths below work/, folders with a slash at the end. Names in tmp/ are those of tempfile.
@@ -32,14 +30,30 @@ _MADE_BY_RUNS = re.compile(
     r"receipts/|receipts/\d{6,}\.json|tmp/|tmp/\..+\.[a-z0-9_]{8}"
 )
 
-StillOurs = Callable[[], None]
-"""Raises InputError when somebody else has taken what a run holds, which only a lease allows."""
+
+@dataclass(frozen=True)
+class Part:
+    """Part `number` (from 1) of `of` parts: every `of`-th shard, so each has cuts from all over the corpus."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def has(self, shard: int) -> bool:
+        return shard % self.of == self.number - 1
+
+
+def shards_of(part: Part | None, shards: int) -> list[int]:
+    """The numbers of the shards in a part, of `shards` in all; None: all of them."""
+    return [shard for shard in range(shards) if part is None or part.has(shard)]
 
 
 def refuse_strange_folder(layout: Layout) -> None:
-    """Raise InputError unless OUT is free or of an earlier run: absent, empty, with a dataset.json or its copy, or
-    with the work/ of an unfinished run. A work/ with any other file in it is refused in every case, for runs delete
-    that folder.
+    """Raise InputError unless OUT is free or holds an earlier run: absent, empty, with a dataset.json or its copy, or
+    with the work/ of an unfinished run. A work/ with any other file in it is always refused, because runs delete that
+    folder.
 
     Nothing is made or changed.
     """
@@ -60,27 +74,27 @@ def refuse_strange_folder(layout: Layout) -> None:
 
 
 @contextlib.contextmanager
-def only_run(layout: Layout, part: Part | None = None) -> Iterator[StillOurs]:
-    """Hold OUT, or a part of it, against every run that would do the same shards. `work/` leaves with a run that came
-    to its end or never had a plan.
+def only_run(layout: Layout, part: Part | None = None) -> Iterator[StillHeld]:
+    """Hold OUT, or a part of it, against every run that would do the same shards. `work/` is removed at the end if the
+    dataset is finished, or if there is no plan.
 
     Raises:
-        InputError: OUT is somebody else's, or such a run is writing there.
+        InputError: OUT holds files of others, or another run is writing there.
     """
     refuse_strange_folder(layout)
     with contextlib.ExitStack() as stack:
         try:
-            still_ours = stack.enter_context(_held(_lock(layout, part), wait=False))
+            still_held = stack.enter_context(held(_lock(layout, part), wait=False))
             _refuse_others(layout, part)
         except BlockingIOError as error:
             raise InputError(
                 f"{layout.out}: another run is writing there ({error}); wait for it or give another OUT"
             ) from None
         try:
-            yield still_ours
+            yield still_held
         finally:
-            with contextlib.suppress(InputError):  # the store is away, or what is there is another run's now
-                still_ours()
+            with contextlib.suppress(InputError):  # the store does not answer, or another run has taken over
+                still_held()
                 if layout.dataset.exists() or (part is None and not has_plan(layout)):
                     remove_tree(layout.work)
             if isinstance(layout.out, Path):
@@ -89,8 +103,8 @@ def only_run(layout: Layout, part: Part | None = None) -> Iterator[StillOurs]:
 
 @contextlib.contextmanager
 def once(layout: Layout, what: str) -> Iterator[None]:
-    """One part at a time does this, "plan" or "finish", and the others wait for it."""
-    with _held(layout.work / f"{what}.lock", wait=True):
+    """Let one part at a time do this ("plan" or "finish"); the others wait."""
+    with held(layout.work / f"{what}.lock", wait=True):
         yield
 
 
@@ -103,8 +117,9 @@ def _parts(layout: Layout) -> Folder:
 
 
 def _refuse_others(layout: Layout, part: Part | None) -> None:
-    """Raise BlockingIOError where a run is alive that may do the same shards: all shards, or of another number of
-    parts. Who held its own lock before it looked cannot be missed by both of two that begin together."""
+    """Raise BlockingIOError where a run is alive that may do the same shards: one of all shards, or of another number
+    of parts. Each run takes its own lock before it checks the others, so two runs that start together cannot both
+    miss each other."""
     others = [
         _parts(layout) / name
         for name in sizes_in(_parts(layout))
@@ -113,59 +128,13 @@ def _refuse_others(layout: Layout, part: Part | None) -> None:
     if part is not None:
         others.append(_lock(layout, None))
     holder = first_alive([path for path in others if isinstance(path, RemotePath)])
-    held = [path.name for path in others if isinstance(path, Path) and _is_flocked(path)]
-    if holder or held:
-        raise BlockingIOError(holder or f"it holds {held[0]}")
-
-
-def _held(path: Folder, wait: bool) -> contextlib.AbstractContextManager[StillOurs]:
-    """Hold a lock or a lease. Raises BlockingIOError where somebody else does and `wait` is not set."""
-    return lease(path, wait) if isinstance(path, RemotePath) else flocked(path, wait)
-
-
-@contextlib.contextmanager
-def flocked(path: Path, wait: bool) -> Iterator[StillOurs]:
-    """Hold a lock file, which the system lets go when the process ends, however it does.
-
-    Raises:
-        BlockingIOError: somebody else holds it, and `wait` is not set.
-        InputError: the file system has no locks.
-    """
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = open(path, "w")  # noqa: SIM115
-        except FileNotFoundError:  # a run that came to its end took the folder away just now
-            continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break
-        except BlockingIOError:
-            file.close()
-            raise BlockingIOError(f"it holds {path.name}") from None
-        except OSError as error:
-            file.close()
-            raise InputError(
-                f"{path}: cannot be locked ({error.strerror}); mount the file system with locks (flock) or give an OUT "
-                "on another one"
-            ) from error
-        file.close()  # of a file that was removed meanwhile
-    with file:
-        yield lambda: None
-
-
-def _is_flocked(path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError), open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    names = [path.name for path in others if isinstance(path, Path) and is_flocked(path)]
+    if holder or names:
+        raise BlockingIOError(holder or f"it holds {names[0]}")
 
 
 def _remove_empty(layout: Layout, part: Part | None) -> None:
-    """Leave nothing of a run that was refused, or that has no share in what is there."""
+    """Remove what a refused run, or a part without shards, has made."""
     assert isinstance(layout.out, Path) and isinstance(layout.work, Path)
     plan_lock = layout.work / "plan.lock"
     if layout.work.exists() and not has_plan(layout):
@@ -178,7 +147,7 @@ def _remove_empty(layout: Layout, part: Part | None) -> None:
 
 
 def _strange(work: Folder) -> Iterator[Folder]:
-    """What in work/ no run has made. Another run may be adding and removing files meanwhile."""
+    """Files in work/ that no run made. Another run may be adding and removing files at the same time."""
     if isinstance(work, RemotePath):
         yield from (work / name for name in files_below(work) if not _MADE_BY_RUNS.fullmatch(name))
         return

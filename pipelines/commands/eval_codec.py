@@ -1,4 +1,4 @@
-"""`focalstream eval-codec`: a codec's quality on held-out speech, beside its ceiling, a bad line and other codecs."""
+"""`focalstream eval-codec`: a codec's quality on held-out speech, with upper and lower bounds and other codecs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recogniser",
         default="tiny.en",
         metavar="MODEL",
-        help="Whisper on CTranslate2, for --judges: tiny.en, base, a folder, or a name that is downloaded",
+        help="Whisper on CTranslate2, for --judges: tiny.en, a folder, or a name that is downloaded (base)",
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for encoding and decoding")
     parser.add_argument("--workers", type=int, default=2, help="processes that measure quality")
@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from pipelines.evaluation.codec_page import render
+    from pipelines.evaluation.codec_table import table
     from pipelines.evaluation.evaluate import Options, evaluate
-    from pipelines.evaluation.page import render
-    from pipelines.evaluation.table import table
     from tokenizer.files import check_place, write_atomically
 
     for option in ("threads", "workers"):

@@ -16,5 +16,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     totals = export(args.source, args.out, args.split)
-    print(f"{args.out}: {totals['cuts']:,} cuts; read it with datasets.load_dataset({str(args.out)!r})")
+    print(f"{args.out}: {totals.cuts:,} cuts; read it with datasets.load_dataset({str(args.out)!r})")
     return 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
+from pipelines.commands.corpus_options import add_sharding_arguments, read_sharding
 from pipelines.storage.folders import local_folder
-from pipelines.tools.merge import merge
+from pipelines.tools.rewrite import merge
 from tokenizer.errors import counted
 
 
@@ -19,6 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    totals = merge(args.sources, args.out, read_sharding(args))["totals"]
-    print(f"{args.out}: {counted(totals['cuts'], 'cut')}, {totals['hours']:.2f} h, {totals['quarantined']} quarantined")
+    totals = merge(args.sources, args.out, read_sharding(args)).totals
+    print(f"{args.out}: {counted(totals.cuts, 'cut')}, {totals.hours:.2f} h, {totals.quarantined} quarantined")
     return 0

@@ -10,9 +10,14 @@ from typing import Any
 
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.estimate import Estimate, estimate, measured_rate
-from pipelines.commands.selection_options import add_selection_arguments, read_selection
-from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
+from pipelines.commands.corpus_options import (
+    add_selection_arguments,
+    add_sharding_arguments,
+    read_selection,
+    read_sharding,
+)
 from pipelines.sources.manifests import find_inputs
+from pipelines.storage.stable_bytes import bytes_text
 from tokenizer.errors import InputError, counted
 from tokenizer.machine import check_device
 
@@ -72,25 +77,17 @@ def _lines(found: Estimate, work: dict[str, Any], args: argparse.Namespace) -> l
     left_out += [f"{found.unusable:,} say no duration and will fail"] if found.unusable else []
     audio = f"{counted(found.cuts, 'cut')}, {found.hours:,.2f} h" + "".join(f"; {part}" for part in left_out)
     hour = max(found.hours, 1e-9)
-    packed = f", packed {_size(found.packed_bytes)}" if found.packed_bytes else ""
+    packed = f", packed {bytes_text(found.packed_bytes)}" if found.packed_bytes else ""
     workers = min(args.devices, found.shards)
     lines = [
         f"audio   {audio}",
         f"tokens  {found.tokens:,} in {counted(found.shards, 'shard')}",
-        f"disk    {_size(found.total_bytes)}: codes {_size(found.tar_bytes)}, cuts about {_size(found.cuts_bytes)}, "
-        f"indexes {_size(found.index_bytes)}{packed}; {_size(found.total_bytes / hour)} an hour, ideal "
-        f"{_size(found.ideal_bytes / hour)}",
+        f"disk    {bytes_text(found.total_bytes)}: codes {bytes_text(found.tar_bytes)}, cuts about "
+        f"{bytes_text(found.cuts_bytes)}, indexes {bytes_text(found.index_bytes)}{packed}; "
+        f"{bytes_text(found.total_bytes / hour)} an hour, ideal {bytes_text(found.ideal_bytes / hour)}",
         f"work    {work['device_hours']:,.2f} device-hours at {work['times_real_time']:,g} x real time; "
         f"{work['elapsed_hours']:,.2f} h on {counted(workers, 'device')}",
     ]
     if args.devices > found.shards:
         lines.append(f"        {args.devices - found.shards:,} devices have no shard; make smaller shards to use them")
     return lines + ([f"cost    {work['cost']:,.2f}"] if args.cost_per_hour else [])
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.2f} TB"

@@ -1,4 +1,4 @@
-"""`focalstream repair`: do broken or missing shards of a dataset again."""
+"""`focalstream repair`: make damaged or missing files of a dataset again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from pipelines.storage.folders import local_folder
 from pipelines.tools.repair import Repaired, repair
-from tokenizer.errors import counted
+from tokenizer.errors import counted, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", help="where the codec is now; when not given, where it was")
     parser.add_argument("--device", help='where the codec runs: "cpu", "cuda", "cuda:1"; when not given, as it was')
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="worker processes; when not given, one a CPU core, or one on a GPU"
+        "--workers", type=int, metavar="N", help="worker processes; when not given, one per CPU core, or one on a GPU"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         json.dump({"out": str(args.out), **asdict(repaired)}, sys.stdout)
         print()
     else:
-        print(f"{args.out}: {_sentence(repaired)}")
+        print(printable(f"{args.out}: {_sentence(repaired)}"))
     return 0 if repaired.is_original else 1
 
 
@@ -42,7 +42,7 @@ def _sentence(repaired: Repaired) -> str:
         return f"{done}; every file has its original bytes"
     if repaired.lost_cuts:
         return (
-            f"{done}, but {counted(repaired.lost_cuts, 'cut')} can be read no more: see quarantine.jsonl, mend what is "
-            "wrong, and use `focalstream tokenize --retry-quarantined`"
+            f"{done}, but {counted(repaired.lost_cuts, 'cut')} can no longer be read: see quarantine.jsonl, fix the "
+            "cause, and use `focalstream tokenize --retry-quarantined`"
         )
     return f"{done}; what was made again has other bytes than before (another machine, version or audio), and is sound"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipelines.storage.folders import dataset_folder
 
 if TYPE_CHECKING:
-    from pipelines.bulk.run_log import Speed
+    from pipelines.bulk.progress import Speed
     from pipelines.report.figures import Figures
 
 
@@ -37,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from pipelines.bulk.run_log import read_speed
-    from pipelines.dataset.token_dataset import read_description
+    from pipelines.bulk.progress import read_speed
+    from pipelines.format.description import read_description
     from pipelines.format.layout import Layout
     from pipelines.report.figures import collect
-    from pipelines.report.page import render
+    from pipelines.report.report_page import render
     from pipelines.report.samples import Sample, decode_samples, find_codec
-    from tokenizer.errors import InputError
+    from tokenizer.errors import InputError, printable
     from tokenizer.files import check_place, write_atomically
 
     for option, least in (("sample_shards", 1), ("samples", 0)):
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         check_place(args.html)  # before minutes of work
     speed = read_speed(args.log) if args.log else None
-    shards = len(read_description(Layout(args.out))["shards"])
+    shards = len(read_description(Layout(args.out)).shards)
     with tqdm(total=min(shards, args.sample_shards or shards), unit="shard", disable=not sys.stderr.isatty()) as bar:
         figures = collect(args.out, args.sample_shards, bar.update)
     if args.html:
@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
                 samples = decode_samples(args.out, find_codec(figures.description, args.codec), args.samples)
             except (InputError, FileNotFoundError) as error:
                 silent = f"No samples: {error}."
-                print(f"focalstream report: no samples: {error}", file=sys.stderr)
+                print(f"focalstream report: no samples: {printable(str(error))}", file=sys.stderr)
         page = render(args.out.absolute().name, figures, samples, silent, speed)
-        write_atomically(args.html, page.encode())
+        write_atomically(args.html, page.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode())
     if args.json:
         result = figures.to_dict()
         json.dump(
@@ -75,21 +75,21 @@ def run(args: argparse.Namespace) -> int:
         )
         print()
     else:
-        print("\n".join(_lines(args, figures, speed)))
+        print(printable("\n".join(_lines(args, figures, speed))))
     return 0
 
 
 def _lines(args: argparse.Namespace, figures: Figures, speed: Speed | None) -> list[str]:
-    from pipelines.report import page
+    from pipelines.report import summary
     from tokenizer.errors import counted
 
-    totals = figures.description["totals"]
+    totals = figures.description.totals
     lines = [
-        f"audio       {counted(totals['cuts'], 'cut')}, {totals['hours']:,.2f} h, "
-        f"{counted(totals['tokens'], 'token')} in {counted(len(figures.description['shards']), 'shard')}",
-        f"codes       {page.codes_text(figures)}",
-        f"size        {page.size_text(figures)}",
-        f"quarantine  {page.quarantine_text(figures)}",
+        f"audio       {counted(totals.cuts, 'cut')}, {totals.hours:,.2f} h, "
+        f"{counted(totals.tokens, 'token')} in {counted(len(figures.description.shards), 'shard')}",
+        f"codes       {summary.codes_text(figures)}",
+        f"size        {summary.size_text(figures)}",
+        f"quarantine  {summary.quarantine_text(figures)}",
     ]
-    lines += [f"speed       {page.speed_text(speed)}"] if speed else []
+    lines += [f"speed       {summary.speed_text(speed)}"] if speed else []
     return lines + ([f"look        {args.html}"] if args.html else [])

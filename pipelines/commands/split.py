@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
+from pipelines.commands.corpus_options import add_sharding_arguments, read_sharding
 from pipelines.storage.folders import local_folder
-from pipelines.tools.split import BY, split
+from pipelines.tools.rewrite import BY, split
 from tokenizer.errors import InputError, counted
 
 
@@ -32,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
         except ValueError:
             raise InputError(f"{given}: expected NAME=SHARE, such as test=0.02") from None
     for name, description in split(args.source, args.out, shares, args.by, read_sharding(args)).items():
-        totals = description["totals"]
-        print(f"{args.out / name}: {counted(totals['cuts'], 'cut')}, {totals['hours']:.2f} h")
+        totals = description.totals
+        print(f"{args.out / name}: {counted(totals.cuts, 'cut')}, {totals.hours:.2f} h")
     return 0

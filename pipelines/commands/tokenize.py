@@ -5,18 +5,35 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.bulk.batch_size import default_batch_seconds
 from pipelines.bulk.encoding import Encoding
-from pipelines.bulk.executors.ray import RayOptions
-from pipelines.bulk.part import read_part
+from pipelines.bulk.executors.base import Executor
+from pipelines.bulk.executors.inline import Inline
+from pipelines.bulk.executors.local import Local, check_workers
+from pipelines.bulk.executors.ray import Ray
+from pipelines.bulk.executors.slurm import ArrayTask, read_part
 from pipelines.bulk.run import Job, Result, tokenize
-from pipelines.commands.selection_options import add_selection_arguments, read_selection
-from pipelines.commands.sharding_options import add_sharding_arguments, read_sharding
+from pipelines.commands.corpus_options import (
+    add_selection_arguments,
+    add_sharding_arguments,
+    read_selection,
+    read_sharding,
+)
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import dataset_folder
+from tokenizer.commands.old_options import note
 from tokenizer.errors import InputError, counted
+
+EXECUTORS: dict[str | None, Callable[[argparse.Namespace], Executor]] = {
+    "inline": lambda args: Inline(),
+    "local": lambda args: Local(args.workers),
+    "ray": lambda args: Ray(args.workers, args.ray_address, args.gpus_per_worker),
+    None: lambda args: Local(args.workers, inline_if_one=True),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,24 +48,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", default="small", help="shipped name, directory, or Hugging Face Hub id")
     add_sharding_arguments(parser)
     parser.add_argument(
-        "--engine",
+        "--executor",
         choices=("inline", "local", "ray"),
-        help="in this process, by worker processes of this machine, which survive cuts that crash them, or by those "
-        "of a Ray cluster, whose machines may go too; when not given, local where there are several workers and "
-        "shards, or where the run was interrupted before",
+        help="where the work runs: inline in this process; local in worker processes of this machine, so that the run "
+        "survives cuts that crash them; ray on a Ray cluster, which may also lose machines. When not given, local "
+        "where there are several workers and shards, or where the run was interrupted before",
     )
+    parser.add_argument("--engine", choices=("inline", "local", "ray"), help="the old name of --executor")
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="worker processes; when not given, one a CPU core, or one with another --device; with Ray as many as the "
-        "cluster has room for",
+        help="worker processes; when not given, one per CPU core, or one with another --device; with Ray as many as "
+        "the cluster has room for",
     )
     parser.add_argument(
         "--part",
         metavar="I/N",
         help="do part I of N of the shards, on a file system (or at a URL) that all parts share; slurm: take I and N "
-        "from the job array. The part that ends last finishes the dataset",
+        "from the Slurm job array. The part that ends last finishes the dataset",
     )
     parser.add_argument(
         "--ray-address",
@@ -58,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus-per-worker",
         type=float,
-        default=RayOptions.gpus_per_worker,
+        default=Ray.gpus_per_worker,
         metavar="G",
         help="GPUs of a Ray worker with --device cuda; a fraction lets workers share one",
     )
@@ -68,8 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="S",
         help="seconds of audio encoded at once, padding included; bounds memory. When not given, "
-        f"{Encoding.batch_seconds:g} on a CPU, on a GPU as much as half of its free memory takes (a run goes on with "
-        "what it began with)",
+        f"{Encoding.batch_seconds:g} on a CPU, on a GPU as much as fits in half of its free memory (a run "
+        "continues with what it began with)",
     )
     parser.add_argument(
         "--max-quarantine-rate",
@@ -81,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-quarantined",
         action="store_true",
-        help="where OUT is finished: try again the cuts in quarantine.jsonl, and nothing else",
+        help="when OUT is finished: try again the cuts in quarantine.jsonl, and nothing else",
     )
     parser.add_argument(
         "--log",
@@ -94,11 +112,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    executor = read_executor(args)
     batch_seconds = args.batch_seconds
     if batch_seconds is None:
-        if args.device != "cpu" and (args.part or args.engine == "ray"):
+        if args.device != "cpu" and executor.spans_machines:
             raise InputError(
-                f"--batch-seconds must be given with {'--part' if args.part else '--engine ray'} and --device "
+                f"--batch-seconds must be given with {'--part' if args.part else '--executor ray'} and --device "
                 f"{args.device}: it decides the bytes, and what the memory of a GPU allows differs between machines"
             )
         batch_seconds = default_batch_seconds(Layout(args.out), args.codec, args.device)
@@ -110,12 +129,9 @@ def run(args: argparse.Namespace) -> int:
             sharding=read_sharding(args),
             selection=read_selection(args),
             encoding=Encoding(batch_seconds=batch_seconds, device=args.device),
-            workers=args.workers,
-            engine=args.engine,
+            executor=executor,
             max_quarantine_rate=args.max_quarantine_rate,
             retry_quarantined=args.retry_quarantined,
-            part=read_part(args.part) if args.part else None,
-            ray=RayOptions(args.ray_address, args.gpus_per_worker),
             log=args.log,
         )
     )
@@ -125,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
                 "out": str(result.out),
                 "was_complete": result.was_complete,
                 "shards_left": result.shards_left,
-                **result.totals,
+                **asdict(result.totals),
                 "elapsed_seconds": round(result.elapsed, 3),
                 "times_real_time": round(result.times_real_time, 2),
             },
@@ -137,9 +153,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def read_executor(args: argparse.Namespace) -> Executor:
+    """The executor that the options name. Raises InputError for options that make no sense."""
+    if args.engine is not None:
+        note("--engine is now --executor; the next release drops --engine")
+        if args.executor not in (None, args.engine):
+            raise InputError(f"--executor is {args.executor} and --engine {args.engine}: give --executor alone")
+    check_workers(args.workers)
+    executor = EXECUTORS[args.executor or args.engine](args)
+    return ArrayTask(read_part(args.part), executor) if args.part else executor
+
+
 def _sentence(result: Result) -> str:
     totals = result.totals
-    done = f"{counted(totals['cuts'], 'cut')}, {totals['hours']:.2f} h, {counted(totals['tokens'], 'token')}"
+    done = f"{counted(totals.cuts, 'cut')}, {totals.hours:.2f} h, {counted(totals.tokens, 'token')}"
     if result.was_complete:
         return f"{result.out}: already complete ({done}); nothing to do"
     if result.shards_left:
@@ -147,6 +174,6 @@ def _sentence(result: Result) -> str:
             f"{result.out}: this part is done in {result.elapsed:.0f} s ({result.times_real_time:.0f}x real time); "
             f"left for other parts, or for the same command without --part: {counted(result.shards_left, 'shard')}"
         )
-    failed = f"; {counted(totals['quarantined'], 'cut')} failed, see quarantine.jsonl" if totals["quarantined"] else ""
+    failed = f"; {counted(totals.quarantined, 'cut')} failed, see quarantine.jsonl" if totals.quarantined else ""
     speed = f", {result.times_real_time:.0f}x real time" if result.times_real_time else ""
     return f"{result.out}: {done}{failed}. This run took {result.elapsed:.0f} s{speed}"

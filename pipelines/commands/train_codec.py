@@ -43,7 +43,7 @@ SETTINGS = {
     "binarise": "quantize the latents; without, they pass as they are, to learn what quantizing costs",
     "adversary_width": "channels of the discriminators, relative to the published ones",
     "adversary_learning_rate": "of the discriminators; none: the codec's",
-    "bfloat16": "compute in bfloat16 where it is safe; weights stay in float32",
+    "bfloat16": "compute in bfloat16 where it is safe; weights stay in float32 (auto, in a config: where hardware can)",
     "validate_every": "steps between validations on held-out speech; none: once an epoch",
     "validation_batches": "batches of a validation: always the same ones",
     "save_every": "steps between checkpoints",
@@ -74,7 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPEECH",
         help="Lhotse manifests or folders of audio to train on",
     )
-    parser.add_argument("--held-out", nargs="+", metavar="SPEECH", help="manifests or folders for the validation loss")
+    parser.add_argument(
+        "--held-out",
+        nargs="+",
+        action="extend",
+        metavar="SPEECH",
+        help="manifests or folders for the validation loss",
+    )
     parser.add_argument(
         "--out", required=True, default=argparse.SUPPRESS, type=Path, metavar="DIR", help="folder of the run"
     )
@@ -85,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CODEC",
         help="codec whose weights the first stage starts from; without it, random ones",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="resume from the latest checkpoint in --out")
     parser.add_argument(
         "--device", default="cpu", help="torch device, for example cuda (under torchrun: one a process)"
     )
@@ -94,12 +100,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         nargs="+",
+        action="extend",
         metavar="KEY=VALUE",
         help="values that override the config's `model` section: --model encoder_config.num_layers=4",
     )
     parser.add_argument(
         "--teacher",
         nargs="+",
+        action="extend",
         metavar="KEY=VALUE",
         help="likewise of its `teacher` section: --teacher source=microsoft/wavlm-large layers=6",
     )
@@ -112,12 +120,12 @@ def add_setting(group: argparse._ArgumentGroup, name: str, kind: str) -> None:
     """The option of one setting of a stage, whose annotation is `kind`; it is absent where it is not given."""
     flag = f"--{name.replace('_', '-')}"
     shared: dict[str, Any] = {"default": argparse.SUPPRESS, "help": SETTINGS.get(name, name.replace("_", " "))}
-    if kind == "bool":
+    if kind.startswith("bool"):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, **shared)
     elif kind.startswith("dict") or kind == "Augmentation":
-        group.add_argument(flag, nargs="+", metavar="NAME=VALUE", **shared)
+        group.add_argument(flag, nargs="+", action="extend", metavar="NAME=VALUE", **shared)
     elif kind.startswith("tuple"):
-        group.add_argument(flag, nargs="*", metavar="PART", **shared)
+        group.add_argument(flag, nargs="*", action="extend", metavar="PART", **shared)
     elif choices := CHOICES.get(name):
         group.add_argument(flag, choices=choices, **shared)
     else:
@@ -161,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if stopped_by:
         if not ranks.rank:
-            print(f"stopped by {stopped_by}; go on with the same command and --resume")
+            print(f"stopped by {stopped_by}; resume with the same command and --resume")
         return 128 + signal.Signals[stopped_by]
     if not ranks.rank:
         last = args.stage or list(config.stages)[-1]
@@ -190,10 +198,11 @@ def configuration(args: argparse.Namespace) -> TrainingConfig:
 
 
 def check_resume(args: argparse.Namespace, config: TrainingConfig, first: bool) -> None:
-    """Raise InputError where there is nothing to resume. Without --resume, a run that is there goes on with a note.
+    """Raise InputError where there is nothing to resume. A run that exists is resumed
+    without --resume too, with a note.
 
     Args:
-        first: whether this process is the one that says it.
+        first: whether this process prints the note.
     """
     from tokenizer.training.train import has_begun
 
@@ -201,7 +210,7 @@ def check_resume(args: argparse.Namespace, config: TrainingConfig, first: bool) 
     if args.resume and not begun:
         raise InputError(f"{args.out}: holds no training run; start without --resume")
     if begun and not args.resume and first:
-        note(f"{args.out} holds a training run, which goes on; the next release will want --resume for that")
+        note(f"{args.out} holds a training run, which is resumed; the next release will need --resume for that")
 
 
 def corpus(sources: list[str], directory: Path, sample_rate: int) -> Corpus:

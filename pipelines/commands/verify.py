@@ -1,4 +1,4 @@
-"""`focalstream verify`: re-read a tokenized dataset and list everything wrong with it."""
+"""`focalstream verify`: read a tokenized dataset again and list everything that is wrong with it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from pipelines.dataset.token_dataset import read_description
+from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import dataset_folder
-from pipelines.tools.readers import installed_readers
-from pipelines.tools.verify import verify
-from tokenizer.errors import counted
+from pipelines.tools.verify import installed_readers, verify
+from tokenizer.errors import counted, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +29,13 @@ def run(args: argparse.Namespace) -> int:
         json.dump({"out": str(args.out), "readers": readers, "problems": problems}, sys.stdout)
         print()
     elif problems:
-        print("\n".join(problems))
+        print("\n".join(map(printable, problems)))
         print(f"{args.out}: {counted(len(problems), 'problem')}")
     else:
-        totals = read_description(Layout(args.out))["totals"]
+        totals = read_description(Layout(args.out)).totals
         print(
-            f"{args.out}: sound. {counted(totals['cuts'], 'cut')}, {counted(totals['tokens'], 'token')}, "
-            f"{totals['quarantined']} quarantined; read by "
-            f"{', '.join(readers) or 'this project alone, as always behind a URL'}"
+            f"{args.out}: sound. {counted(totals.cuts, 'cut')}, {counted(totals.tokens, 'token')}, "
+            f"{totals.quarantined} quarantined; read by "
+            f"{', '.join(readers) or 'our own reader only, as always behind a URL'}"
         )
     return 1 if problems else 0

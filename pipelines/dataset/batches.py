@@ -1,11 +1,11 @@
-"""Batches for language model training: which token falls where is arithmetic, so resuming needs one integer.
+"""Batches for language model training: the position of every token is arithmetic, so resuming needs one integer.
 
 Each cut becomes a document: begin id, its codes, end id. An epoch is all documents in an order drawn from (seed,
 epoch); the epochs one after another are one endless virtual stream. Row r of `row_tokens` inputs and as many targets
 is the stretch [r * row_tokens, (r + 1) * row_tokens] of it: neighbouring rows share one token, the last target of one
 being the first input of the next, so each token is an input exactly once and a target exactly once an epoch, and
 nothing is dropped. Step k takes rows [k * rows, (k + 1) * rows), divided among the ranks in order: the global batch is
-the same for any number of ranks. Documents that a row's end cuts go on in the next row.
+the same for any number of ranks. A document that is cut by the end of a row continues in the next row.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 from tokenizer.errors import InputError
 
 EPOCHS_HELD = 2  # a row can begin in one epoch and end in the next
-TOKENS_AT_ONCE = 65_536  # in so many the arrays between dataset and batch stay in a core's caches
+TOKENS_AT_ONCE = 65_536  # so that the arrays between dataset and batch stay in a core's caches
 HELD_OUT_STREAM = 1  # keeps the draw of the held-out cuts apart from that of the epochs
 
 
 class Codes(Protocol):
-    """What the loader needs of `pipelines.dataset.token_dataset.TokenDataset`."""
+    """The part of `TokenDataset` that the loader needs."""
 
     lengths: np.ndarray  # int64 [N]
 
@@ -120,7 +120,7 @@ class PackedBatches:
         return -(-self.tokens_per_epoch // self.row_tokens)
 
     def batch(self, step: int) -> Batch:
-        """What this rank sees at a step (counted from 0), whatever was asked for before.
+        """The rows of this rank at a step (counted from 0); no earlier step has to be asked for.
 
         Raises:
             InputError: the dataset is damaged; see `TokenDataset.gather`.
@@ -129,7 +129,7 @@ class PackedBatches:
 
     def rows(self, first: int, last: int) -> Batch:
         """Rows first .. last - 1 of the stream."""
-        # One block: the allocator keeps it from step to step, where three would be given back and faulted in again.
+        # One block, which the allocator keeps from step to step; three would be returned and page-faulted in again.
         batch = Batch(*np.empty((3, last - first, self.row_tokens + 1), np.int64))
         at_once = max(1, TOKENS_AT_ONCE // self.row_tokens)
         for begin in range(first, last, at_once):

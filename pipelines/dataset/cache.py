@@ -1,4 +1,4 @@
-"""A dataset behind a URL, and the local folder that its files come into when they are needed.
+"""A dataset behind a URL, and the local folder that its files are downloaded to when they are needed.
 
 The folder in the cache is laid out as the dataset itself. It is named after the URL and the content of `dataset.json`,
 so another dataset at the same URL has a folder of its own. Each file appears whole, with the checksum that
@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from pipelines.dataset.mapped_shards import mappable
+from pipelines.format.description import ShardEntry
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import Folder, RemotePath
+from pipelines.storage.stable_bytes import StoredFile, stored_file
 from tokenizer.errors import InputError
 from tokenizer.files import cache_folder, write_atomically
 
@@ -28,7 +29,7 @@ class MissingFile(InputError):
 
 
 class CachedDataset:
-    """The local folder of a remote dataset. Opening brings `dataset.json` there, and nothing else.
+    """The local folder of a remote dataset. Opening downloads `dataset.json` and nothing else.
 
     Args:
         remote: the dataset's folder.
@@ -57,8 +58,8 @@ class CachedDataset:
         if not copy.exists() or copy.read_bytes() != content:
             write_atomically(copy, content)
 
-    def fetch(self, paths: Iterable[Folder], shards: Iterable[dict[str, Any]]) -> None:
-        """Bring the files at local `paths` that are not there yet, or not in their size, several at a time.
+    def fetch(self, paths: Iterable[Folder], shards: Iterable[ShardEntry]) -> None:
+        """Download the files at local `paths` that are missing or have the wrong size, several at a time.
 
         Args:
             paths: in the folder of `layout`.
@@ -68,13 +69,13 @@ class CachedDataset:
             MissingFile: a file is not behind the URL.
             InputError: a file cannot be read, or is not what `dataset.json` says.
         """
-        known = {name: file for shard in shards for name, file in shard["files"].items()}
+        known = {name: stored for entry in shards for name, stored in entry.files.items()}
         sizes = {self.layout.name(path): path.stat().st_size if path.exists() else None for path in paths}
-        names = [name for name, size in sizes.items() if size != known[name]["bytes"]]
+        names = [name for name, size in sizes.items() if size != known[name].bytes]
         with ThreadPoolExecutor(DOWNLOADS) as threads:
             list(threads.map(lambda name: self._bring(name, known[name]), names))
 
-    def _bring(self, name: str, expected: dict[str, Any]) -> None:
+    def _bring(self, name: str, expected: StoredFile) -> None:
         place, path = self._remote / name, mappable(self.layout.out / name)
         try:
             data = place.read_bytes()
@@ -83,9 +84,9 @@ class CachedDataset:
                 f"{place}: is not there, but dataset.json names it; `focalstream verify {self._remote}` lists what is "
                 "wrong"
             ) from None
-        if len(data) != expected["bytes"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        if stored_file(data) != expected:
             raise InputError(
-                f"{place}: {len(data)} bytes that are not those of dataset.json ({expected['bytes']}, by sha256): "
+                f"{place}: {len(data)} bytes that are not those of dataset.json ({expected.bytes}, by sha256): "
                 "damaged there: `focalstream verify` and `repair` the dataset it was copied from, and copy again"
             )
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,19 @@
-"""The file with the codes of one shard, in either form: where each cut lies in it, and the memory map of it.
+"""The file with the tokens of one shard, tar or packed: where each cut lies in it, and a memory map of it.
 
-Where a cut lies follows from the index and from sizes in `dataset.json`, so a shard's file is not touched before a cut
-of it is read.
+The position of a cut follows from the index and from sizes in `dataset.json`, so a shard's file is not opened before
+one of its cuts is read.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from pipelines.format.description import ShardEntry
 from pipelines.format.layout import INDEX_DTYPE, Layout
 from pipelines.format.packed import PackedShard
+from pipelines.format.shards import read_index
 from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 
@@ -27,24 +28,24 @@ class TarShard:
 
     packed = False
 
-    def __init__(self, layout: Layout, entry: dict[str, Any]) -> None:
+    def __init__(self, layout: Layout, entry: ShardEntry) -> None:
         self.layout, self.entry = layout, entry
-        self.file = mappable(layout.codes_tar(entry["shard"]))
+        self.file = mappable(layout.codes_tar(entry.shard))
 
     def index(self) -> tuple[np.ndarray, np.ndarray]:
         """The byte where the codes of each cut begin, and how many they are, both int64 [N]. Raises InputError."""
-        rows = read_index(self.layout, self.entry)
+        rows = checked_index(self.layout, self.entry)
         begins, lengths = rows["offset"].astype(np.int64), rows["tokens"].astype(np.int64)
         size = _recorded_bytes(self.file, self.layout, self.entry)
         if len(rows) and int((begins + 2 * lengths).max()) > size:
             raise InputError(
-                f"{self.layout.codes_index(self.entry['shard'])} points beyond its shard: it is damaged; "
+                f"{self.layout.codes_index(self.entry.shard)} points beyond its shard: it is damaged; "
                 f"`focalstream verify {self.layout.out}` lists what is wrong"
             )
         return begins, lengths
 
     def map(self) -> memoryview:
-        """The bytes of the file, mapped. Raises InputError where the file has not the size that `dataset.json` says."""
+        """The bytes of the file, mapped. Raises InputError where its size is not the one in `dataset.json`."""
         check_size(self.file, self.layout, self.entry)
         return np.memmap(self.file, np.uint8, "r").data
 
@@ -54,15 +55,15 @@ class PackedCodes:
 
     packed = True
 
-    def __init__(self, layout: Layout, entry: dict[str, Any], bits: int) -> None:
+    def __init__(self, layout: Layout, entry: ShardEntry, bits: int) -> None:
         self.layout, self.entry = layout, entry
-        self.file = mappable(layout.packed_codes(entry["shard"]))
+        self.file = mappable(layout.packed_codes(entry.shard))
         self._bits = bits
 
     def index(self) -> tuple[np.ndarray, np.ndarray]:
         size = _recorded_bytes(self.file, self.layout, self.entry)
-        if self.layout.codes_index(self.entry["shard"]).exists():
-            lengths = read_index(self.layout, self.entry)["tokens"].astype(np.int64)
+        if self.layout.codes_index(self.entry.shard).exists():
+            lengths = checked_index(self.layout, self.entry)["tokens"].astype(np.int64)
         else:
             check_size(self.file, self.layout, self.entry)
             lengths = PackedShard(self.file).lengths
@@ -83,30 +84,30 @@ class PackedCodes:
 
 
 def mappable(path: Folder) -> Path:
-    """A file of a dataset on disk; what lies behind a URL is in the cache before it comes here."""
+    """The path of a dataset's file on disk; files behind a URL are brought into the cache first."""
     assert isinstance(path, Path)
     return path
 
 
-def read_index(layout: Layout, entry: dict[str, Any]) -> np.ndarray:
-    """`INDEX_DTYPE` [N] of one shard. Raises InputError."""
-    path = layout.codes_index(entry["shard"])
+def checked_index(layout: Layout, entry: ShardEntry) -> np.ndarray:
+    """`INDEX_DTYPE` [N] of one shard. Raises InputError where it is damaged."""
+    path = layout.codes_index(entry.shard)
     try:
-        rows = np.load(mappable(path), allow_pickle=False)
+        rows = read_index(layout, entry.shard)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); `focalstream verify {layout.out}` lists what is wrong"
         ) from error
-    if rows.dtype != INDEX_DTYPE or rows.shape != (entry["cuts"],):
+    if rows.dtype != INDEX_DTYPE or rows.shape != (entry.cuts,):
         raise InputError(
-            f"{path} holds {rows.shape} rows of {rows.dtype}, expected ({entry['cuts']},) of {INDEX_DTYPE}; "
+            f"{path} holds {rows.shape} rows of {rows.dtype}, expected ({entry.cuts},) of {INDEX_DTYPE}; "
             f"`focalstream verify {layout.out}` lists what is wrong"
         )
     return rows
 
 
-def check_size(path: Path, layout: Layout, entry: dict[str, Any]) -> None:
-    """Raise InputError where a file of a shard has not the size that `dataset.json` says."""
+def check_size(path: Path, layout: Layout, entry: ShardEntry) -> None:
+    """Raise InputError where the size of a shard's file is not the one in `dataset.json`."""
     expected = _recorded_bytes(path, layout, entry)
     found = path.stat().st_size if path.exists() else 0
     if found != expected:
@@ -116,5 +117,11 @@ def check_size(path: Path, layout: Layout, entry: dict[str, Any]) -> None:
         )
 
 
-def _recorded_bytes(path: Path, layout: Layout, entry: dict[str, Any]) -> int:
-    return int(entry["files"][layout.name(path)]["bytes"])
+def _recorded_bytes(path: Path, layout: Layout, entry: ShardEntry) -> int:
+    name = layout.name(path)
+    if name not in entry.files:
+        raise InputError(
+            f"{layout.dataset}: shard {entry.shard} lists no file {name}: it is damaged; `focalstream repair "
+            f"{layout.out}` restores it from its copy"
+        )
+    return entry.files[name].bytes

@@ -1,7 +1,7 @@
-"""Weighted mixtures: each row of a step is of one part, and which one is arithmetic of the row's number.
+"""Weighted mixtures: each row of a step comes from one part, which follows from the row's number.
 
 Of every `BLOCK_ROWS` rows each part has exactly its share, in an order drawn from (seed, number of the block). The rows
-of a part are those that it would have alone, in order, so that going on exactly needs one integer here too.
+of a part are those that it would have alone, in the same order, so exact resuming needs one integer here too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MIXTURE_STREAM = 2  # keeps this draw apart from those of epochs and held-out cu
 
 @dataclass(frozen=True)
 class WeightedData:
-    """Datasets as a command names them.
+    """Datasets as a command line names them.
 
     Attributes:
         places: folders or URLs.
@@ -66,7 +66,7 @@ class MixedBatches:
         self.tokens_per_epoch = sum(part.tokens_per_epoch for part in parts)
 
     def batch(self, step: int) -> Batch:
-        """What this rank sees at a step (counted from 0). Raises as `PackedBatches.batch` does."""
+        """The rows of this rank at a step (counted from 0). Raises as `PackedBatches.batch` does."""
         return self.rows(*ranks_rows(self._rows, step, self._rank, self._world_size))
 
     def rows(self, first: int, last: int) -> Batch:

@@ -1,15 +1,12 @@
 """Random access to tokenized datasets: `TokenDataset`, what the language model's loader reads.
 
-Opening reads `dataset.json` and the per-shard index (16 bytes a cut); codes are read from memory-mapped files, the tars
-or the packed ones, so a corpus of any size opens in bounded memory. What lies behind a URL comes into a local cache
-first: the index when the dataset is opened, a shard when a cut of it is read.
+Opening reads `dataset.json` and the per-shard index (16 bytes per cut); tokens are read from memory-mapped files, the
+tars or the packed ones, so a corpus of any size opens in bounded memory. Files behind a URL are first downloaded into a
+local cache: the index when the dataset is opened, a shard when one of its cuts is read.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import resource
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,18 +16,30 @@ import numpy as np
 
 from pipelines.dataset.cache import CachedDataset, MissingFile
 from pipelines.dataset.mapped_shards import PackedCodes, TarShard, mappable
-from pipelines.format.layout import FORMAT, FORMAT_VERSION, Layout
+from pipelines.format.description import CodecEntry, Description, read_description
+from pipelines.format.layout import Layout
 from pipelines.format.member_ids import original_id
 from pipelines.format.packed import PackedShard, group_bytes, unpack_cuts
 from pipelines.sources.cuts import read_json_lines
 from pipelines.storage.folders import Folder, RemotePath, dataset_folder
 from tokenizer.errors import InputError
 
-# Shards mapped at a time. Each holds a file descriptor, and Linux allows a process 65,530 maps.
-OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-MAPPED_SHARDS = 16_384 if OPEN_FILES == resource.RLIM_INFINITY else min(16_384, OPEN_FILES // 2)
+MOST_MAPPED = 16_384  # shards mapped at a time: Linux allows a process 65,530 maps
 ITEM = 2  # bytes of a token
 PARSED_SHARDS = 4  # shards whose cut ids are held at a time
+
+
+def most_mapped() -> int:
+    """Shards to map at a time: each holds a file descriptor, and half of those are left for others."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return MOST_MAPPED
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_MAPPED if files == resource.RLIM_INFINITY else min(MOST_MAPPED, files // 2)
+
+
+MAPPED_SHARDS = most_mapped()
 
 
 class TokenDataset:
@@ -38,21 +47,17 @@ class TokenDataset:
 
     Args:
         out: the folder (or URL) written by `focalstream tokenize`, or several, which must share the codec fingerprint.
-        cache: local folder that files of URLs come into; None: the user's cache.
-        packed: read codes from the packed files (True) or from the tars (False); None: from the packed ones where a URL
-            has them, or a folder has no tars any more.
+        cache: local folder that files behind URLs are downloaded to; None: the user's cache.
+        packed: read tokens from the packed files (True) or from the tars (False); None: from the packed ones where a
+            URL has them, or where a folder has no tars any more.
 
     Attributes:
         lengths: int64 [N], tokens of each cut.
         folder_begins: the first cut of each of `out`, then N.
-        fingerprint: identity of the codec that wrote the tokens (hex sha256).
-        codebook_size: tokens are in [0, codebook_size).
-        token_rate: tokens per second of audio.
-        codec: the codec's entry in `dataset.json` (name, fingerprint, rates).
 
     Raises:
-        InputError: a folder is no finished dataset, is damaged, has no packed files that were asked for, or was written
-            by another codec than the first; or a URL cannot be read.
+        InputError: a folder is not a finished dataset, is damaged, has no packed files although they were asked for, or
+            was written by another codec than the first; or a URL cannot be read.
     """
 
     def __init__(
@@ -68,16 +73,16 @@ class TokenDataset:
         self._remotes: list[CachedDataset | None] = []  # of each shard
         begins, lengths, counts = [], [], []
         self.folder_begins = [0]
-        self.codec: dict[str, Any] = {}
+        self._codec: CodecEntry | None = None
         for folder in folders:
             place = dataset_folder(str(folder))
             remote = CachedDataset(place, cache) if isinstance(place, RemotePath) else None
             layout = remote.layout if remote else Layout(place)
             description = read_description(layout)
-            self._adopt_codec(folder, description["codec"], folders[0])
+            self._adopt_codec(folder, description.codec, folders[0])
             shards = _shards(layout, description, remote is not None, packed)
             if remote:
-                indexes = [layout.codes_index(shard.entry["shard"]) for shard in shards]
+                indexes = [layout.codes_index(shard.entry.shard) for shard in shards]
                 remote.fetch(indexes, [shard.entry for shard in shards])
             for shard in shards:
                 shard_begins, shard_lengths = shard.index()
@@ -95,26 +100,40 @@ class TokenDataset:
         self._maps: OrderedDict[int, memoryview] = OrderedDict()
         self._ids: OrderedDict[int, list[str]] = OrderedDict()
 
-    def _adopt_codec(self, folder: str | Folder, codec: dict[str, Any], first: str | Folder) -> None:
-        if self.codec and codec["fingerprint"] != self.codec["fingerprint"]:
+    def _adopt_codec(self, folder: str | Folder, codec: CodecEntry, first: str | Folder) -> None:
+        ours = self._codec = self._codec or codec
+        if codec.fingerprint != ours.fingerprint:
             raise InputError(
-                f"{folder} was tokenized by codec {codec['fingerprint'][:12]} ({codec['name']}), {first} by "
-                f"{self.codec['fingerprint'][:12]} ({self.codec['name']}): their tokens mean different sounds; "
-                "tokenize both with the same codec"
+                f"{folder} was tokenized by codec {codec.fingerprint[:12]} ({codec.name}), {first} by "
+                f"{ours.fingerprint[:12]} ({ours.name}): their tokens mean different sounds; tokenize both with the "
+                "same codec"
             )
-        self.codec = self.codec or codec
+
+    @property
+    def codec_entry(self) -> CodecEntry:
+        """The codec that made the tokens, from `dataset.json`."""
+        assert self._codec is not None
+        return self._codec
+
+    @property
+    def codec(self) -> dict[str, Any]:
+        """`codec_entry` as a dictionary: name, fingerprint, rates, as in `dataset.json`."""
+        return self.codec_entry.to_dict()
 
     @property
     def fingerprint(self) -> str:
-        return self.codec["fingerprint"]
+        """Identity of the codec that wrote the tokens (hex sha256)."""
+        return self.codec_entry.fingerprint
 
     @property
     def codebook_size(self) -> int:
-        return self.codec["codebook_size"]
+        """Tokens are in [0, codebook_size)."""
+        return self.codec_entry.codebook_size
 
     @property
     def token_rate(self) -> float:
-        return self.codec["token_rate"]
+        """Tokens per second of audio."""
+        return self.codec_entry.token_rate
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -136,8 +155,8 @@ class TokenDataset:
             uint16 [sum over the cuts of before + T + after], read-only.
 
         Raises:
-            InputError: a shard is damaged: it has not the size that `dataset.json` says, or a token that is outside the
-                codebook. (Other damage inside a shard only `focalstream verify` sees.)
+            InputError: a shard is damaged: its size is not the one in `dataset.json`, or a token is outside the
+                codebook. (Other damage inside a shard is found only by `focalstream verify`.)
         """
         parts = [
             self._gather(cuts[begin : begin + MAPPED_SHARDS], before, after)
@@ -159,7 +178,7 @@ class TokenDataset:
     def _pieces(self, cuts: np.ndarray, shards: np.ndarray, maps: dict[int, memoryview]) -> list[memoryview]:
         """The tokens of each cut as little-endian uint16: views of the maps, or of what is unpacked from them."""
         lengths, begins, packed = self.lengths[cuts], self._begins[cuts], self._packed[shards]
-        any_packed, bits = bool(packed.any()), self.codec["bits_per_token"]
+        any_packed, bits = bool(packed.any()), self.codec_entry.bits_per_token
         sizes = np.where(packed, group_bytes(lengths, bits), ITEM * lengths) if any_packed else ITEM * lengths
         pieces = [
             maps[shard][begin:end]
@@ -173,7 +192,7 @@ class TokenDataset:
         return pieces
 
     def _mapped(self, shards: set[int]) -> dict[int, memoryview]:
-        """The maps of some shards; what is remote and missing comes into the cache first, many files at a time."""
+        """The maps of some shards; remote files that are missing are downloaded first, many at a time."""
         missing = [shard for shard in shards if shard not in self._maps]
         for remote in {id(found): found for shard in missing if (found := self._remotes[shard])}.values():
             own = [self._shards[shard] for shard in missing if self._remotes[shard] is remote]
@@ -181,7 +200,7 @@ class TokenDataset:
         return {shard: _recent(self._maps, shard, MAPPED_SHARDS, lambda n: self._shards[n].map()) for shard in shards}
 
     def _out_of_range(self, cuts: np.ndarray) -> InputError:
-        """What to say when a token of one of the cuts is outside the codebook."""
+        """The error for a token of one of the cuts that is outside the codebook."""
         for cut in cuts.tolist():
             shard, row = self._locate(cut)
             maps = self._mapped({shard})
@@ -231,7 +250,7 @@ class TokenDataset:
 
     def _cuts_file(self, shard: int) -> Path:
         found, remote = self._shards[shard], self._remotes[shard]
-        path = mappable(found.layout.cuts_file(found.entry["shard"]))
+        path = mappable(found.layout.cuts_file(found.entry.shard))
         if remote:
             remote.fetch([path], [found.entry])
         return path
@@ -240,50 +259,30 @@ class TokenDataset:
         found, path = self._shards[shard], self._cuts_file(shard)
         if found.packed and not path.exists():
             return [original_id(member) or member for member in PackedShard(found.file).ids]
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            return [json.loads(line)["custom"]["cut_id"] for line in lines]
+        expected = int(self._first_cut[shard + 1] - self._first_cut[shard])
+        try:
+            ids = [cut["custom"]["cut_id"] for _, cut in read_json_lines(str(path))]
+        except (KeyError, TypeError):
+            ids = []
+        if len(ids) != expected:
+            raise InputError(
+                f"{path}: {len(ids)} cuts with an id, expected {expected}; restore it with `focalstream repair`"
+            )
+        return ids
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps are reopened in the process that unpickles (a DataLoader worker): pickling one would copy the shard.
         return {**self.__dict__, "_maps": OrderedDict(), "_ids": OrderedDict()}
 
 
-def read_description(layout: Layout) -> dict[str, Any]:
-    """The content of `dataset.json`.
-
-    Raises:
-        InputError: it is missing (with a word about an unfinished run), not JSON, or of another format or version.
-    """
-    if not layout.dataset.exists():
-        mend = (
-            "a run has begun there but not finished; give the same `focalstream tokenize` command again"
-            if layout.work.exists()
-            else "expected a folder written by `focalstream tokenize`"
-        )
-        raise InputError(f"{layout.out} holds no dataset.json: {mend}")
-    try:
-        description = json.loads(layout.dataset.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{layout.dataset} is not JSON ({error}); tokenize again or restore it from a copy") from error
-    found = (description.get("format"), description.get("version")) if isinstance(description, dict) else None
-    if found != (FORMAT, FORMAT_VERSION):
-        raise InputError(
-            f"{layout.dataset}: format and version are {found}, expected {(FORMAT, FORMAT_VERSION)}; "
-            "it was written by another program or another version of this one"
-        )
-    if missing := [key for key in ("codec", "totals", "shards") if key not in description]:
-        raise InputError(f"{layout.dataset}: lacks {missing[0]!r}; tokenize again or restore it from a copy")
-    return description
-
-
 def _shards(
-    layout: Layout, description: dict[str, Any], is_remote: bool, packed: bool | None
+    layout: Layout, description: Description, is_remote: bool, packed: bool | None
 ) -> list[TarShard | PackedCodes]:
     """The shards of a dataset in the form that they are to be read in."""
-    entries, bits = description["shards"], description["codec"]["bits_per_token"]
+    entries, bits = description.shards, description.codec.bits_per_token
     tars = [TarShard(layout, entry) for entry in entries]
     has_packed = bool(entries) and all(
-        layout.name(layout.packed_codes(entry["shard"])) in entry["files"] for entry in entries
+        layout.name(layout.packed_codes(entry.shard)) in entry.files for entry in entries
     )
     if packed and entries and not has_packed:
         raise InputError(

@@ -1,9 +1,9 @@
-"""Where everything of a tokenized dataset lies, and the fixed layout of its per-shard index.
+"""The files of a tokenized dataset, and the fixed layout of its per-shard index.
 
 OUT/
   dataset.json                 identity and totals; written last, so its presence means "complete"
   dataset.copy.json            the same bytes, for `focalstream repair`
-  shards/                      nothing but the pairs below: Lhotse takes every file in a Shar folder for a field
+  shards/                      only the pairs below: Lhotse treats every file in a Shar folder as a field
     cuts.000000.jsonl.gz       Lhotse Shar cuts, in the order of the tar
     codes.000000.tar           {member}.npy then {member}.json, one pair a cut
   index/
@@ -11,9 +11,9 @@ OUT/
     codes.000000.tar.idx       Lhotse's index: little-endian uint64 offset of every pair, then the tar's size
     wids.json                  shard list of webdataset's indexed reader
   packed/
-    codes.000000.bits          with --pack: all codes of the shard bit by bit, see `pipelines.format.packed`
+    codes.000000.bits          with --pack: the shard's tokens bit-packed, see `pipelines.format.packed`
   quarantine.jsonl             one line per cut that could not be tokenized
-  work/                        only while a run is unfinished: the plan, the receipts, who is at work, temporary files
+  work/                        only while a run is unfinished: plan, receipts, locks, temporary files
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Layout:
         return str(path).removeprefix(str(self.out)).lstrip("/")
 
     def write(self, path: Folder, data: bytes) -> None:
-        """Make or replace a file of this dataset. It appears whole or not at all, and the name it has before lies in
-        `temporary`, because readers of a shard folder take every file in it for data."""
+        """Make or replace a file of this dataset. It appears whole or not at all; until then it is in `temporary`,
+        because readers of a shard folder treat every file in it as data."""
         if isinstance(path, RemotePath):
             path.write_bytes(data)
             return

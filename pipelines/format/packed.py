@@ -1,4 +1,4 @@
-"""The compact form of codes: many cuts bit by bit in one file, with random access.
+"""Bit-packed tokens: many cuts in one file, with random access.
 
     packed/codes.000000.bits       (all numbers little-endian)
       8 bytes                      b"FSBITS01"
@@ -9,8 +9,8 @@
       the codes                    each cut begins at a byte; its codes lie one after the other, `bits` bits each, most
                                    significant bit first; the last byte is filled with zeros
 
-A cut of 500 codes of 12 bits takes 750 bytes and about 10 for its length and its id. The rest of what is known of a cut
-stays in the shard's `cuts.*.jsonl.gz`, which names it by the same member id.
+A cut of 500 codes of 12 bits takes 750 bytes, and about 10 for its length and its id. Everything else about a cut is in
+the shard's `cuts.*.jsonl.gz`, under the same member id.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tokenizer.errors import InputError
 
 MAGIC = b"FSBITS01"
 CODE_BITS = 16  # of the widest code
-WORD = 4  # bytes: any code lies in those that follow the byte where it begins
+WORD = 4  # bytes; every code fits into the word that starts at its first byte
 
 
 def pack(cuts: Sequence[tuple[str, np.ndarray]], bits: int) -> bytes:
@@ -87,7 +87,7 @@ def group(bits: int) -> tuple[int, int]:
 
 
 def group_bytes(lengths: np.ndarray, bits: int) -> np.ndarray:
-    """Bytes of the whole groups that hold so many codes: some of the last may belong to the next cut."""
+    """Bytes of the whole groups that hold so many codes; the last ones may belong to the next cut."""
     codes, size = group(bits)
     return -(-lengths // codes) * size
 
@@ -116,7 +116,7 @@ class PackedShard:
         data: uint8, the file.
 
     Raises:
-        InputError: the file is none of these, or is damaged.
+        InputError: the file is not of this format, or is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -134,7 +134,7 @@ class PackedShard:
             codes = ids + int(header["ids_bytes"])
             self._packed_ids = self.data[ids:codes]
             self.offsets: np.ndarray = codes + np.concatenate([[0], np.cumsum(-(-self.lengths * self.bits // 8))])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError, MemoryError) as error:
             raise InputError(f"{path}: damaged ({error}); restore it with `focalstream repair`") from error
         if self.offsets[-1] != len(self.data) or not 1 <= self.bits <= CODE_BITS:
             raise InputError(

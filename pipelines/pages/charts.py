@@ -1,77 +1,92 @@
-"""Bars, columns and curves as inline SVG whose text keeps its size at any width."""
+"""Bars, columns and curves as inline SVG, drawn by `charts.html`.
+
+Labels and ticks are text beside the SVG, so that they keep their size at any width and follow the colour scheme.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-from pipelines.pages.axes import Axis, curve_path, span_axis, value_axis, x_axis_html, y_axis_html
+import numpy as np
+from markupsafe import Markup
 
-ROW, TOP, THICK = 34, 15, 10  # pixels: height of a row, baseline of its words, thickness of its bar
-WIDTH, HEIGHT = 600.0, 240.0  # of a plot in its own units; the page stretches it
+from pipelines.pages.html import render_macro
+
+WIDTH, HEIGHT = 600.0, 240.0  # of a plot in SVG units; the page stretches it
 
 
 @dataclass(frozen=True)
 class Bar:
-    """`css_class` colours it; `text` is its value in words."""
+    """`text` is the value as shown; `colour` is "accent", "second" or, for grey, empty."""
 
     label: str
     value: float
     text: str
-    css_class: str
+    colour: str = ""
 
 
-def bars_html(title: str, bars: Sequence[Bar], most: float) -> str:
+@dataclass(frozen=True)
+class Axis:
+    """A linear axis with round ticks."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def part(self, value: float) -> float:
+        """Where a value lies, from 0 at `low` to 1 at `high`."""
+        return (value - self.low) / (self.high - self.low)
+
+
+def span_axis(end: float, parts: int) -> Axis:
+    """From 0 to exactly `end` (a duration, a number of steps), with at most `parts` + 1 round ticks."""
+    step = round_step(end / parts)
+    return Axis(0.0, end, tuple(float(tick) for tick in np.arange(0.0, end * (1 + 1e-9), step)))
+
+
+def value_axis(low: float, high: float) -> Axis:
+    """The smallest axis between round ticks that holds both values: about five ticks in all."""
+    step = round_step(max(high - low, 1e-6) / 4)
+    first, last = np.floor(low / step), np.ceil(high / step)
+    last = max(last, first + 1)
+    return Axis(first * step, last * step, tuple(float(tick) for tick in np.arange(first, last + 1) * step))
+
+
+def round_step(step: float) -> float:
+    """The next of 1, 2, 5 times a power of ten."""
+    power = 10.0 ** np.floor(np.log10(step))
+    return float(power * next(factor for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9)))
+
+
+def curve_path(points: Sequence[tuple[float, float]], x: Axis, y: Axis, width: float, height: float) -> str:
+    """The `d` of an SVG path through (x, y) points, in a box of width by height, up being up."""
+    places = [(x.part(px) * width, (1 - y.part(py)) * height) for px, py in points]
+    return "M" + "L".join(f"{px:.2f},{py:.2f}" for px, py in places)
+
+
+def bars(title: str, items: Sequence[Bar], most: float) -> Markup:
     """Horizontal bars from 0 to `most`, each below its label and value."""
-    rows = []
-    for number, bar in enumerate(bars):
-        y = number * ROW
-        width = 100 * min(max(bar.value / most, 0), 1)
-        rows.append(
-            f'<text x="0" y="{y + TOP}">{escape(bar.label)}</text>'
-            f'<text x="100%" y="{y + TOP}" text-anchor="end">{escape(bar.text)}</text>'
-            f'<rect class="track" x="0" y="{y + TOP + 5}" width="100%" height="{THICK}" rx="2"/>'
-            f'<rect class="bar {bar.css_class}" x="0" y="{y + TOP + 5}" width="{width:.2f}%" height="{THICK}" rx="2"/>'
-        )
-    said = ", ".join(f"{bar.label} {bar.text}" for bar in bars)
-    return (
-        f"<figure><figcaption>{escape(title)}</figcaption>"
-        f'<svg height="{ROW * len(bars)}" role="img" aria-label="{escape(title)}: {escape(said)}">{"".join(rows)}</svg>'
-        "</figure>"
-    )
+    return render_macro("charts.html", "bars", title=title, items=items, most=most)
 
 
-def columns_html(title: str, heights: Sequence[float], step: float, x_unit: str, y_unit: str, note: str = "") -> str:
+def columns(title: str, heights: Sequence[float], step: float, x_unit: str, y_unit: str, note: str = "") -> Markup:
     """A histogram: column i stands over [i * step, (i + 1) * step)."""
     x, y = span_axis(step * len(heights), 4), value_axis(0, max(heights))
-    columns = "".join(
-        f'<rect class="column" x="{(i + 0.04) * WIDTH / len(heights):.2f}" y="{HEIGHT * (1 - y.part(height)):.2f}" '
-        f'width="{0.92 * WIDTH / len(heights):.2f}" height="{HEIGHT * y.part(height):.2f}"/>'
-        for i, height in enumerate(heights)
-        if height
-    )
-    return _plot_html(title, x, y, x_unit, y_unit, columns, note)
+    parts = [(i / len(heights), y.part(height)) for i, height in enumerate(heights) if height]
+    shape = render_macro("charts.html", "column_shapes", parts=parts, column=1 / len(heights), box=(WIDTH, HEIGHT))
+    return _plot(title, x, y, x_unit, y_unit, shape, note)
 
 
-def curve_html(
+def curve(
     title: str, points: Sequence[tuple[float, float]], x_unit: str, y_unit: str, most: float = 0.0, note: str = ""
-) -> str:
+) -> Markup:
     """A line through (x, y) points from x = 0 on. The y axis holds 0 and `most`."""
     x, y = span_axis(max(px for px, _ in points), 4), value_axis(0, max(most, *(py for _, py in points)))
-    return _plot_html(title, x, y, x_unit, y_unit, f'<path d="{curve_path(points, x, y, WIDTH, HEIGHT)}"/>', note)
+    shape = Markup('<path d="{}"/>').format(curve_path(points, x, y, WIDTH, HEIGHT))
+    return _plot(title, x, y, x_unit, y_unit, shape, note)
 
 
-def _plot_html(title: str, x: Axis, y: Axis, x_unit: str, y_unit: str, content: str, note: str) -> str:
-    lines = "".join(
-        f'<line x1="0" x2="{WIDTH:g}" y1="{(1 - y.part(tick)) * HEIGHT:.2f}" y2="{(1 - y.part(tick)) * HEIGHT:.2f}"/>'
-        for tick in y.ticks
-    )
-    below = f'<p class="soft small">{escape(note)}</p>' if note else ""
-    return (
-        f"<figure><figcaption>{escape(title)}</figcaption>"
-        f'<div class="plot drawn">{y_axis_html(y, y_unit)}<div class="area">'
-        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(title)}. {escape(note)}">{lines}{content}</svg></div>'
-        f"{x_axis_html(x, x_unit)}</div>{below}</figure>"
-    )
+def _plot(title: str, x: Axis, y: Axis, x_unit: str, y_unit: str, shape: Markup, note: str) -> Markup:
+    names = {"title": title, "x": x, "y": y, "x_unit": x_unit, "y_unit": y_unit, "note": note}
+    return render_macro("charts.html", "plot", **names, shape=shape, box=(WIDTH, HEIGHT))

@@ -1,23 +1,25 @@
-"""What our self-contained HTML pages have in common: the base style, figures on top, embedded files."""
+"""Renders the HTML pages: each is one file that loads nothing else.
+
+A page is a Jinja template beside its module. It extends `base.html`, which holds the head, the style, the navigation
+and the footer. Jinja escapes all text, so HTML is written in templates only.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cache
 from pathlib import Path
 
-import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-BASE_CSS = Path(__file__).resolve().parent / "base.css"
-SMALLER = 0.5  # of libsndfile's range from the largest MP3 file (0) to the smallest (1)
+FOLDER = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table."""
+    """A labelled value: one line of a table, or one of the key figures on top of a page."""
 
     label: str
     value: str
@@ -26,40 +28,36 @@ class Row:
 
 def base_css() -> str:
     """The style of every page, light and dark."""
-    return BASE_CSS.read_text(encoding="utf-8")
+    return (FOLDER / "base.css").read_text(encoding="utf-8")
 
 
-def headlines_html(rows: Sequence[Row]) -> str:
-    """The few figures on top; a value's unit, after its first space, is set smaller."""
-    cells = []
-    for row in rows:
-        number, _, unit = row.value.partition(" ")
-        value = escape(number) + (f" <small>{escape(unit)}</small>" if unit else "")
-        cells.append(f"<div><dt>{escape(row.label)}</dt><dd>{value}</dd></div>")
-    return f'<dl class="headlines">{"".join(cells)}</dl>'
+def render_page(template: Path, **values: object) -> str:
+    """Fill in the template of a page.
+
+    Args:
+        template: a file that extends `base.html`. What it includes is looked up beside it, then in this folder.
+        values: the names the template uses; `jinja2.UndefinedError` is raised if one is missing.
+    """
+    return environment(template.parent).get_template(template.name).render(values)
 
 
-def cells_html(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], str]]) -> str:
-    """A table that scrolls where it is too wide; (cells, CSS class) of each row, the first cell being its head."""
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in heads)
-    body = "".join(
-        f'<tr class="{css_class}"><th scope="row">{escape(cells[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:])
-        + "</tr>"
-        for cells, css_class in rows
+def render_macro(file: str, macro: str, **values: object) -> Markup:
+    """The HTML of one macro of a template in this folder."""
+    return getattr(environment(FOLDER).get_template(file).module, macro)(**values)
+
+
+@cache
+def environment(folder: Path) -> Environment:
+    """Templates of a folder, and of this one."""
+    return Environment(
+        loader=FileSystemLoader([folder, FOLDER]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def data_uri(media_type: str, data: bytes) -> str:
+    """A file as an address that holds its bytes."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-
-
-def mp3_bytes(wave: np.ndarray, sample_rate: int) -> bytes:
-    """float32 [S] as MP3, which every browser plays: an eighth of a WAV file."""
-    import soundfile
-
-    buffer = io.BytesIO()
-    wave = np.clip(wave, -1, 1)
-    soundfile.write(buffer, wave, sample_rate, format="MP3", compression_level=SMALLER)
-    return buffer.getvalue()

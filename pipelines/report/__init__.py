@@ -1,1 +1,1 @@
-"""What is in a tokenized dataset: figures, a page to look at, and samples to hear."""
+"""Reports on a tokenized dataset: figures, a page with charts, and decoded samples."""

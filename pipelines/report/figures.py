@@ -1,50 +1,54 @@
 """The figures of a tokenized dataset, in one pass over its shards; memory does not grow with their number of cuts.
 
-Totals and bytes are those of `dataset.json`. Durations, speakers, languages and everything about codes are counted on
-the shards that are read: all of them, or some spread evenly over the dataset.
+Totals and bytes come from `dataset.json`. Durations, speakers, languages and all figures about codes are counted in the
+shards that are read: all of them, or some spread evenly over the dataset.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
-from pipelines.dataset.token_dataset import read_description
+from pipelines.format.description import Description, read_description
 from pipelines.format.layout import Layout
+from pipelines.format.ledger import Quarantined, read_quarantine
+from pipelines.format.shards import read_codes, read_cuts
 from pipelines.sources.cuts import duration
 from pipelines.storage.folders import Folder
+from pipelines.storage.stable_bytes import StoredFile
 from tokenizer.errors import InputError
 from tokenizer.metrics.codes import usage_of_counts
 
+Item = TypeVar("Item")
+
 DURATION_STEP = 0.5  # seconds of one bar
 LONGEST_RUN = 50  # tokens; longer runs are counted with these
-MOST_NAMES = 100_000  # speakers or languages that are told apart; a name first seen later is OTHERS
+MOST_NAMES = 100_000  # speakers or languages counted by name; names seen later are counted as OTHERS
 NOT_SAID, SEVERAL, OTHERS = "(not said)", "(several)", "(others)"
 KINDS = {"shards/codes": "codes", "shards/cuts": "cuts", "index/": "indexes", "packed/": "packed"}
 
 
 @dataclass
 class Figures:
-    """Of one dataset.
+    """The figures of one dataset.
 
     Attributes:
         description: the content of `dataset.json`.
-        shards_read: shards that the counts below are of.
-        durations: cuts by whole steps of DURATION_STEP seconds.
-        speakers, languages: tokens by what the cuts' supervisions say.
+        shards_read: number of shards the counts below are from.
+        durations: number of cuts by duration, in whole steps of DURATION_STEP seconds.
+        speakers, languages: number of tokens by label in the cuts' supervisions.
         codes: int64 [codebook_size], how often each code occurs.
-        runs: int64 [LONGEST_RUN + 1], tokens in runs of so many equal ones.
+        runs: int64 [LONGEST_RUN + 1], number of tokens in runs of that many equal tokens.
         sizes: bytes by kind of file, of all shards.
-        reasons: quarantined cuts by reason, and of each one line of `quarantine.jsonl`.
+        reasons: reason -> number of quarantined cuts, and the first of them as in `quarantine.jsonl`.
     """
 
-    description: dict[str, Any]
+    description: Description
     codes: np.ndarray
     shards_read: int = 0
     durations: Counter[int] = field(default_factory=Counter)
@@ -52,38 +56,38 @@ class Figures:
     languages: Counter[str] = field(default_factory=Counter)
     runs: np.ndarray = field(default_factory=lambda: np.zeros(LONGEST_RUN + 1, np.int64))
     sizes: Counter[str] = field(default_factory=Counter)
-    reasons: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    reasons: dict[str, tuple[int, Quarantined]] = field(default_factory=dict)
 
     @property
     def hours(self) -> float:
         """Of audio in the whole dataset."""
-        return self.description["totals"]["seconds"] / 3600
+        return self.description.totals.seconds / 3600
 
     @property
     def ideal_bytes(self) -> float:
-        """The bits of all codes, and nothing else."""
-        return self.description["totals"]["tokens"] * self.description["codec"]["bits_per_token"] / 8
+        """Size of the tokens packed to their bits, and nothing else."""
+        return self.description.totals.tokens * self.description.codec.bits_per_token / 8
 
     def usage(self) -> dict[str, float]:
-        """Of the codebook, as `code_usage` says; nothing where there are no tokens."""
+        """Codebook usage as `code_usage` returns it; empty if there are no tokens."""
         return usage_of_counts(self.codes) if self.codes.any() else {}
 
     def bit_shares(self) -> np.ndarray:
-        """float64 [bits]: how often each bit of a code is set, the most significant first."""
-        bits = self.description["codec"]["bits_per_token"]
+        """float64 [bits]: share of tokens in which each bit is 1, the most significant first."""
+        bits = self.description.codec.bits_per_token
         is_set = np.arange(len(self.codes))[:, None] >> np.arange(bits - 1, -1, -1) & 1
         return self.codes @ is_set / max(self.codes.sum(), 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The figures for JSON."""
         description = self.description
         sizes = {**self.sizes, "all": self.sizes.total(), "ideal": self.ideal_bytes}
         return {
-            "codec": description["codec"],
-            "made_from": description["made_from"],
-            "tools": description["tools"],
-            "totals": description["totals"],
-            "shards": len(description["shards"]),
+            "codec": description.codec.to_dict(),
+            "made_from": description.made_from,
+            "tools": description.tools,
+            "totals": asdict(description.totals),
+            "shards": len(description.shards),
             "shards_read": self.shards_read,
             "bytes": dict(self.sizes),
             "bytes_per_hour": {kind: round(size / self.hours) for kind, size in sizes.items()} if self.hours else {},
@@ -100,8 +104,8 @@ def collect(out: Folder, sample_shards: int | None = None, progress: Callable[[]
     """Read a dataset.
 
     Args:
-        out: the folder of a finished one.
-        sample_shards: read at most so many shards, spread evenly; None: all.
+        out: the folder of a finished dataset.
+        sample_shards: read at most this many shards, spread evenly; None: all.
         progress: called after each shard.
 
     Raises:
@@ -109,45 +113,41 @@ def collect(out: Folder, sample_shards: int | None = None, progress: Callable[[]
     """
     layout = Layout(out)
     description = read_description(layout)
-    figures = Figures(description, np.zeros(description["codec"]["codebook_size"], np.int64))
-    for name, recorded in _files(description):
+    figures = Figures(description, np.zeros(description.codec.codebook_size, np.int64))
+    for name, stored in _files(description):
         kind = next((kind for begin, kind in KINDS.items() if name.startswith(begin)), "ledgers")
-        figures.sizes[kind] += recorded["bytes"]
+        figures.sizes[kind] += stored.bytes
     _count_reasons(layout, figures)
-    for entry in spread(description["shards"], sample_shards):
-        cuts, codes = read_shard(layout, entry["shard"])
+    for entry in spread(description.shards, sample_shards):
+        cuts, codes = read_shard(layout, entry.shard)
         _count_shard(figures, cuts, codes)
         progress()
     return figures
 
 
-def spread(entries: list[Any], most: int | None) -> list[Any]:
-    """At most so many of them, evenly spaced, the first one and the last one among them."""
+def spread(entries: Sequence[Item], most: int | None) -> Sequence[Item]:
+    """At most `most` entries, evenly spaced, including the first and the last."""
     if most is None or most >= len(entries):
         return entries
     return [entries[round(i)] for i in np.linspace(0, len(entries) - 1, most)]
 
 
 def read_shard(layout: Layout, shard: int) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """The cuts of a shard and their codes, uint16 [T] each. Raises InputError where they cannot be read."""
+    """The cuts of a shard and their codes, uint16 [T] each. Raises InputError if they cannot be read."""
     try:
-        cuts = [json.loads(line) for line in gzip.decompress(layout.cuts_file(shard).read_bytes()).splitlines()]
-        with layout.codes_index(shard).open("rb") as file:
-            rows = np.load(file, allow_pickle=False)
-        tar = layout.codes_tar(shard).read_bytes()
-        codes = [np.frombuffer(tar, "<u2", int(tokens), int(offset)) for offset, tokens in rows.tolist()]
+        cuts, codes = read_cuts(layout.cuts_file(shard)), read_codes(layout, shard)
         if len(codes) != len(cuts):
             raise ValueError(f"{len(cuts)} cuts, but {len(codes)} are in the index")
-    except (OSError, EOFError, ValueError, TypeError) as error:
+    except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
         raise InputError(
             f"{layout.out}: shard {shard} cannot be read ({error}); `focalstream verify {layout.out}` lists what is "
-            "wrong, `focalstream repair` mends it"
+            "wrong, `focalstream repair` fixes it"
         ) from error
     return cuts, codes
 
 
 def run_tokens(codes: list[np.ndarray]) -> np.ndarray:
-    """int64 [LONGEST_RUN + 1]: tokens that stand in runs of so many equal ones; a run ends with its cut."""
+    """int64 [LONGEST_RUN + 1]: number of tokens in runs of that many equal tokens; a run ends with its cut."""
     whole = np.concatenate([np.zeros(0, np.uint16), *codes])
     if not len(whole):
         return np.zeros(LONGEST_RUN + 1, np.int64)
@@ -169,7 +169,7 @@ def _count_shard(figures: Figures, cuts: list[dict[str, Any]], codes: list[np.nd
 
 
 def _said(cut: dict[str, Any], name: str) -> str:
-    """What a cut's supervisions say of `name`, in one word."""
+    """The label `name` of a cut's supervisions, or SEVERAL or NOT_SAID."""
     said = {str(entry[name]) for entry in cut.get("supervisions") or [] if entry.get(name) is not None}
     return SEVERAL if len(said) > 1 else said.pop() if said else NOT_SAID
 
@@ -180,19 +180,17 @@ def _add(counts: Counter[str], name: str, tokens: int) -> None:
 
 def _count_reasons(layout: Layout, figures: Figures) -> None:
     counts: Counter[str] = Counter()
-    examples: dict[str, dict[str, Any]] = {}
+    examples: dict[str, Quarantined] = {}
     try:
-        with layout.quarantine.open("rb") as lines:
-            for line in lines:
-                entry = json.loads(line)
-                counts[entry["reason"]] += 1
-                examples.setdefault(entry["reason"], entry)
+        for _, failed in read_quarantine(layout):
+            counts[failed.reason] += 1
+            examples.setdefault(failed.reason, failed)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{layout.quarantine} cannot be read ({error}); mend it with `focalstream repair`") from error
+        raise InputError(f"{layout.quarantine} cannot be read ({error}); fix it with `focalstream repair`") from error
     figures.reasons = {reason: (count, examples[reason]) for reason, count in counts.most_common()}
 
 
-def _files(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from description["files"].items()
-    for entry in description["shards"]:
-        yield from entry["files"].items()
+def _files(description: Description) -> Iterator[tuple[str, StoredFile]]:
+    yield from description.files.items()
+    for entry in description.shards:
+        yield from entry.files.items()

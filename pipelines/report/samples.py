@@ -1,4 +1,4 @@
-"""A few cuts of a dataset as sound: their tokens through the codec that made them."""
+"""Decodes a few cuts of a dataset, with the codec that made their tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.dataset.token_dataset import read_description
+from pipelines.format.description import Description, read_description
 from pipelines.format.layout import Layout
 from pipelines.report.figures import read_shard, spread
 from pipelines.sources.cuts import duration
@@ -17,13 +17,13 @@ from tokenizer.errors import InputError
 if TYPE_CHECKING:
     from tokenizer import Codec
 
-GOOD_SECONDS = 3.0  # a cut of at least this, where the shard has one
-LONGEST_SECONDS = 12.0  # only the beginning of longer cuts is decoded
+GOOD_SECONDS = 3.0  # cuts of at least this are preferred
+LONGEST_SECONDS = 12.0  # longer cuts are decoded up to here
 
 
 @dataclass(frozen=True)
 class Sample:
-    """wave: float32 [S] at `sample_rate` Hz, decoded from the first of the cut's tokens; seconds: of the whole cut."""
+    """wave: float32 [S] at `sample_rate` Hz, the decoded start of the cut; seconds: of the whole cut."""
 
     id: str
     shard: int
@@ -34,36 +34,36 @@ class Sample:
     sample_rate: int
 
 
-def find_codec(description: dict[str, Any], codec: str | None = None) -> Codec:
+def find_codec(description: Description, codec: str | None = None) -> Codec:
     """The codec of a dataset.
 
     Args:
-        codec: where it is now; None: where it was.
+        codec: its name or folder; None: the name recorded in the dataset.
 
     Raises:
-        InputError: none is there, or it is another one.
+        InputError: there is no such codec, or it has another fingerprint.
     """
     from tokenizer import Codec
 
-    recorded = description["codec"]
-    found = Codec.from_pretrained(codec or recorded["name"])
-    if found.fingerprint != recorded["fingerprint"]:
+    recorded = description.codec
+    found = Codec.from_pretrained(codec or recorded.name)
+    if found.fingerprint != recorded.fingerprint:
         raise InputError(
             f"codec {found.name} has the fingerprint {found.fingerprint[:12]}, but these tokens were made by "
-            f"{recorded['fingerprint'][:12]} ({recorded['name']}); give that one with --codec"
+            f"{recorded.fingerprint[:12]} ({recorded.name}); give that one with --codec"
         )
     return found
 
 
 def decode_samples(out: Folder, codec: Codec, count: int) -> list[Sample]:
-    """One cut from each of `count` shards, spread evenly (from fewer shards where there are fewer)."""
+    """Decode `count` cuts from shards spread evenly; more than one per shard where there are fewer shards."""
     import torch
 
     layout = Layout(out)
-    shards = read_description(layout)["shards"]
+    shards = read_description(layout).shards
     samples: list[Sample] = []
     for entry in spread(shards, count):
-        cuts, codes = read_shard(layout, entry["shard"])
+        cuts, codes = read_shard(layout, entry.shard)
         wanted = -(-count // len(shards))
         good = [i for i, cut in enumerate(cuts) if duration(cut) >= GOOD_SECONDS] or list(range(len(cuts)))
         for i in spread(good, wanted)[: count - len(samples)]:
@@ -72,7 +72,7 @@ def decode_samples(out: Folder, codec: Codec, count: int) -> list[Sample]:
             samples.append(
                 Sample(
                     id=cuts[i]["custom"]["cut_id"],
-                    shard=entry["shard"],
+                    shard=entry.shard,
                     seconds=duration(cuts[i]),
                     text=said.get("text") or "",
                     speaker=str(said.get("speaker") or ""),

@@ -1,8 +1,8 @@
 """The audio of a cut as mono float32 at the codec's rate, in blocks of bounded size.
 
-There is one path for short and long cuts: the file is read in blocks, channels are averaged, and a streaming resampler
-(soxr HQ) turns the blocks into the codec's rate. soxr's stream gives the same samples for any split into blocks, so
-neither the block size nor the length of a recording changes a sample.
+There is one path for short and long cuts: the file is read in blocks (see `tokenizer.audio_input`), channels are
+averaged, and a streaming resampler (soxr HQ) turns the blocks into the codec's rate. soxr's stream gives the same
+samples for any split into blocks, so neither the block size nor the length of a recording changes a sample.
 
 Channels: a MonoCut reads its one channel, a MultiCut the mean of its channels. Mixes, recordings with transforms and
 sources that are neither a file nor a URL are loaded by Lhotse itself, whole.
@@ -12,18 +12,28 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from pipelines.sources.audio_bytes import AudioBytes, open_audio
-from pipelines.sources.cuts import FILE_SOURCES, CutError, SourceCut, describe_source, recordings
-from pipelines.storage.places import open_place, size_of
-from tokenizer.audio import LOUDEST, SHORTAGE_SECONDS, why_cut_off
+from pipelines.sources.access import FILE_SOURCES, REFUSED, why_refused
+from pipelines.sources.audio_bytes import open_reader
+from pipelines.sources.cuts import CutError, SourceCut, describe_source, duration, recordings
+from pipelines.storage.places import open_place
+from tokenizer.audio_input.contents import LOUDEST, BadAudio
+from tokenizer.audio_input.reader import AudioReader
 from tokenizer.errors import InputError
 
 BLOCK_SECONDS = 10.0
+SHORTAGE_SECONDS = 0.025  # audio may always end this much before its manifest says
+
+
+def _tolerance() -> float:
+    """Seconds by which a manifest may differ from its audio: those of the Lhotse that is installed."""
+    from lhotse.audio.utils import get_audio_duration_mismatch_tolerance
+
+    return get_audio_duration_mismatch_tolerance()
 
 
 def expected_samples(cut: dict[str, Any], seconds: float, sample_rate: int) -> int:
@@ -68,14 +78,14 @@ def read_resampled(item: SourceCut, samples: int, sample_rate: int) -> Iterator[
             raise CutError(
                 "not audio", f"a sample is {peak:.3g}, full scale is 1; are its numbers floats from -1 to 1?"
             )
-        block = block[:remaining]
-        remaining -= len(block)
-        yield block
-        if remaining == 0:
-            return
-    if remaining == samples or remaining > SHORTAGE_SECONDS * sample_rate:
+        if len(block := block[:remaining]):  # to the end of the blocks, where the file is held against its checksum
+            remaining -= len(block)
+            yield block
+    if remaining == 0:
+        return
+    if remaining == samples or (remaining > SHORTAGE_SECONDS * sample_rate and remaining > _tolerance() * sample_rate):
         found, wanted = (samples - remaining) / sample_rate, samples / sample_rate
-        raise CutError("truncated", f"the cut lasts {wanted:.3f} s, but its audio ends after {found:.3f} s")
+        raise CutError("truncated", f"the cut lasts {_shown(wanted)} s, but its audio ends after {found:.3f} s")
     yield np.zeros(remaining, np.float32)
 
 
@@ -99,23 +109,37 @@ def read_wave(item: SourceCut, sample_rate: int) -> np.ndarray:
 
 def _open_sources(item: SourceCut) -> None:
     """Raise what opening the audio of a cut raises."""
-    import soundfile
-
     for recording in recordings(item.cut):
         for source in recording["sources"]:
             if item.audio is not None or source["type"] in FILE_SOURCES:
-                audio = open_audio(source, item.audio)
-                if item.audio is None and size_of(source["source"]) == 0:
-                    raise CutError("zero length", "the file is empty")
-                with soundfile.SoundFile(audio) as file:
-                    _refuse_cut_off(file, file.frames)
+                with _opened(source, item) as reader:
+                    next(reader.read(0, 0), None)
+
+
+@contextlib.contextmanager
+def _opened(source: dict[str, Any], item: SourceCut) -> Iterator[AudioReader]:
+    """The decoder of a source. Raises CutError for what is wrong with its audio, also while it is read."""
+    try:
+        reader, data = open_reader(source, item.audio)
+        with contextlib.closing(data):
+            yield reader
+    except BadAudio as error:
+        raise CutError(error.reason, str(error)) from None
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds:.3f}" if seconds < 1e9 else f"{seconds:g}"
 
 
 def _why_empty(item: SourceCut) -> str:
-    if not recordings(item.cut):
+    found = recordings(item.cut)
+    if not found:
         return "the cut has no recording"
+    rate = found[0].get("sampling_rate")
     if item.seconds <= 0:
         return f"the cut's duration is {item.cut.get('duration')} s"
+    if not isinstance(rate, (int, float)) or not 1 <= rate < math.inf:
+        return f"the sampling_rate of its recording is {rate!r}, expected a number of Hz"
     return f"{item.seconds} s is less than one sample of the codec"
 
 
@@ -139,6 +163,10 @@ def _resample(blocks: Blocks, sample_rate: int) -> Iterator[np.ndarray]:
 
 def _mono_blocks(item: SourceCut) -> Blocks:
     cut = item.cut
+    for recording in recordings(cut):
+        for source in recording["sources"]:
+            if source["type"] == REFUSED:
+                raise CutError("refused", why_refused(source))
     sources = [] if cut["type"] == "MixedCut" else cut["recording"]["sources"]
     is_file = all(source["type"] in FILE_SOURCES for source in sources) or item.audio is not None
     if cut["type"] == "MixedCut" or cut["recording"].get("transforms") or not is_file:
@@ -147,63 +175,87 @@ def _mono_blocks(item: SourceCut) -> Blocks:
 
 
 def _blocks_from_files(item: SourceCut) -> Blocks:
-    import soundfile
-
     cut = item.cut
     channels = cut["channel"] if isinstance(cut["channel"], list) else [cut["channel"]]
     wanted = [source for source in cut["recording"]["sources"] if set(source["channels"]) & set(channels)]
     missing = set(channels) - {channel for source in wanted for channel in source["channels"]}
-    if missing:
-        raise CutError("no such channel", f"channels {sorted(missing)} are in no source of the recording")
-    start = cut.get("start") or 0.0
-    if not isinstance(start, (int, float)) or not 0 <= start < math.inf:
-        raise CutError("impossible start", f"the cut starts at {start} s, expected 0 or more")
+    if missing or not channels:
+        raise CutError("no such channel", f"channels {sorted(missing, key=str)} are in no source of the recording")
     with contextlib.ExitStack() as stack:
-        opened = [open_audio(source, item.audio) for source in wanted]
-        files = [stack.enter_context(soundfile.SoundFile(audio)) for audio in opened]
-        rate = files[0].samplerate
+        readers = [stack.enter_context(_opened(source, item)) for source in wanted]
+        rate = readers[0].sample_rate
+        start = _start(cut, rate)
         columns = []
-        for source, file in zip(wanted, files, strict=True):
-            if file.channels < len(source["channels"]) or file.samplerate != rate:
+        for source, reader in zip(wanted, readers, strict=True):
+            if reader.channels < len(source["channels"]) or reader.sample_rate != rate:
                 raise CutError(
                     "no such channel",
-                    f"the manifest gives {source['source']} the channels {source['channels']}; it has {file.channels} "
-                    f"at {file.samplerate} Hz",
+                    f"the manifest gives {source['source']} the channels {source['channels']}; it has "
+                    f"{reader.channels} at {reader.sample_rate} Hz",
                 )
+            _check_manifest(cut, reader)
             columns.append([i for i, channel in enumerate(source["channels"]) if channel in channels])
-            _skip(file, source_samples(start, rate))
-        remaining, block_size = source_samples(item.seconds, rate), int(BLOCK_SECONDS * rate)
-        for file in files:
-            _refuse_cut_off(file, source_samples(start, rate) + remaining)
-        while remaining > 0:
-            parts = [
-                file.read(min(block_size, remaining), dtype="float32", always_2d=True)[:, picked]
-                for file, picked in zip(files, columns, strict=True)
-            ]
-            for audio in opened:
-                if isinstance(audio, AudioBytes):
-                    audio.check()
-            frames = min(len(part) for part in parts)
-            if frames == 0:
-                return
-            block = np.concatenate([part[:frames] for part in parts], axis=1)
-            yield np.ascontiguousarray(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)), rate
-            remaining -= frames
+        remaining, block = source_samples(item.seconds, rate), int(BLOCK_SECONDS * rate)
+        parts = [
+            (data[:, picked] for data in reader.read(start, remaining, block))
+            for reader, picked in zip(readers, columns, strict=True)
+        ]
+        for joined in parts[0] if len(parts) == 1 else _side_by_side(parts):
+            yield np.ascontiguousarray(joined[:, 0] if joined.shape[1] == 1 else joined.mean(axis=1)), rate
 
 
-def _skip(file: Any, frames: int) -> None:
-    """Go to a frame; GSM, for one, has to be decoded up to there."""
-    if file.seekable():
-        file.seek(min(frames, file.frames))
+def _start(cut: dict[str, Any], rate: int) -> int:
+    """The first sample of a cut; a start below 0 by less than half a sample is a rounded 0."""
+    start = cut.get("start") or 0.0
+    if not isinstance(start, (int, float)) or not -0.5 < start * rate < math.inf:
+        raise CutError("impossible start", f"the cut starts at {start} s, expected 0 or more")
+    return max(0, source_samples(start, rate))
+
+
+def _check_manifest(cut: dict[str, Any], reader: AudioReader) -> None:
+    """Raise CutError where the file is not the recording that the manifest describes.
+
+    The same seconds at another rate are the same recording (Opus decodes at rates of its own). The same number of
+    samples at another rate is not, nor is a longer one where the cut is meant to be all of it.
+    """
+    recording, frames, rate = cut["recording"], reader.announced, reader.sample_rate
+    samples, manifest_rate = recording.get("num_samples"), recording.get("sampling_rate")
+    if not frames or not isinstance(samples, int) or not isinstance(manifest_rate, (int, float)) or manifest_rate < 1:
         return
-    while frames > 0 and len(skipped := file.read(min(frames, int(BLOCK_SECONDS * file.samplerate)))):
-        frames -= len(skipped)
+    more = frames / rate - samples / manifest_rate
+    same_samples = rate != manifest_rate and abs(frames - samples) <= 1
+    longer = more > 0 and abs((cut.get("duration") or 0) - samples / manifest_rate) < 1 / manifest_rate
+    if (same_samples or longer) and abs(more) > SHORTAGE_SECONDS and abs(more) > _tolerance():
+        raise CutError(
+            "wrong manifest",
+            f"the manifest says {samples} samples at {manifest_rate:g} Hz ({samples / manifest_rate:.3f} s), the file "
+            f"has {frames} at {rate} Hz ({frames / rate:.3f} s)",
+        )
 
 
-def _refuse_cut_off(file: Any, end: int) -> None:
-    """Raise CutError where a cut reaches the end of a file (frame `end`) that was longer when it was written."""
-    if end >= file.frames and (why := why_cut_off(file)) is not None:
-        raise CutError("truncated", why)
+def _side_by_side(parts: Sequence[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
+    """Blocks [n, C] of several files as blocks of all their channels, up to the end of the shortest."""
+    held: list[np.ndarray | None] = [None] * len(parts)
+    while True:
+        for i, part in enumerate(parts):
+            if held[i] is None and (block := next(part, None)) is None:
+                return
+            elif held[i] is None:
+                held[i] = block
+        blocks = [block for block in held if block is not None]
+        frames = min(len(block) for block in blocks)
+        yield np.concatenate([block[:frames] for block in blocks], axis=1)
+        held = [block[frames:] if len(block) > frames else None for block in blocks]
+
+
+def _refuse_damage(part: dict[str, Any], item: SourceCut) -> None:
+    """Raise CutError where a part of a mix lies in a damaged file, which Lhotse would not notice."""
+    end = (part.get("start") or 0.0) + duration(part)
+    for recording in recordings(part):
+        for source in recording["sources"]:
+            if item.audio is not None or source["type"] in FILE_SOURCES:
+                with _opened(source, item) as reader:
+                    reader.refuse_damage(end)
 
 
 def _blocks_from_lhotse(item: SourceCut) -> Blocks:
@@ -211,6 +263,8 @@ def _blocks_from_lhotse(item: SourceCut) -> Blocks:
 
     from lhotse.serialization import deserialize_item
 
+    for part in [track["cut"] for track in item.cut["tracks"]] if item.cut["type"] == "MixedCut" else [item.cut]:
+        _refuse_damage(part, item)
     cut = deserialize_item(copy.deepcopy(item.cut))  # it takes its argument apart
     if item.audio is not None:
         with open_place(item.audio.path) as tar:

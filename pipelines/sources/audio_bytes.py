@@ -1,80 +1,110 @@
-"""Encoded audio for libsndfile: a local file, a URL, or a stretch of a tar, none of them ever whole in memory."""
+"""Encoded audio as bytes at offsets: a local file, a URL, or a stretch of a tar; and what is known of each file."""
 
 from __future__ import annotations
 
-import io
 import os
 import stat
-from typing import Any, BinaryIO
+import threading
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pipelines.sources.cuts import TarSlice
 from pipelines.storage.places import is_url, open_place, size_of
 from pipelines.storage.retries import retried
+from tokenizer.audio_input.byte_source import ByteSource, FileBytes
+from tokenizer.audio_input.contents import Contents
+from tokenizer.audio_input.reader import AudioReader, examine
+
+if TYPE_CHECKING:
+    from pipelines.sources.cuts import TarSlice
+
+REMEMBERED = 256  # files whose contents are known, so that not every cut of a long recording goes through all its bytes
+MEMORY_BYTES = 32 << 20  # files behind a URL up to this size are fetched once, whole
 
 
-class AudioBytes(io.RawIOBase):
-    """Bytes [offset, offset + size) of an open file.
-
-    libsndfile calls back into Python to read, and takes an exception in there (a network that fails) for the end of
-    the file. So the error is kept, and `check` raises it: nothing is cut short in silence.
-    """
+class SlicedBytes:
+    """Bytes [offset, offset + size) of an open file; a read that fails and may succeed later is made again."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
-        super().__init__()
-        self._file, self._offset, self._size = file, offset, size
-        self._position = 0
-        self._error: Exception | None = None
+        self._file, self._offset, self.size = file, offset, size
 
-    def readable(self) -> bool:
-        return True
+    def read_at(self, offset: int, size: int) -> bytes:
+        def read() -> bytes:
+            self._file.seek(self._offset + offset)
+            return self._file.read(max(0, min(size, self.size - offset)))
 
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer)[: max(0, self._size - self._position)]
-        try:
-            data = retried(lambda: self._read(len(view)))
-        except Exception as error:
-            self._error = error
-            return 0
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def _read(self, size: int) -> bytes:
-        self._file.seek(self._offset + self._position)
-        return self._file.read(size)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, begin + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def check(self) -> None:
-        """Raise what reading met since the file was opened."""
-        if self._error is not None:
-            raise self._error
+        return retried(read)
 
     def close(self) -> None:
         self._file.close()
-        super().close()
 
 
-def open_audio(source: dict[str, Any], audio: TarSlice | None) -> str | AudioBytes:
-    """What libsndfile is to open for a Lhotse audio source, or for its place in a Shar tar: a path, or bytes.
+class _InMemory:
+    """The bytes of a file behind a URL that is fetched once."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.size = data, len(data)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._data[offset : offset + size]
+
+    def close(self) -> None:
+        self._data = b""
+
+
+def open_audio(source: dict[str, Any], audio: TarSlice | None) -> ByteSource:
+    """The bytes of a Lhotse audio source, or of its place in a Shar tar.
 
     Raises:
         OSError: it is missing, forbidden, or no regular file (a pipe would block for ever).
     """
     place = source["source"] if audio is None else audio.path
-    # libsndfile's "System error." does not tell a missing file from a forbidden one
-    if not is_url(place) and not stat.S_ISREG(os.stat(place).st_mode):
-        raise OSError("it is no regular file, but a folder, a pipe or a device")
-    if audio is None and not is_url(place):
-        return place
-    offset, size = (0, size_of(place)) if audio is None else (audio.offset, audio.size)
-    return AudioBytes(open_place(place), offset, size)
+    if audio is not None:
+        return SlicedBytes(open_place(place), audio.offset, audio.size)
+    if not is_url(place):
+        if not stat.S_ISREG(os.stat(place).st_mode):
+            raise OSError("it is no regular file, but a folder, a pipe or a device")
+        return FileBytes(open(place, "rb"), size_of(place))
+    size = size_of(place)
+    remote = SlicedBytes(open_place(place), 0, size)
+    if size > MEMORY_BYTES:
+        return remote
+    data = remote.read_at(0, size)
+    remote.close()
+    return _InMemory(data)
+
+
+_known: dict[Any, Contents] = {}
+_known_lock = threading.Lock()
+
+
+def open_reader(source: dict[str, Any], audio: TarSlice | None, quick: bool = False) -> tuple[AudioReader, ByteSource]:
+    """The decoder of a source, and its bytes, which the caller closes. `quick` is for its length only: what does not
+    show at the ends of the file is found when it is read.
+
+    Raises:
+        OSError: it cannot be opened.
+        BadAudio: it is empty, or no audio that is known.
+    """
+    data = open_audio(source, audio)
+    try:
+        key = _identity(source, audio, data.size)
+        contents = _known.get(key)
+        if contents is None and quick:
+            contents = examine(data, quick)
+        elif contents is None:
+            contents = examine(data)
+            with _known_lock:
+                while len(_known) >= REMEMBERED:
+                    del _known[next(iter(_known))]
+                _known[key] = contents
+        return AudioReader(data, contents), data
+    except BaseException:
+        data.close()
+        raise
+
+
+def _identity(source: dict[str, Any], audio: TarSlice | None, size: int) -> Any:
+    """What tells one content from another."""
+    if audio is not None:
+        return audio
+    place = source["source"]
+    return place, size, None if is_url(place) else os.stat(place).st_mtime_ns

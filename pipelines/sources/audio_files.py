@@ -1,38 +1,69 @@
-"""Plain audio files as cuts: folders, globs and single files."""
+"""Plain audio files as cuts: folders, globs and single files. Their first bytes say what they are, not their names."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 
-from pipelines.sources.audio_bytes import open_audio
+from pipelines.sources.audio_bytes import open_reader
 from pipelines.sources.cuts import SourceCut, whole_recording
-from pipelines.storage.places import files_below, is_url, join, parent
-from tokenizer.audio import AUDIO_SUFFIXES
+from pipelines.storage.places import files_below, is_url, join, open_place, parent
+from tokenizer.audio_input.kinds import AUDIO_SUFFIXES, HEAD_BYTES, is_audio_file, kind_of
 from tokenizer.errors import InputError
+
+log = logging.getLogger(__name__)
+
+NAMED = 5  # suffixes of what was passed over that are named
 
 
 def is_audio(place: str) -> bool:
-    """Whether a file's name says that it is audio."""
-    return os.path.splitext(place)[1].lower() in AUDIO_SUFFIXES
+    """Whether a file holds audio by its first bytes, or by its name is meant to: then reading it says what is wrong."""
+    if not is_url(place):
+        return is_audio_file(place)
+    if os.path.splitext(place)[1].lower() in AUDIO_SUFFIXES:
+        return True
+    try:
+        with open_place(place) as file:
+            return kind_of(file.read(HEAD_BYTES)) is not None
+    except OSError:
+        return False
 
 
 def audio_files(folder: str) -> Iterator[str]:
     """Paths of the audio files below `folder`, relative to it, in a fixed order; hidden ones are left out."""
-    return filter(is_audio, files_below(folder))
+    return (name for name in files_below(folder) if is_audio(join(folder, name)))
 
 
 def read_audio_folder(folder: str) -> Iterator[SourceCut]:
-    """A cut for every audio file below `folder`; its id is its path in there. Raises InputError when there is none."""
-    found = False
-    for name in audio_files(folder):
-        found = True
-        yield audio_file_cut(join(folder, name), name)
+    """A cut for every audio file below `folder`; its id is its path in there. At the end one line of the log says how
+    many other files were passed over. Raises InputError when there is no audio."""
+    found, others = False, Counter[str]()
+    for name in files_below(folder):
+        if is_audio(join(folder, name)):
+            found = True
+            yield audio_file_cut(join(folder, name), name)
+        else:
+            others[os.path.splitext(name)[1].lower() or "no suffix"] += 1
+    passed_over = _counted(others)
     if not found:
         raise InputError(
-            f"{folder}: no audio below it and no Shar manifests in it; expected files ending in "
-            f"{', '.join(sorted(AUDIO_SUFFIXES))}"
+            f"{folder}: no audio below it and no Shar manifests in it{f' but {passed_over}' if others else ''}; "
+            "expected WAV, FLAC, Ogg, MP3, M4A or other sound files"
         )
+    if others:
+        log.warning("%s: passed over %s, in which there is no audio", folder, passed_over)
+
+
+def _counted(others: Counter[str]) -> str:
+    """How many files of which suffixes."""
+    most = others.most_common(NAMED)
+    named = [f"{number} {suffix}" for suffix, number in most]
+    if rest := others.total() - sum(number for _, number in most):
+        named.append(f"{rest} more")
+    return f"{others.total()} {'file' if others.total() == 1 else 'files'} ({', '.join(named)})"
 
 
 def id_beside(place: str, inputs: list[str]) -> str:
@@ -41,15 +72,14 @@ def id_beside(place: str, inputs: list[str]) -> str:
 
 
 def audio_file_cut(place: str, cut_id: str) -> SourceCut:
-    """The cut of a whole audio file. A file whose header cannot be read becomes a cut of no length, and tokenizing
-    it says why."""
-    import soundfile
-
+    """The cut of a whole audio file. A file that cannot be read becomes a cut of no length, and tokenizing it says
+    why."""
     source = {"type": "url" if is_url(place) else "file", "source": place}
     try:
-        with soundfile.SoundFile(open_audio(source, None)) as file:
-            rate, frames, channels = file.samplerate, file.frames, list(range(file.channels))
-    except Exception:  # of libsndfile, the system or a network: reading the cut meets it again, and tells
+        reader, data = open_reader(source, None, quick=True)
+        with contextlib.closing(data):
+            rate, frames, channels = reader.sample_rate, reader.frames(), list(range(reader.channels))
+    except Exception:  # of the audio, the system or a network: reading the cut meets it again, and tells
         rate, frames, channels = 0, 0, [0]
     recording = {
         "id": cut_id,

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import math
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipelines.storage.places import exists, is_absolute, join, open_place
+from pipelines.sources.access import FILE_SOURCES, NO_MORE, REFUSED, Access
+from pipelines.storage.places import exists, is_absolute, is_url, join, open_place
 from tokenizer.errors import InputError
 
-CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "Cut")  # the last is MonoCut's name in manifests before Lhotse 0.8
-FILE_SOURCES = ("file", "url")  # Lhotse's audio sources that are a path or a URL
+log = logging.getLogger(__name__)
+
+CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "Cut", "PaddingCut")  # Cut: MonoCut's name before Lhotse 0.8
+RESERVED = ("codes", "cut_id")  # custom fields that shards write
+LONGEST_LINE = 1 << 26  # bytes of a manifest; a compressed one could unfold to any length
+BLANK_LINES = 100_000  # one after another; a few kilobytes of gzip hold hundreds of millions
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,35 @@ class PathRule:
     """
 
     manifest_folder: str
+    access: Access = NO_MORE
     base: str | None = None
+    renamed: set[str] = field(default_factory=set)
+
+    def settle(self, source: dict[str, Any]) -> None:
+        """Make a source's path absolute, or mark the source as one that may not be read."""
+        if source["type"] in FILE_SOURCES:
+            source["source"] = self.resolve(source["source"])
+        if not self.access.allows(source, self.manifest_folder):
+            source["type"], source["refused"] = REFUSED, source["type"]
+
+    def keep_apart(self, item: dict[str, Any]) -> None:
+        """Rename custom fields of a cut by whose names the shards call something else, and say so once."""
+        custom = item.get("custom") or {}
+        for name in RESERVED if item["type"] != "MixedCut" else (*RESERVED, "tracks"):
+            if name in custom:
+                other = f"input_{name}"
+                while other in custom:
+                    other = f"input_{other}"
+                custom[other] = custom.pop(name)
+                if name not in self.renamed:
+                    log.warning("custom.%s of the input is kept as custom.%s: shards have their own", name, other)
+                self.renamed.add(name)
 
     def resolve(self, path: str) -> str:
         if is_absolute(path):
             return path
         if self.base is None:
-            bases = (os.getcwd(), self.manifest_folder)
+            bases = (self.manifest_folder,) if is_url(self.manifest_folder) else (os.getcwd(), self.manifest_folder)
             self.base = next((base for base in bases if exists(join(base, path))), None)
         return join(self.base or self.manifest_folder, path)
 
@@ -114,28 +142,38 @@ def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         InputError: a line is not a JSON object, or the compression is damaged; file and line are named.
     """
-    number = 0
+    number = blank = 0
     try:
         with open_place(path) as file, gzip.open(file) if path.endswith(".gz") else file as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), 1):
+                if len(line) == LONGEST_LINE:
+                    raise ValueError(f"longer than {LONGEST_LINE >> 20} MiB")
                 if not line.strip():
+                    blank += 1
+                    if blank > BLANK_LINES:
+                        raise ValueError(f"more than {BLANK_LINES:,} blank lines one after another")
                     continue
+                blank = 0
                 value = json.loads(line)
                 if not isinstance(value, dict):
                     raise ValueError(f"expected a JSON object, found {type(value).__name__}")
                 yield f"{path}, line {number}", value
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: damaged gzip after line {number} ({error}); copy or make it again") from error
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}, line {number}: {error}; mend or remove this line") from error
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path}, line {number}: {what}; mend or remove this line") from error
 
 
 def as_cut(item: dict[str, Any], where: str, rule: PathRule) -> dict[str, Any]:
     """A manifest line as a cut with resolved paths; a recording becomes the cut of all of it."""
     if "sources" in item and "type" not in item:
-        item = whole_recording(item)
+        try:
+            item = whole_recording(item)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{where}: a recording not as Lhotse writes it (at {error}); mend this line") from error
     if item.get("type") not in CUT_TYPES:
         raise InputError(
             f"{where}: expected a Lhotse cut or recording, found type {item.get('type')!r} with the keys "
@@ -148,9 +186,10 @@ def as_cut(item: dict[str, Any], where: str, rule: PathRule) -> dict[str, Any]:
     try:
         for recording in recordings(item):
             for source in recording["sources"]:
-                if source["type"] in FILE_SOURCES:
-                    source["source"] = rule.resolve(source["source"])
-    except (KeyError, TypeError) as error:
+                rule.settle(source)
+        rule.keep_apart(item)
+        duration(item)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: cut {item['id']} is not as Lhotse writes it (at {error}); mend this line"
         ) from error
@@ -182,11 +221,14 @@ class Selection:
         min_seconds, max_seconds: cuts shorter or longer than this are skipped, and counted. A cut whose duration is
             not known is no short cut: it takes part, and ends in the quarantine.
         channel: of cuts with several channels take this one, instead of the mean of all. A mix stays a mix.
+        allow_commands, allow_hosts: see `pipelines.sources.access`.
     """
 
     min_seconds: float = 0.0
     max_seconds: float = math.inf
     channel: int | None = None
+    allow_commands: bool = False
+    allow_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_seconds <= self.max_seconds:
@@ -200,7 +242,13 @@ class Selection:
     def to_dict(self) -> dict[str, Any]:
         """What differs from the default; JSON has no infinity."""
         default = asdict(Selection())
-        return {name: value for name, value in asdict(self).items() if value != default[name]}
+        chosen = {name: value for name, value in asdict(self).items() if value != default[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+
+    @property
+    def access(self) -> Access:
+        """What a manifest may do besides naming files."""
+        return Access(self.allow_commands, tuple(self.allow_hosts))
 
     def skips(self, seconds: float) -> bool:
         """Whether a cut of this duration takes no part; 0 means unknown."""

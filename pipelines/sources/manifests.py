@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 
+from pipelines.sources.access import NO_MORE, Access
 from pipelines.sources.audio_files import audio_file_cut, audio_files, id_beside, is_audio, read_audio_folder
 from pipelines.sources.cuts import PathRule, SourceCut, as_cut, read_json_lines
 from pipelines.sources.shar import is_shar, read_shar
@@ -24,7 +25,7 @@ from pipelines.storage.places import (
     parent,
     size_of,
 )
-from tokenizer.audio import AUDIO_SUFFIXES
+from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.errors import InputError
 
 MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -47,17 +48,17 @@ def find_inputs(pattern: str) -> list[str]:
     return found
 
 
-def read_cuts(inputs: list[str]) -> Iterator[SourceCut]:
-    """Every cut of every input, in order, lazily.
+def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut]:
+    """Every cut of every input, in order, lazily; what `access` does not allow is marked, not left out.
 
     Raises:
         InputError: a file is no manifest, or one of its lines is no cut or recording (the line is named).
     """
     for place in inputs:
         if is_folder(place):
-            yield from read_shar(place) if is_shar(place) else read_audio_folder(place)
+            yield from read_shar(place, access) if is_shar(place) else read_audio_folder(place)
         elif place.endswith(MANIFEST_SUFFIXES):
-            rule = PathRule(parent(place))
+            rule = PathRule(parent(place), access)
             for where, line in read_json_lines(place):
                 yield SourceCut(as_cut(line, where, rule))
         elif is_audio(place):

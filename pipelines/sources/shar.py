@@ -14,32 +14,33 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.sources.cuts import PathRule, SourceCut, TarSlice, as_cut, read_json_lines
+from pipelines.sources.access import NO_MORE, Access
+from pipelines.sources.cuts import LONGEST_LINE, PathRule, SourceCut, TarSlice, as_cut, read_json_lines
 from pipelines.storage.places import is_folder, join, names_in, open_place
 from tokenizer.errors import InputError
 
 
 def is_shar(place: str) -> bool:
     """Whether a place is a folder in Lhotse Shar format (it has `cuts.*.jsonl` files)."""
-    return is_folder(place) and bool(_shards_of("cuts", ".jsonl", names_in(place)))
+    return is_folder(place) and bool(_shards_of("cuts", ".jsonl", _names(place)))
 
 
-def read_shar(folder: str) -> Iterator[SourceCut]:
+def read_shar(folder: str, access: Access = NO_MORE) -> Iterator[SourceCut]:
     """Every cut of a Shar folder, in order, lazily.
 
     Raises:
         InputError: a field has not as many shards as the cuts, or not the same cuts in the same order.
     """
-    names = names_in(folder)
+    names = _names(folder)
     manifests, tars = _shards_of("cuts", ".jsonl", names), _shards_of("recording", ".tar", names)
-    others = sorted({name.split(".")[0] for name in names if ".jsonl" in name} - {"cuts"})
+    others = sorted({name.split(".")[0] for name in names if name.removesuffix(".gz").endswith(".jsonl")} - {"cuts"})
     fields = {field: _shards_of(field, ".jsonl", names) for field in others}
     for field, found in {"recording": tars, **fields}.items():
         if found and len(found) != len(manifests):
             raise InputError(
                 f"{folder}: {len(manifests)} files of cuts but {len(found)} of {field}; a shard is incomplete"
             )
-    rule = PathRule(folder)
+    rule = PathRule(folder, access)
     for number, manifest in enumerate(manifests):
         audio = _recordings_in_tar(join(folder, tars[number])) if tars else None
         extras = {field: read_json_lines(join(folder, found[number])) for field, found in fields.items()}
@@ -56,9 +57,14 @@ def read_shar(folder: str) -> Iterator[SourceCut]:
             yield SourceCut(cut, piece)
 
 
+def _names(folder: str) -> list[str]:
+    """Names of the files in a folder; hidden ones (macOS writes `._*` beside every file) are left out."""
+    return [name for name in names_in(folder) if not name.startswith(".")]
+
+
 def _shards_of(field: str, kind: str, names: list[str]) -> list[str]:
     """Shards of a field among sorted file names; `kind` is ".jsonl" or ".tar"."""
-    return [name for name in names if name.split(".")[0] == field and kind in name and not name.endswith(".idx")]
+    return [name for name in names if name.split(".")[0] == field and name.removesuffix(".gz").endswith(kind)]
 
 
 def _attach(cut: dict[str, Any], field: str, lines: Iterator[tuple[str, dict[str, Any]]]) -> None:
@@ -80,11 +86,28 @@ def _recordings_in_tar(path: str) -> Iterator[tuple[str, dict[str, Any] | None, 
                 if data.name.endswith(".nodata") or meta is None:
                     yield stem, None, None
                     continue
-                content = tar.extractfile(meta)
-                assert content is not None
-                yield stem, json.load(content), TarSlice(path, data.offset_data, data.size)
+                yield stem, _recording(tar, data, meta), TarSlice(path, data.offset_data, data.size)
                 tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
-    except (tarfile.TarError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (tarfile.TarError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a Shar tar ({error}); expected an uncompressed tar of audio and JSON") from error
+
+
+def _recording(tar: tarfile.TarFile, data: tarfile.TarInfo, meta: tarfile.TarInfo) -> dict[str, Any]:
+    """The recording manifest of a pair. Raises ValueError where the pair is none."""
+    for member in (data, meta):
+        if not member.isreg() or member.issparse():  # a link could lead anywhere
+            raise ValueError(f"{member.name!r} in it is a link, a folder or the like, no file")
+    content = tar.extractfile(meta)
+    if content is None or meta.size > LONGEST_LINE:
+        raise ValueError(f"{meta.name!r} in it is too large for the manifest of a recording")
+    recording = json.load(content)
+    sources = recording.get("sources") if isinstance(recording, dict) else None
+    if not isinstance(sources, list) or not sources or not all(_is_source(source) for source in sources):
+        raise ValueError(f"{meta.name!r} in it is no Lhotse recording")
+    return recording
+
+
+def _is_source(source: Any) -> bool:
+    return isinstance(source, dict) and isinstance(source.get("type"), str) and isinstance(source.get("channels"), list)

@@ -1,7 +1,7 @@
-"""Where datasets lie: a folder on disk (`Path`), or one behind a URL of fsspec (`RemotePath`, with the same methods).
+"""Folders of datasets: on disk (`Path`), or behind a URL of fsspec (`RemotePath`, with the same methods).
 
-Behind a URL a file appears whole by one upload or not at all, there are no renames, no locks, and no folders but in
-the names of files. What needs more than both can do is told apart here and in `pipelines.bulk.ownership`, nowhere else.
+Behind a URL a file appears whole by one upload or not at all; there are no renames and no locks, and folders exist only
+in the names of files. The two are distinguished here, in `pipelines.storage.locks` and in `pipelines.bulk.ownership`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RemotePath:
 
     Raises:
         FileNotFoundError, PermissionError: as `Path` would.
-        InputError: there is no such protocol, no credentials, or the store goes on failing.
+        InputError: there is no such protocol, no credentials, or the store keeps failing.
     """
 
     url: str
@@ -75,7 +75,7 @@ class RemotePath:
             yield self / name
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """The whole file, in memory: nothing of a dataset is larger than a shard."""
+        """The whole file, in memory: no file of a dataset is larger than a shard."""
         assert mode == "rb"
         return io.BytesIO(self.read_bytes())
 
@@ -86,21 +86,21 @@ class RemotePath:
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, data: bytes) -> None:
-        """Make or replace the file, by one upload (in parts where it is large, which count when all are there)."""
+        """Make or replace the file by one upload (a large file in parts; it appears when all of them are there)."""
         self._request("pipe_file", data)
 
     def create(self, data: bytes) -> bool:
-        """Make the file unless it is there; whether this call made it.
+        """Make the file unless it exists. Returns whether this call made it.
 
-        Of several at a time one succeeds, where the store has conditional writes (S3 and Google's have).
+        Of several simultaneous calls one succeeds, if the store has conditional writes (S3 and Google's have).
         """
         if self.exists():
             return False
         try:
             self._request("pipe_file", data, mode="create")
         except (FileExistsError, InputError):
-            # The refusal of a conditional write has no class of its own in s3fs. And a request that was made again
-            # may have met the file that it made before.
+            # A refused conditional write has no class of its own in s3fs. And a repeated request may have found the
+            # file that it made itself.
             if not self.exists():
                 raise
             return self.read_bytes() == data
@@ -114,7 +114,7 @@ class RemotePath:
                 raise
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: folders are there when a file in them is."""
+        """Do nothing: a folder exists when a file in it does."""
 
     def _request(self, method: str, *arguments: Any, **options: Any) -> Any:
         files, path = open_file_system(self.url)
@@ -124,8 +124,8 @@ class RemotePath:
             raise type(error)(error.errno or 0, error.strerror or str(error), self.url) from error
         except Exception as error:
             raise InputError(
-                f"{self.url}: the store refuses or fails ({type(error).__name__}: {error}); when that is mended, the "
-                "same command again continues"
+                f"{self.url}: the store refuses or fails ({type(error).__name__}: {error}); fix that, and the same "
+                "command again continues"
             ) from error
 
 
@@ -143,12 +143,12 @@ def local_folder(text: str) -> Path:
     """The argument of a command that needs the folder of a dataset on disk.
 
     Raises:
-        ArgumentTypeError: it is a URL, which `Path` would turn into a folder here named `s3:`.
+        ArgumentTypeError: it is a URL, of which `Path` would make a local folder named `s3:`.
     """
     folder = dataset_folder(text)
     if isinstance(folder, RemotePath):
         raise argparse.ArgumentTypeError(
-            f"{text} is a URL; this command reads and writes local folders only: name one, and copy it from or to there"
+            f"{text} is a URL; this command works on local folders only: name one, and copy the data from or to the URL"
         )
     return folder
 
@@ -183,8 +183,8 @@ def remove_tree(folder: Folder) -> None:
 
 @contextlib.contextmanager
 def on_disk(folder: Folder, names: Sequence[str]) -> Iterator[Path]:
-    """A folder on disk with these files, as far as they are there: itself, or a temporary one with copies of what lies
-    behind the URL, each brought once."""
+    """A folder on disk with these files, as far as they exist: the folder itself, or for a URL a temporary one with
+    copies, each downloaded once."""
     if isinstance(folder, Path):
         yield folder
         return
@@ -199,10 +199,10 @@ def on_disk(folder: Folder, names: Sequence[str]) -> Iterator[Path]:
 
 
 def _names(folder: RemotePath) -> dict[str, tuple[str, int]]:
-    """(type, bytes) of what lies directly in a folder, by name; sorted."""
+    """(type, bytes) of the entries directly in a folder, by name; sorted."""
     try:
         entries = folder._request("ls", detail=True)
     except FileNotFoundError:
         return {}
-    found = ((entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in entries)
-    return {name: (entry["type"], int(entry["size"] or 0)) for name, entry in sorted(found, key=lambda pair: pair[0])}
+    found = {listed["name"].rstrip("/").rpartition("/")[2]: listed for listed in entries}
+    return {name: (listed["type"], int(listed["size"] or 0)) for name, listed in sorted(found.items())}

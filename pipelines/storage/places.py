@@ -1,4 +1,4 @@
-"""Where input lies: local paths, and URLs (`s3://`, `hf://`, `http://` ..., by fsspec), behind one set of functions.
+"""Places of input: local paths, and URLs (`s3://`, `hf://`, `http://` ..., through fsspec), by one set of functions.
 
 A place is text: an absolute path, or a URL. Local files never pass through fsspec.
 """
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 from pipelines.storage.retries import retried
 from tokenizer.errors import InputError
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//|:)")  # "zip::s3://..." chains two
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::.*)?://")  # "zip::s3://..." chains two
 
 
 def is_url(place: str) -> bool:
@@ -22,7 +22,7 @@ def is_url(place: str) -> bool:
 
 
 def absolute(place: str) -> str:
-    """The place by a name that holds in every working directory."""
+    """The place by a name that is valid in every working directory."""
     return place if is_url(place) else os.path.abspath(place)
 
 
@@ -82,7 +82,7 @@ def names_in(folder: str) -> list[str]:
         return sorted(name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name)))
     files, path = open_file_system(folder)
     entries = retried(lambda: files.ls(path, detail=True))
-    return sorted(name_of(entry["name"]) for entry in entries if entry["type"] == "file")
+    return sorted(name_of(listed["name"]) for listed in entries if listed["type"] == "file")
 
 
 def files_below(folder: str) -> Iterator[str]:
@@ -109,12 +109,12 @@ def objects_below(url: str) -> list[str]:
 
 
 def _refuse(error: OSError) -> None:
-    """For `os.walk`, which otherwise leaves out what it may not read."""
+    """For `os.walk`, which otherwise skips folders that it may not read."""
     raise error
 
 
 def open_place(place: str) -> BinaryIO:
-    """A file to read and to seek in. Raises FileNotFoundError, or what else opening meets."""
+    """A file to read and to seek in. Raises FileNotFoundError and other errors of opening."""
     if not is_url(place):
         return open(place, "rb")
     files, path = open_file_system(place)
@@ -130,7 +130,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        # Listings are read again every time: others write where we read.
+        # Listings are read again every time, because other processes may write there.
         return fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise InputError(f"{url}: cannot be read ({error}); install what it needs or give a local path") from error

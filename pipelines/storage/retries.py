@@ -1,4 +1,4 @@
-"""Requests over a network, made again while what they meet will pass: throttling, a server's own errors, timeouts."""
+"""Network requests, repeated while their errors are temporary: throttling, server errors, timeouts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
-TRIES = 8  # with the pauses below about a minute
+TRIES = 8  # about a minute with the pauses below
 FIRST_PAUSE = 0.5  # seconds; doubled every time
 LONGEST_PAUSE = 30.0  # seconds
 
-PASSING_STATUS = {408, 425, 429}  # HTTP; all from 500 on too
+PASSING_STATUS = {408, 425, 429}  # of HTTP; and all from 500 on
 PASSING_ERRNO = {
     getattr(errno, name)
     for name in (
@@ -57,13 +57,13 @@ Result = TypeVar("Result")
 
 
 def retried(request: Callable[[], Result]) -> Result:
-    """What `request` returns. Where it fails and that may pass, it is called again, `TRIES` times in all at most.
+    """The result of `request`, which is repeated after temporary errors, up to `TRIES` times in all.
 
     Pauses are drawn between 0 and a bound that doubles ("full jitter": https://aws.amazon.com/blogs/architecture/
-    exponential-backoff-and-jitter), so that a thousand workers that were throttled together do not come back together.
+    exponential-backoff-and-jitter), so that a thousand workers that were throttled together do not return together.
 
     Raises:
-        what the request raises that will not pass (nothing there, not allowed), or the last time.
+        the error of the request, if it is permanent (not found, not allowed) or the last try.
     """
     for number in range(1, TRIES):
         try:
@@ -78,7 +78,7 @@ def retried(request: Callable[[], Result]) -> Result:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later."""
+    """Whether the same request may succeed later."""
     return any(_passes(cause) for cause in _causes(error))
 
 

@@ -16,15 +16,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipelines.bulk.reopen import is_sound
-from pipelines.dataset.token_dataset import read_description
+from pipelines.format.description import Description, Totals, read_description
 from pipelines.format.layout import Layout
-from pipelines.format.stored_shard import stored_cuts
+from pipelines.format.shards import stored_cuts
 from pipelines.storage.stable_bytes import json_bytes
 from tokenizer.errors import InputError
 
 
-def export(source: Path, out: Path, split: str = "train") -> dict[str, Any]:
+def export(source: Path, out: Path, split: str = "train") -> Totals:
     """Write the folder OUT, which appears whole or not at all.
 
     Returns:
@@ -54,17 +53,17 @@ def export(source: Path, out: Path, split: str = "train") -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as unfinished:
         folder = Path(unfinished, "dataset")
         (folder / "data").mkdir(parents=True)
-        shards = description["shards"]
+        shards = description.shards
         for number, entry in enumerate(shards):
-            if not is_sound(layout, entry):
-                raise InputError(f"{source}: shard {entry['shard']} is damaged; `focalstream repair {source}` first")
-            rows = [_row(cut.id, cut.cut, cut.seconds, codes) for cut, codes in stored_cuts(layout, entry["shard"])]
+            if not entry.is_sound(layout):
+                raise InputError(f"{source}: shard {entry.shard} is damaged; `focalstream repair {source}` first")
+            rows = [_row(cut.id, cut.cut, cut.seconds, codes) for cut, codes in stored_cuts(layout, entry.shard)]
             name = f"data/{split}-{number:05d}-of-{len(shards):05d}.parquet"
             parquet.write_table(pyarrow.Table.from_pylist(rows, schema), folder / name, compression="zstd")
         (folder / "README.md").write_text(_card(description, split), encoding="utf-8")
-        (folder / "codec.json").write_bytes(json_bytes(description["codec"]))
+        (folder / "codec.json").write_bytes(json_bytes(description.codec.to_dict()))
         os.replace(folder, out)
-    return description["totals"]
+    return description.totals
 
 
 def _row(cut_id: str, cut: dict[str, Any], seconds: float, codes: Any) -> dict[str, Any]:
@@ -81,8 +80,8 @@ def _row(cut_id: str, cut: dict[str, Any], seconds: float, codes: Any) -> dict[s
     }
 
 
-def _card(description: dict[str, Any], split: str) -> str:
-    codec, totals = description["codec"], description["totals"]
+def _card(description: Description, split: str) -> str:
+    codec, totals = description.codec, description.totals
     return f"""---
 configs:
 - config_name: default
@@ -93,8 +92,8 @@ configs:
 
 # Speech tokens
 
-{totals["cuts"]:,} cuts, {totals["hours"]:.2f} h, {totals["tokens"]:,} tokens at {codec["token_rate"]:g} a second, each
-below {codec["codebook_size"]:,}. Written by `focalstream export-dataset`.
+{totals.cuts:,} cuts, {totals.hours:.2f} h, {totals.tokens:,} tokens at {codec.token_rate:g} a second, each
+below {codec.codebook_size:,}. Written by `focalstream export-dataset`.
 
-Codec `{codec["name"]}`, fingerprint `{codec["fingerprint"]}` (see codec.json): decode with no other.
+Codec `{codec.name}`, fingerprint `{codec.fingerprint}` (see codec.json): decode with no other.
 """

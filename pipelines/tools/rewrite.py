@@ -1,13 +1,17 @@
-"""Datasets made of datasets: cuts and codes as they are, in new shards. What `merge` and `split` have in common.
+"""Datasets made from datasets: `merge` joins several of one codec, `split` divides one at random.
 
-Codes are never made anew, so neither audio nor codec is needed; a cut, its codes and its name in the tar stay as they
-are, except where a name is there already.
+Cuts and tokens are copied into new shards and never encoded again, so neither audio nor codec is needed. A cut and its
+name in the tar stay the same, except where that name is taken.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +19,125 @@ import numpy as np
 
 from pipelines.bulk.finalize import finalize
 from pipelines.bulk.ownership import only_run
-from pipelines.bulk.plan import Plan, PlannedShard, Sharding, has_plan
+from pipelines.bulk.plan import Sharding
+from pipelines.bulk.stored_plan import Plan, PlannedShard, has_plan
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.description import CodecEntry, Description, read_description
 from pipelines.format.layout import Layout
-from pipelines.format.ledger import Quarantined, Receipt, write_receipt
-from pipelines.format.member_ids import member_id
-from pipelines.format.seen_ids import SeenIds
-from pipelines.format.shards import write_shard
+from pipelines.format.ledger import Quarantined, Receipt, quarantined_by_shard, write_receipt
+from pipelines.format.member_ids import SeenIds, member_id
+from pipelines.format.shards import stored_cuts, write_shard
 from pipelines.sources.cuts import PlannedCut
 from pipelines.storage.folders import remove_tree
 from tokenizer.errors import InputError
+
+BY: dict[str, Callable[[PlannedCut], str]] = {
+    "cut": lambda cut: cut.id,
+    "recording": lambda cut: (cut.cut.get("recording") or {}).get("id") or cut.id,
+    "speaker": lambda cut: next((s["speaker"] for s in cut.cut.get("supervisions") or [] if s.get("speaker")), cut.id),
+}
+"""What stays together in one part: cuts with the same key. A cut without speaker or recording is its own key."""
+
+
+def merge(sources: list[Path], out: Path, sharding: Sharding) -> Description:
+    """Write the cuts of all `sources`, in order, as one dataset.
+
+    A cut whose id has occurred before keeps it, but gets another name in the tar; `totals.duplicate_ids` counts them.
+
+    Returns:
+        The content of the new `dataset.json`.
+
+    Raises:
+        InputError: a source is not a finished dataset, of another codec than the first, or damaged; OUT is not free.
+    """
+    if len(sources) < 2:
+        raise InputError(f"{len(sources)} datasets to merge; expected at least 2")
+    refuse_nesting(out, sources)
+    codec = TokenDataset(sources).codec_entry  # raises unless all are of one codec
+    descriptions = [read_description(Layout(source)) for source in sources]
+    made_from = {"merged": [_origin(source, found) for source, found in zip(sources, descriptions, strict=True)]}
+    layout = Layout(out.absolute())
+    with rewriting(layout):
+        writer = DatasetWriter(layout, codec, made_from, sharding)
+        for source, description in zip(sources, descriptions, strict=True):
+            copy_cuts(Layout(source), description, lambda cut: writer, lambda failed: writer)
+        return writer.close()
+
+
+def split(source: Path, out: Path, shares: Mapping[str, float], by: str, sharding: Sharding) -> dict[str, Description]:
+    """Write OUT/NAME for each name in `shares`, together all cuts of `source`.
+
+    A hash of the cut's id (or speaker, or recording) decides where it goes: whatever else is in the dataset, and in
+    every version of it, a speaker of "test" stays in "test". So the parts have about the size of their share, and only
+    about. Quarantined cuts are divided by their ids.
+
+    Args:
+        shares: of all cuts, by the name of the part; they add up to 1.
+        by: a key of `BY`.
+
+    Returns:
+        The new `dataset.json` of each part, by name.
+
+    Raises:
+        InputError: shares that make no sense, a damaged source, an OUT that is not free.
+    """
+    if not shares or any(share <= 0 for share in shares.values()) or not math.isclose(sum(shares.values()), 1.0):
+        given = " ".join(f"{name}={share:g}" for name, share in shares.items())
+        raise InputError(f"the shares are {given or 'none'}: expected positive numbers that add up to 1")
+    if bad := [name for name in shares if not name or Path(name).name != name or name == ".."]:
+        raise InputError(f"{bad[0]!r} is not the name of a folder; name the parts as in train=0.9 test=0.1")
+    refuse_nesting(out, [source])
+    description = read_description(Layout(source))
+    origin = _origin(source, description)
+    with contextlib.ExitStack() as stack:
+        writers = {}
+        for name, share in shares.items():
+            layout = Layout((out / name).absolute())
+            stack.enter_context(rewriting(layout))
+            made_from = {"split": {**origin, "by": by, "part": name, "share": share}}
+            writers[name] = DatasetWriter(layout, description.codec, made_from, sharding)
+        copy_cuts(
+            Layout(source),
+            description,
+            lambda cut: writers[part_of(BY[by](cut), shares)],
+            lambda failed: writers[part_of(failed.id, shares)],
+        )
+        return {name: writer.close() for name, writer in writers.items()}
+
+
+def part_of(key: str, shares: Mapping[str, float]) -> str:
+    """The part that a key belongs to."""
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+    point = int.from_bytes(digest[:8], "big") / 2**64
+    ends = itertools.accumulate(shares.values())
+    return next((name for name, end in zip(shares, ends, strict=True) if point < end), list(shares)[-1])
+
+
+def copy_cuts(
+    source: Layout,
+    description: Description,
+    writer_of_cut: Callable[[PlannedCut], DatasetWriter],
+    writer_of_failure: Callable[[Quarantined], DatasetWriter],
+) -> None:
+    """Give every cut of a dataset, and every failed one, to the writer chosen for it.
+
+    Raises:
+        InputError: a shard or `quarantine.jsonl` is not as `dataset.json` describes it.
+    """
+    for entry in description.shards:
+        if not entry.is_sound(source):
+            raise InputError(f"{source.out}: shard {entry.shard} is damaged; `focalstream repair {source.out}` first")
+        for cut, codes in stored_cuts(source, entry.shard):
+            writer_of_cut(cut).add(cut, codes)
+    failures = [failed for found in quarantined_by_shard(source).values() for failed in found]
+    if len(failures) != description.totals.quarantined:
+        raise InputError(f"{source.quarantine} is damaged; `focalstream repair {source.out}` first")
+    for failed in failures:
+        writer_of_failure(failed).add_quarantined(failed)
+
+
+def _origin(source: Path, description: Description) -> dict[str, Any]:
+    return {"path": str(source.absolute()), "checksum": description.checksum}
 
 
 class DatasetWriter:
@@ -31,12 +145,12 @@ class DatasetWriter:
 
     Args:
         layout: a folder that this process holds (`rewriting`).
-        codec: the entry `codec` of the datasets that the cuts come from.
-        made_from: what `dataset.json` is to say of where the cuts come from.
+        codec: of the datasets that the cuts come from.
+        made_from: where the cuts come from, for `dataset.json`.
         sharding: when a shard is full, and whether to pack it.
     """
 
-    def __init__(self, layout: Layout, codec: dict[str, Any], made_from: dict[str, Any], sharding: Sharding) -> None:
+    def __init__(self, layout: Layout, codec: CodecEntry, made_from: dict[str, Any], sharding: Sharding) -> None:
         self._layout, self._codec, self._made_from, self._sharding = layout, codec, made_from, sharding
         self._cuts: list[tuple[PlannedCut, np.ndarray]] = []
         self._seconds = 0.0
@@ -46,18 +160,18 @@ class DatasetWriter:
         self._seen = SeenIds()
 
     def add(self, cut: PlannedCut, codes: np.ndarray) -> None:
-        """The next cut. Where its id has come by, it gets a name of its own in the tar."""
+        """The next cut. If its id has occurred before, it gets another name in the tar."""
         member = member_id(cut.id, self._seen.occurrence(cut.id))
         self._cuts.append((PlannedCut(cut.cut, member=member), codes))
         self._seconds += cut.seconds
         if self._sharding.is_full(len(self._cuts), self._seconds):
             self._end_shard()
 
-    def add_quarantined(self, entry: Quarantined) -> None:
+    def add_quarantined(self, failed: Quarantined) -> None:
         """A cut that could not be tokenized."""
-        self._failures.append(entry)
+        self._failures.append(failed)
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> Description:
         """Write what is left, and `dataset.json`. Returns its content."""
         if self._cuts or self._failures:
             self._end_shard()
@@ -71,10 +185,10 @@ class DatasetWriter:
             number,
             cuts,
             [codes for _, codes in self._cuts],
-            self._codec["token_rate"],
-            self._codec["bits_per_token"] if self._sharding.pack else None,
+            self._codec.token_rate,
+            self._codec.bits_per_token if self._sharding.pack else None,
         )
-        with_failures = Receipt(**{**vars(receipt), "quarantined": tuple(self._failures)})
+        with_failures = replace(receipt, quarantined=tuple(self._failures))
         write_receipt(self._layout, with_failures)
         self._receipts.append(with_failures)
         self._shards.append(PlannedShard(len(cuts) + len(self._failures), round(self._seconds, 6)))
@@ -83,8 +197,8 @@ class DatasetWriter:
 
 @contextlib.contextmanager
 def rewriting(layout: Layout) -> Iterator[None]:
-    """Hold OUT for a `DatasetWriter`. What an earlier one left there that was killed is removed, and so is what this
-    one leaves that fails.
+    """Hold OUT for a `DatasetWriter`. Files of an earlier writer that was killed are removed, and so are those of this
+    one if it fails.
 
     Raises:
         InputError: OUT holds a dataset, an unfinished run of `focalstream tokenize`, or files of others.
@@ -106,7 +220,7 @@ def _clear(layout: Layout) -> None:
 
 
 def refuse_nesting(out: Path, sources: list[Path]) -> None:
-    """Raise InputError where OUT is one of the datasets that are read, or a folder in one."""
+    """Raise InputError where OUT is one of the sources, or a folder inside one."""
     for source in sources:
         if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
             raise InputError(f"{out} is, or lies in, {source}, which is read; give another OUT")

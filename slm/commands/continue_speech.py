@@ -11,15 +11,17 @@ import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from slm.commands.lm_options import add_lm_engine_arguments, check_lm_engine
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from slm.generation.audio_sinks import AudioSink
     from slm.generation.continuation import Continuation, Timing
+    from slm.vocabulary import Vocabulary
     from tokenizer import Codec
 
 PIPE, MICROPHONE, SPEAKER = "-", "mic", "speaker"  # names in place of a file
@@ -40,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '"speaker": the loudspeaker',
     )
     add_codec_arguments(parser)
+    parser.set_defaults(engine=None)
     parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
+    add_lm_engine_arguments(parser, "torch")
     parser.add_argument(
         "--seconds",
         type=float,
@@ -84,11 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Continue the prompt and report the speed."""
-    import torch
-
-    from slm.checkpoint import load_lm
     from slm.generation.continuation import Continuation, warm_up
-    from slm.generation.generate import Sampling
+    from slm.generation.sampling import Sampling
     from tokenizer.audio import check_output
 
     check_request(args)
@@ -102,9 +103,7 @@ def run(args: argparse.Namespace) -> int:
         top_p=args.top_p,
         min_p=args.min_p,
     )
-    torch.set_num_threads(args.threads)
-    codec = load_codec(args)
-    model, vocabulary = load_lm(args.lm, args.device)
+    codec, model, vocabulary = load_models(args)
     vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     warm_up(codec, model, vocabulary)
     prompt = read_prompt(args, codec.sample_rate_in)
@@ -124,10 +123,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_prompt(args: argparse.Namespace, sample_rate: int) -> np.ndarray:
-    """The prompt, float32 [S], cut to --prompt-seconds. Raises InputError."""
+def load_models(args: argparse.Namespace) -> tuple[Any, Any, Vocabulary]:
+    """Codec, language model and vocabulary on the engines asked for. Raises InputError."""
+    if args.lm_engine == "onnx":
+        from slm.onnx_engine.folders import load_arrays
+
+        return load_arrays(args.codec, args.precision, args.lm, args.lm_precision, args.threads)
     import torch
 
+    from slm.checkpoint import load_lm
+
+    torch.set_num_threads(args.threads)
+    codec = load_codec(args)
+    return (codec, *load_lm(args.lm, args.device))
+
+
+def read_prompt(args: argparse.Namespace, sample_rate: int) -> np.ndarray:
+    """The prompt, float32 [S], cut to --prompt-seconds. Raises InputError."""
     from slm.generation.audio_sinks import record
     from tokenizer.audio import read_audio
     from tokenizer.live import read_pcm
@@ -138,7 +150,7 @@ def read_prompt(args: argparse.Namespace, sample_rate: int) -> np.ndarray:
         return record(args.prompt_seconds, sample_rate)
     if args.prompt == PIPE:
         pieces = itertools.islice(read_pcm(sys.stdin.buffer, sample_rate), math.ceil(args.prompt_seconds))
-        return torch.cat(list(pieces)).numpy()[:length]
+        return np.concatenate([np.asarray(piece) for piece in pieces])[:length]
     return read_audio(args.prompt, sample_rate)[:length]
 
 
@@ -146,7 +158,9 @@ def check_request(args: argparse.Namespace) -> None:
     """Raise InputError for bad durations or outputs before the work starts."""
     from slm.generation.audio_sinks import WavSink, sound_devices
     from tokenizer.errors import InputError
-    from tokenizer.machine import check_device
+
+    args.lm_engine = args.lm_engine or "torch"
+    args.engine = args.engine or args.lm_engine
 
     if not args.seconds > 0 or not 0 <= args.min_seconds < math.inf or not 0 < args.prompt_seconds < math.inf:
         raise InputError(
@@ -164,7 +178,7 @@ def check_request(args: argparse.Namespace) -> None:
     for given, name in ((args.prompt, MICROPHONE), (args.output, SPEAKER)):
         if given == name:
             sound_devices(name)
-    check_device(args.device)
+    check_lm_engine(args, args.engine, args.lm_engine)
 
 
 def write(args: argparse.Namespace, codec: Codec, continuation: Continuation) -> int | None:

@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         metavar="N",
-        help="optimizer steps of the short training (default: those of the tiny config)",
+        help="optimizer steps of the short training, at most (default: those of the tiny config)",
+    )
+    parser.add_argument(
+        "--train-seconds", type=float, default=60.0, metavar="S", help="time that the training takes, at most"
     )
     parser.add_argument(
         "--prompt-seconds", type=float, default=3.0, metavar="S", help="length of the prompt in seconds"

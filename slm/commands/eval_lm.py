@@ -25,12 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         default=argparse.SUPPRESS,
         nargs="+",
+        action="extend",
         metavar="DATASET",
         help="held-out datasets written by `focalstream tokenize`: folders or URLs",
     )
     parser.add_argument(
         "--baseline-data",
         nargs="+",
+        action="extend",
         default=[],
         metavar="DATASET",
         help="training datasets to count the unigram and bigram baselines on: folders or URLs",
@@ -72,11 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recogniser",
         metavar="MODEL",
-        help="count the words of the samples: Whisper tiny.en or base, a folder in CTranslate2's form, or a name",
+        help="count the words of the samples: Whisper tiny.en, a folder in CTranslate2's form, or a name",
     )
     parser.add_argument(
         "--benchmarks",
         nargs="+",
+        action="extend",
         type=Path,
         default=[],
         metavar="DIR",
@@ -104,9 +107,9 @@ def run(args: argparse.Namespace) -> int:
 
     from slm.checkpoint import load_lm
     from slm.evaluation.evaluate import Options, evaluate
-    from slm.evaluation.page import render
+    from slm.evaluation.lm_page import render
+    from slm.evaluation.lm_table import table
     from slm.evaluation.samples import SampleOptions
-    from slm.evaluation.table import table
     from tokenizer import Codec
     from tokenizer.files import check_place, write_atomically
     from tokenizer.machine import check_device

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from slm.commands.lm_options import add_lm_engine_arguments, check_lm_engine
 from tokenizer.commands.codec_options import add_codec_arguments
 
 
@@ -12,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_codec_arguments(parser)
     parser.set_defaults(engine=None)
     parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
+    add_lm_engine_arguments(parser, "the codec's")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all addresses of this machine"
     )
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     from slm.serve.protocol import Limits
 
     engine = args.engine or fastest_engine(args)
+    lm_engine = args.lm_engine or engine
+    check_lm_engine(args, engine, lm_engine)
     listener = bound_socket(args.host, args.port)
     model = ModelProcess(
         ModelSettings(
@@ -69,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
             queue=args.queue,
             lead_seconds=args.lead_ms / 1000,
             threads=args.threads,
+            lm_engine=lm_engine,
+            lm_precision=args.lm_precision,
         )
     )
     limits = Limits(

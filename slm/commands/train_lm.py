@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         default=argparse.SUPPRESS,
         nargs="+",
+        action="extend",
         metavar="DATASET",
         help="datasets written by `focalstream tokenize`: folders or URLs; DATASET:WEIGHT mixes rows by "
         "weight; or one YAML file with lines 'DATASET: WEIGHT'",
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--held-out",
         nargs="+",
+        action="extend",
         default=[],
         metavar="DATASET",
         help="datasets for validation; default: a share of the cuts of --data",
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="written by `focalstream train-text`, for tasks with text (--text-to-speech-weight and the like)",
     )
-    parser.add_argument("--resume", action="store_true", help="continue from the latest checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="resume from the latest checkpoint in --out")
     parser.add_argument(
         "--device", default="cpu", help="torch device, for example cuda (with torchrun, one per process)"
     )
@@ -66,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="values that override the config's `model` section: --model code_embedding=bits tied_embeddings=false",
@@ -75,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = {"int": int, "float": float, "str": str}
     for setting in dataclasses.fields(TrainSettings):
         flag, text = f"--{setting.name.replace('_', '-')}", setting.metadata["help"]
-        if setting.type == "bool":
+        if str(setting.type).startswith("bool"):
             overrides.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
             kind, choices = kinds[str(setting.type)], setting.metadata["choices"] or None
@@ -124,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
             means = "mean of the tasks by weight" if seconds is None else f"{seconds:.1f} bits per second of speech"
             print(f"best at step {report.best_step}: {report.best_bits_per_token:.3f} bits per held-out token, {means}")
         if report.stopped_by in SIGNALS:
-            print("continue with the same command and --resume")
+            print("resume with the same command and --resume")
         if not settings.speech_weight:
             print(f"use it with `focalstream speak` or `focalstream transcribe`, and --lm {args.out}")
         elif report.codec_streams:

@@ -10,6 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         nargs="+",
+        action="extend",
         default=[],
         metavar="DATASET",
         help="datasets written by `focalstream tokenize`, folders or URLs, whose cuts have texts",

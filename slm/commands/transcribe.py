@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from slm.generation.generate import Sampling
     from slm.generation.spoken_text import transcribe
     from tokenizer.audio import read_audio
-    from tokenizer.errors import InputError
+    from tokenizer.errors import InputError, printable
 
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
@@ -41,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
     vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     wave = read_audio(args.input, codec.sample_rate_in)
     codes = codec.encode(torch.from_numpy(wave)[None])[0].cpu().numpy()
-    print(transcribe(model, vocabulary, text_model, codes, sampling, args.seed))
+    print(printable(transcribe(model, vocabulary, text_model, codes, sampling, args.seed)))
     return 0

@@ -1,4 +1,4 @@
-"""Every figure of a demo run: what `demo.json` holds and what the page and the terminal say. All of it is measured."""
+"""All figures of a demo run, for `demo.json`, the page and the terminal. All are measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slm.generation.generate import Sampling
 
 @dataclass(frozen=True)
 class CodecFigures:
-    """Times real time are seconds of audio per second of work, over the clips shown, on `cpu_threads` threads."""
+    """Of the clips shown. `*_times_real_time` are seconds of audio per second of computing on `cpu_threads` threads."""
 
     name: str
     fingerprint: str
@@ -29,7 +29,7 @@ class CodecFigures:
 
 @dataclass(frozen=True)
 class DatasetFigures:
-    """The tokenized set. Bytes are those of shards and index; `packed_bytes_per_hour` is tokens at their bits alone."""
+    """The tokenized dataset. `bytes_per_hour` is of shards and indexes, `packed_bytes_per_hour` of the tokens' bits."""
 
     source: str
     bundled: bool  # the project's own synthetic speech
@@ -41,7 +41,7 @@ class DatasetFigures:
     codes_used: int  # of codebook_size
     codebook_size: int
     shards: int
-    seconds: float  # that tokenizing took, from loading the codec to the finished dataset
+    seconds: float  # to tokenize, from loading the codec to the finished dataset
     times_real_time: float
     verify_seconds: float
     bytes_per_hour: float
@@ -50,7 +50,7 @@ class DatasetFigures:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """A language model, and its loss on the demo's held-out cuts, packed into the rows of the training."""
+    """A language model and its loss on the held-out cuts, packed into rows as in training."""
 
     name: str
     parameters: int
@@ -60,7 +60,7 @@ class ModelFigures:
 
 @dataclass(frozen=True)
 class TrainingFigures:
-    """The brief training. Curves are (step, bits per token)."""
+    """The training. Curves are (step, bits per token)."""
 
     steps: int
     seconds: float
@@ -68,14 +68,14 @@ class TrainingFigures:
     epochs: float
     train_curve: list[tuple[int, float]]
     heldout_curve: list[tuple[int, float]]
-    best_step: int  # lowest on held-out speech: the model that is used
-    unigram_bits_per_token: float  # held-out, of the training tokens' own frequencies with one added to each code
+    best_step: int  # with the lowest held-out loss: this checkpoint is used
+    unigram_bits_per_token: float  # held-out; training frequencies with add-one smoothing
     uniform_bits_per_token: float
 
 
 @dataclass(frozen=True)
 class ContinuationFigures:
-    """One continuation: by which model, in which file of the demo's folder, how fast, and how the tokens were drawn."""
+    """One continuation: the model, the file in the demo's folder, timing and sampling."""
 
     model: str
     file: str
@@ -92,7 +92,7 @@ class DemoFigures:
     training: TrainingFigures
     fresh: ModelFigures
     shipped: ModelFigures
-    prompt: str  # the id of the cut the prompt is from
+    prompt: str  # id of the prompt's cut
     continuations: list[ContinuationFigures]
     seconds: float
     cpu_cores: int

@@ -22,10 +22,18 @@ from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import SourceCut
 from pipelines.storage.stable_bytes import json_bytes
 from slm.checkpoint import load_lm
+from slm.demo.demo_page import ShownClip, ShownContinuation, render
 from slm.demo.figures import DemoFigures
-from slm.demo.page import Clip, Continuation, render
 from slm.demo.split import pick_clips, pick_prompt, split_data
-from slm.demo.stages import Part, continue_prompt, dataset_figures, evaluate, resynthesise, tokenize_part, train_fresh
+from slm.demo.stages import (
+    TokenizedPart,
+    continue_prompt,
+    dataset_figures,
+    evaluate,
+    resynthesise,
+    tokenize_part,
+    train_fresh,
+)
 from slm.demo.story import (
     continuation_line,
     resynthesis_line,
@@ -43,7 +51,7 @@ from tokenizer import Codec
 from tokenizer.audio import write_wav
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
-from tokenizer.machine import available_cores
+from tokenizer.machine import available_cores, training_precision
 
 BUNDLED = Path(__file__).resolve().parent / "speech" / "cuts.jsonl.gz"
 CONFIG = "tiny"  # of the model that is trained
@@ -62,7 +70,8 @@ class DemoSettings:
         out: the folder to write; an earlier demo in it is replaced.
         data: a manifest, a folder of audio or a glob; None: the bundled synthetic speech.
         codec, lm: what `Codec.from_pretrained` and `load_lm` take.
-        steps: optimizer steps of the training; None: those of the config.
+        steps: optimizer steps of the training, at most; None: those of the config.
+        train_seconds: of the training, at most.
         prompt_seconds, seconds: length of the prompt and of the continuation.
         seed: of training and sampling.
     """
@@ -72,11 +81,14 @@ class DemoSettings:
     codec: str = "small"
     lm: str = "small"
     steps: int | None = None
+    train_seconds: float = 60.0
     prompt_seconds: float = 3.0
     seconds: float = 6.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not self.train_seconds > 0:
+            raise InputError(f"train_seconds is {self.train_seconds}; expected more than 0")
         for name in ("prompt_seconds", "seconds"):
             if not 0 < getattr(self, name) <= LONGEST_SECONDS:
                 raise InputError(
@@ -106,19 +118,19 @@ def run_demo(settings: DemoSettings, say: Callable[[str, str], None]) -> DemoFig
     say("speech", speech_line(split, settings.data))
 
     training = tokenize_part(split.train, "train", out, settings.codec)
-    heldout = tokenize_part(split.heldout, "heldout", out, settings.codec)
-    dataset = dataset_figures(settings.data or "bundled", settings.data is None, training, heldout)
+    held_out = tokenize_part(split.held_out, "heldout", out, settings.codec)
+    dataset = dataset_figures(settings.data or "bundled", settings.data is None, training, held_out)
     say("tokenize", tokenize_line(dataset))
     say("verify", verify_line(dataset))
 
-    tokenized = keep_tokenized(split.heldout, heldout)
-    clips, codec_figures = resynthesise(codec, heldout, pick_clips(tokenized, CLIPS))
+    tokenized = keep_tokenized(split.held_out, held_out)
+    clips, codec_figures = resynthesise(codec, held_out, pick_clips(tokenized, CLIPS))
     say("resynthesis", resynthesis_line(codec_figures))
 
-    say("train", training_begins_line(train_settings.steps))
-    curves = train_fresh(config, train_settings, training, heldout, out / "lm")
+    say("train", training_begins_line(train_settings.steps, settings.train_seconds, training_precision("cpu")))
+    curves = train_fresh(config, train_settings, settings.train_seconds, training, held_out, out / "lm")
     models = {settings.lm: shipped, "trained here": load_lm(out / "lm")[0]}
-    measured = [evaluate(name, model, heldout, train_settings) for name, model in models.items()]
+    measured = [evaluate(name, model, held_out, train_settings) for name, model in models.items()]
     say("train", training_line(curves, measured))
 
     source = pick_prompt(tokenized, settings.prompt_seconds)
@@ -160,6 +172,7 @@ def training_settings(settings: DemoSettings) -> tuple[ModelConfig, TrainSetting
             "warmup_steps": steps // 10,
             "validate_every": max(1, steps // VALIDATIONS),
             "seed": settings.seed,
+            "bfloat16": training_precision("cpu").value == "bfloat16",
         },
     )
 
@@ -190,14 +203,14 @@ def is_demo(out: Path) -> bool:
     return isinstance(content, dict) and content.get("made_by") == MADE_BY
 
 
-def keep_tokenized(cuts: Sequence[SourceCut], part: Part) -> list[SourceCut]:
+def keep_tokenized(cuts: Sequence[SourceCut], part: TokenizedPart) -> list[SourceCut]:
     """The cuts that are in the dataset; the others could not be read."""
     ids = {part.dataset.cut_id(index) for index in range(len(part.dataset))}
     return [source for source in cuts if source.cut["id"] in ids]
 
 
 def write_results(
-    out: Path, figures: DemoFigures, continuations: Sequence[Continuation], clips: Sequence[Clip]
+    out: Path, figures: DemoFigures, continuations: Sequence[ShownContinuation], clips: Sequence[ShownClip]
 ) -> None:
     """Write the clips as WAV, the page, and last the figures."""
     for number, clip in enumerate(clips, 1):

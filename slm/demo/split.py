@@ -24,7 +24,7 @@ class Split:
     """Cuts in the order of the manifest. `rule` describes how they were split."""
 
     train: Sequence[SourceCut]
-    heldout: Sequence[SourceCut]
+    held_out: Sequence[SourceCut]
     rule: str
 
 
@@ -51,10 +51,10 @@ def split_data(data: str) -> Split:
         chosen, rule = choose_heldout(cuts)
     split = Split(
         train=[source for source, held in zip(cuts, chosen, strict=True) if not held],
-        heldout=[source for source, held in zip(cuts, chosen, strict=True) if held],
+        held_out=[source for source, held in zip(cuts, chosen, strict=True) if held],
         rule=rule,
     )
-    for part, name in ((split.train, "to train on"), (split.heldout, "held out")):
+    for part, name in ((split.train, "to train on"), (split.held_out, "held out")):
         if not any(readable(source) for source in part):
             raise InputError(
                 f"{data}: of {len(cuts)} cuts, {len(part)} are {name}, and none of these can be read; expected a "
@@ -66,14 +66,16 @@ def split_data(data: str) -> Split:
 def choose_heldout(cuts: Sequence[SourceCut]) -> tuple[list[bool], str]:
     """Which cuts to hold out if the manifest does not say, and the rule in words."""
     tenths = range(HELD_OUT_EVERY - 1, len(cuts), HELD_OUT_EVERY)
-    heldout = [index for index in tenths if readable(cuts[index])]
-    if heldout:
+    held_out = [index for index in tenths if readable(cuts[index])]
+    if held_out:
         rule = f"every {HELD_OUT_EVERY}th cut is held out"
-        rule += " where it can be read" if len(heldout) < len(tenths) else ""
+        rule += " where it can be read" if len(held_out) < len(tenths) else ""
     else:
-        heldout = [next((index for index in reversed(range(len(cuts))) if readable(cuts[index])), len(cuts) - 1)]
-        rule = "the last cut is held out" if heldout == [len(cuts) - 1] else "the last cut that can be read is held out"
-    chosen = set(heldout)
+        held_out = [next((index for index in reversed(range(len(cuts))) if readable(cuts[index])), len(cuts) - 1)]
+        rule = (
+            "the last cut is held out" if held_out == [len(cuts) - 1] else "the last cut that can be read is held out"
+        )
+    chosen = set(held_out)
     return [index in chosen for index in range(len(cuts))], rule
 
 

@@ -15,13 +15,14 @@ import torch
 from pipelines.bulk.encoding import CPU_THREADS, fixed_cpu_threads
 from pipelines.bulk.run import Job, Result, tokenize
 from pipelines.dataset.batches import PackedBatches
-from pipelines.dataset.token_dataset import TokenDataset, read_description
+from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
 from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import SourceCut
 from pipelines.tools.verify import verify
+from slm.demo.demo_page import ShownClip, Waveform
 from slm.demo.figures import CodecFigures, ContinuationFigures, DatasetFigures, ModelFigures, TrainingFigures
-from slm.demo.page import Clip, Sound
 from slm.demo.split import speaker, text, write_manifest
 from slm.evaluation.baselines import Counts
 from slm.generation.continuation import Continuation, warm_up
@@ -39,7 +40,7 @@ SAMPLING = Sampling(temperature=1.0, top_p=0.95)
 
 
 @dataclass(frozen=True)
-class Part:
+class TokenizedPart:
     """One of the two tokenized datasets. `bytes` includes shards and index."""
 
     folder: Path
@@ -50,7 +51,7 @@ class Part:
     shards: int
 
 
-def tokenize_part(cuts: Sequence[SourceCut], name: str, out: Path, codec: str) -> Part:
+def tokenize_part(cuts: Sequence[SourceCut], name: str, out: Path, codec: str) -> TokenizedPart:
     """Write the manifest `out`/lists/`name`.jsonl.gz, tokenize it to `out`/tokens/`name`, and verify the result.
 
     Raises:
@@ -60,7 +61,7 @@ def tokenize_part(cuts: Sequence[SourceCut], name: str, out: Path, codec: str) -
     write_manifest(manifest, cuts)
     folder = out / "tokens" / name
     result = tokenize(Job(str(manifest), folder, codec, max_quarantine_rate=1.0))
-    if not result.totals["cuts"]:
+    if not result.totals.cuts:
         raise InputError(
             f"{manifest}: none of its {len(cuts)} cuts could be tokenized; the reasons are in "
             f"{folder / 'quarantine.jsonl'}"
@@ -69,28 +70,28 @@ def tokenize_part(cuts: Sequence[SourceCut], name: str, out: Path, codec: str) -
     problems = verify(folder)
     verify_seconds = time.monotonic() - began
     if problems:
-        raise RuntimeError(f"{folder} was just written and is damaged: {problems[0]}")
-    shards = read_description(Layout(folder))["shards"]
-    size = sum(file["bytes"] for shard in shards for file in shard["files"].values())
-    return Part(folder, TokenDataset(folder), result, verify_seconds, size, len(shards))
+        raise RuntimeError(f"{folder} was written just now and is not sound: {problems[0]}")
+    shards = read_description(Layout(folder)).shards
+    size = sum(stored.bytes for shard in shards for stored in shard.files.values())
+    return TokenizedPart(folder, TokenDataset(folder), result, verify_seconds, size, len(shards))
 
 
-def dataset_figures(source: str, bundled: bool, training: Part, heldout: Part) -> DatasetFigures:
+def dataset_figures(source: str, bundled: bool, training: TokenizedPart, held_out: TokenizedPart) -> DatasetFigures:
     """The figures of both datasets together."""
-    parts = (training, heldout)
+    parts = (training, held_out)
     totals = [part.result.totals for part in parts]
-    seconds_of_speech = sum(total["seconds"] for total in totals)
-    tokens = sum(total["tokens"] for total in totals)
+    seconds_of_speech = sum(total.seconds for total in totals)
+    tokens = sum(total.tokens for total in totals)
     elapsed = sum(part.result.elapsed for part in parts)
     codebook_size = training.dataset.codebook_size
-    counts = code_counts(training.dataset) + code_counts(heldout.dataset)
+    counts = code_counts(training.dataset) + code_counts(held_out.dataset)
     bits = (codebook_size - 1).bit_length()
     return DatasetFigures(
         source=source,
         bundled=bundled,
-        cuts=sum(total["cuts"] for total in totals),
-        heldout_cuts=totals[1]["cuts"],
-        quarantined=sum(total["quarantined"] for total in totals),
+        cuts=sum(total.cuts for total in totals),
+        heldout_cuts=totals[1].cuts,
+        quarantined=sum(total.quarantined for total in totals),
         hours=seconds_of_speech / 3600,
         tokens=tokens,
         codes_used=int((counts > 0).sum()),
@@ -112,19 +113,21 @@ def code_counts(dataset: TokenDataset) -> np.ndarray:
     return counts
 
 
-def unigram_bits(training: TokenDataset, heldout: TokenDataset) -> float:
+def unigram_bits(training: TokenDataset, held_out: TokenDataset) -> float:
     """Bits per held-out code or end of the unigram of the training data."""
     counts = Counts(map(training.codes, range(len(training))), training.codebook_size)
-    return float(np.concatenate(counts.unigram([heldout.codes(i) for i in range(len(heldout))])).mean())
+    return float(np.concatenate(counts.unigram([held_out.codes(i) for i in range(len(held_out))])).mean())
 
 
-def resynthesise(codec: Codec, heldout: Part, cuts: Sequence[SourceCut]) -> tuple[list[Clip], CodecFigures]:
+def resynthesise(
+    codec: Codec, held_out: TokenizedPart, cuts: Sequence[SourceCut]
+) -> tuple[list[ShownClip], CodecFigures]:
     """Encode each cut for the timing, and decode the tokens in the shards."""
-    places = {heldout.dataset.cut_id(index): index for index in range(len(heldout.dataset))}
+    places = {held_out.dataset.cut_id(index): index for index in range(len(held_out.dataset))}
     clips, encode_seconds, decode_seconds, quality = [], 0.0, 0.0, []
     for source in cuts:
         wave = read_wave(source, codec.sample_rate_in)
-        tokens = torch.from_numpy(heldout.dataset.codes(places[source.cut["id"]]).astype(np.int64))
+        tokens = torch.from_numpy(held_out.dataset.codes(places[source.cut["id"]]).astype(np.int64))
         with fixed_cpu_threads():
             began = time.perf_counter()
             codec.encode(torch.from_numpy(wave))
@@ -140,12 +143,12 @@ def resynthesise(codec: Codec, heldout: Part, cuts: Sequence[SourceCut]) -> tupl
             )
         )
         clips.append(
-            Clip(
+            ShownClip(
                 name=source.cut["id"],
                 speaker=speaker(source.cut),
                 text=text(source.cut),
-                original=Sound(wave, codec.sample_rate_in),
-                resynthesis=Sound(decoded, codec.sample_rate_out),
+                original=Waveform(wave, codec.sample_rate_in),
+                resynthesis=Waveform(decoded, codec.sample_rate_out),
             )
         )
     seconds = sum(clip.original.seconds for clip in clips)
@@ -172,45 +175,50 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def train_fresh(
-    config: ModelConfig, settings: TrainSettings, training: Part, heldout: Part, out: Path
+    config: ModelConfig,
+    settings: TrainSettings,
+    seconds: float,
+    training: TokenizedPart,
+    held_out: TokenizedPart,
+    out: Path,
 ) -> TrainingFigures:
-    """Train a model from random weights; `load_lm(out)` loads its best checkpoint.
+    """Train a model from random weights for `seconds` at most; `load_lm(out)` loads its best checkpoint.
 
     Raises:
         KeyboardInterrupt: the training was stopped by a signal.
     """
     began = time.monotonic()
-    report = train(config, settings, [training.folder], out, held_out=[heldout.folder])
-    seconds = time.monotonic() - began
+    report = train(config, settings, [training.folder], out, held_out=[held_out.folder], seconds=seconds)
+    taken = time.monotonic() - began
     if report.stopped_by.startswith("SIG"):
         raise KeyboardInterrupt
     log = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    held_out = [
+    curve = [
         (record["step"], record["held_out_bits_per_token"]) for record in log if "held_out_bits_per_token" in record
     ]
     return TrainingFigures(
         steps=report.step,
-        seconds=seconds,
+        seconds=taken,
         tokens_per_second=float(np.median([record["tokens_per_second"] for record in log])),
         epochs=report.epochs,
         train_curve=[(record["step"], record["bits_per_token"]) for record in log],
-        heldout_curve=held_out,
-        best_step=min(held_out, key=lambda point: point[1])[0],
-        unigram_bits_per_token=unigram_bits(training.dataset, heldout.dataset),
+        heldout_curve=curve,
+        best_step=min(curve, key=lambda point: point[1])[0],
+        unigram_bits_per_token=unigram_bits(training.dataset, held_out.dataset),
         uniform_bits_per_token=float(np.log2(training.dataset.codebook_size)),
     )
 
 
-def evaluate(name: str, model: LanguageModel, heldout: Part, settings: TrainSettings) -> ModelFigures:
+def evaluate(name: str, model: LanguageModel, held_out: TokenizedPart, settings: TrainSettings) -> ModelFigures:
     """The loss of a model on the held-out rows of the training's validation."""
-    batches = PackedBatches(heldout.dataset, FRAMING, settings.rows, settings.row_tokens, settings.seed)
+    batches = PackedBatches(held_out.dataset, FRAMING, settings.rows, settings.row_tokens, settings.seed)
     bits = validate(model, batches, settings)
     model.eval()  # validation leaves the model in training mode
     return ModelFigures(
         name=name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         heldout_bits_per_token=bits,
-        heldout_bits_per_second=bits * heldout.dataset.token_rate,
+        heldout_bits_per_second=bits * held_out.dataset.token_rate,
     )
 
 
@@ -223,7 +231,7 @@ def continue_prompt(
     seed: int,
     name: str,
     file: str,
-) -> tuple[Sound, ContinuationFigures, list[int]]:
+) -> tuple[Waveform, ContinuationFigures, list[int]]:
     """Continue a prompt, float32 [S] at `codec.sample_rate_in`.
 
     Returns:
@@ -237,5 +245,5 @@ def continue_prompt(
     timing = run.timing()
     figures = ContinuationFigures(name, file, timing, SAMPLING)
     wave = np.concatenate([run.prompt_audio, *(chunk.audio for chunk in chunks)])
-    tokens = np.concatenate([run.prompt_codes.numpy(), *(chunk.codes for chunk in chunks)])
-    return Sound(wave, codec.sample_rate_out), figures, tokens.tolist()
+    tokens = np.concatenate([run.prompt_codes, *(chunk.codes for chunk in chunks)])
+    return Waveform(wave, codec.sample_rate_out), figures, tokens.tolist()

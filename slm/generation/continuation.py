@@ -15,17 +15,16 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from slm.generation.generate import Sampling, generate
-from slm.model.transformer import LanguageModel
-from slm.vocabulary import NO_CODE, Vocabulary
-from tokenizer import Codec
+from slm.generation.engines import codec_on_arrays, model_on_arrays
+from slm.generation.extend import extend, framed
+from slm.generation.sampling import Sampling
+from slm.vocabulary import Vocabulary
 from tokenizer.errors import InputError
+from tokenizer.live import LiveStream
 
 TIMED_CHUNKS = 4096  # chunks whose times are kept, so that memory does not grow in an endless session
 PROMPT_CHUNKS = 128  # decoded at once; this bounds the memory for a long prompt
@@ -67,8 +66,8 @@ class Continuation:
             play(chunk.audio)
 
     Args:
-        codec: the codec whose codes the model was trained on.
-        model: in evaluation mode.
+        codec: the codec whose codes the model was trained on, of any engine.
+        model: a `LanguageModel` in evaluation mode, or an `ArrayLanguageModel`.
         vocabulary: the model's.
         prompt: float32 [S] at `codec.sample_rate_in`, mono; it is cut to whole chunks.
         sampling: how codes are drawn.
@@ -86,8 +85,8 @@ class Continuation:
 
     def __init__(
         self,
-        codec: Codec,
-        model: LanguageModel,
+        codec: Any,
+        model: Any,
         vocabulary: Vocabulary,
         prompt: np.ndarray,
         sampling: Sampling,
@@ -102,19 +101,19 @@ class Continuation:
                 f"the prompt has {len(prompt)} samples at {codec.sample_rate_in} Hz; expected at least one chunk of "
                 f"{codec.chunk_samples} ({codec.latency_ms:g} ms), better a few seconds"
             )
+        codec = codec_on_arrays(codec)
         self._codec, self._model, self._vocabulary = codec, model, vocabulary
         self._sampling, self._seed = sampling, seed
         self._min_codes = codec.tokens_for(min_seconds)
         self._max_codes = None if max_seconds is None else codec.tokens_for(max_seconds)
         began = time.perf_counter()
-        codes = codec.encode(torch.from_numpy(np.ascontiguousarray(prompt[:whole]))[None])
+        codes = codec.encode(prompt[None, :whole])
         encoded = time.perf_counter()
-        self._state, pieces = codec.init_state(1), []
-        for piece in codes.split(PROMPT_CHUNKS * codec.tokens_per_chunk, dim=1):
-            audio, self._state = codec.decode_step(piece, self._state)
-            pieces.append(audio[0])
-        self.prompt_codes = codes[0].cpu()
-        self.prompt_audio = torch.cat(pieces).float().cpu().numpy()
+        self._stream: Any = LiveStream(codec)  # of arrays
+        size = PROMPT_CHUNKS * codec.tokens_per_chunk
+        pieces = [self._stream.decode(codes[0, begin : begin + size]) for begin in range(0, codes.shape[1], size)]
+        self.prompt_codes = codes[0]
+        self.prompt_audio = np.concatenate(pieces)
         self._encode_time, self._prime_time = encoded - began, time.perf_counter() - encoded
         self._prefill_time = 0.0
         self._chunk_times: deque[float] = deque(maxlen=TIMED_CHUNKS)
@@ -124,15 +123,10 @@ class Continuation:
     def chunks(self) -> Iterator[Chunk]:
         """The new speech; close the iterator to cancel. Can be iterated once."""
         assert not self._new_codes, "the decoder's state has advanced: create another Continuation"
-        stream = generate(
-            self._model,
-            self._vocabulary,
-            [self.prompt_codes],
-            self._sampling,
-            [self._seed],
-            self._min_codes,
-            self._max_codes,
-        )
+        prompt, lengths = framed([self.prompt_codes], self._vocabulary)
+        model, seeds = model_on_arrays(self._model), [self._seed]
+        allowed, least, most = self._vocabulary.code_ids, self._min_codes, self._max_codes
+        stream = extend(model, prompt, lengths, allowed, self._sampling, seeds, least, most)
         began = time.perf_counter()
         codes = list(itertools.islice(stream, 1))
         self._prefill_time = self._new_time = time.perf_counter() - began
@@ -141,7 +135,7 @@ class Continuation:
             codes += itertools.islice(stream, self._codec.tokens_per_chunk - len(codes))
             if not codes:
                 return
-            chunk = self._decoded(torch.cat(codes))
+            chunk = self._decoded(np.concatenate(codes))
             self._clock(time.perf_counter() - began, len(codes))
             yield chunk
             codes = []
@@ -167,12 +161,8 @@ class Continuation:
             real_time_factor=self._new_time / new_seconds if new_seconds else None,
         )
 
-    def _decoded(self, codes: Tensor) -> Chunk:
-        filled = torch.full((1, self._codec.tokens_per_chunk), NO_CODE)
-        filled[0, : len(codes)] = codes
-        audio, self._state = self._codec.decode_step(filled, self._state)
-        kept = len(codes) * self._codec.samples_per_token
-        return Chunk(codes.numpy(), audio[0, :kept].float().cpu().numpy())
+    def _decoded(self, codes: np.ndarray) -> Chunk:
+        return Chunk(codes, self._stream.decode(codes))
 
     def _clock(self, seconds: float, codes: int) -> None:
         if not self._new_codes:
@@ -182,7 +172,7 @@ class Continuation:
         self._new_codes += codes
 
 
-def warm_up(codec: Codec, model: LanguageModel, vocabulary: Vocabulary) -> None:
+def warm_up(codec: Any, model: Any, vocabulary: Vocabulary) -> None:
     """Run a short continuation of noise, so that one-time costs of the first call do not count as latency."""
     noise = np.random.default_rng(0).normal(0, 0.01, 2 * codec.chunk_samples).astype(np.float32)
     list(Continuation(codec, model, vocabulary, noise, Sampling(), min_seconds=0.1, max_seconds=0.1).chunks())

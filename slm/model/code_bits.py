@@ -106,10 +106,10 @@ class BitGroupHead(nn.Module):
         known = self.first(hidden).log_softmax(-1)
         values = 2 ** self.sizes[0]
         special, known, pieces = known.tensor_split((FIRST_CODE, FIRST_CODE + values), dim=1)
-        said = hidden.new_zeros(1, hidden.shape[-1])
+        given = hidden.new_zeros(1, hidden.shape[-1])
         for mix, table, rest in zip(self.mix, self.said, self.rest, strict=True):
-            said = (said[:, None] + table.get_parameter("weight")).flatten(0, 1)  # [P, D]
-            new = rest(F.silu(mix(hidden)[:, None] + said)).log_softmax(-1)  # [N, P, values]
+            given = (given[:, None] + table.get_parameter("weight")).flatten(0, 1)  # [P, D]
+            new = rest(F.silu(mix(hidden)[:, None] + given)).log_softmax(-1)  # [N, P, values]
             known = (known[:, :, None] + new).flatten(1)
         return torch.cat((special, known, pieces), dim=-1)
 
@@ -124,9 +124,9 @@ class BitGroupHead(nn.Module):
         of_piece = targets - self.first_piece + FIRST_CODE + 2 ** self.sizes[0]
         first = torch.where(is_code, groups[0] + FIRST_CODE, torch.where(targets < self.first_piece, targets, of_piece))
         total = summed_cross_entropy(hidden, self.first.weight, first)
-        said = torch.zeros_like(hidden)
+        given = torch.zeros_like(hidden)
         for index, (mix, table, rest) in enumerate(zip(self.mix, self.said, self.rest, strict=True)):
-            said = said + table(groups[index])
+            given = given + table(groups[index])
             wanted = torch.where(is_code, groups[index + 1], IGNORED)
-            total = total + summed_cross_entropy(F.silu(mix(hidden) + said), rest.get_parameter("weight"), wanted)
+            total = total + summed_cross_entropy(F.silu(mix(hidden) + given), rest.get_parameter("weight"), wanted)
         return total

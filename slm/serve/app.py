@@ -51,19 +51,19 @@ def make_app(service: Service) -> Starlette:
         elif service.draining or service.dead:
             reason = "stopping"
         if reason:
-            service.counts.refused.labels(reason).inc()
+            service.metrics.refused.labels(reason).inc()
             log("refused", reason=reason)
             await socket.close()  # before accept: HTTP 403
             return
         await socket.accept()
         session = Session(socket, service)
         service.sessions.add(session)
-        service.counts.connections.inc()
+        service.metrics.connections.inc()
         try:
             await session.run()
         finally:
             service.sessions.discard(session)
-            service.counts.connections.dec()
+            service.metrics.connections.dec()
 
     async def page(_: Request) -> Response:
         return FileResponse(PAGE / "index.html", headers=HEADERS)
@@ -91,11 +91,11 @@ def make_app(service: Service) -> Starlette:
 
     async def metrics(request: Request) -> Response:
         check_token(service, request)
-        return Response(service.counts.text(), media_type="text/plain; version=0.0.4")
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
-        service.counts.refused.labels(error.code).inc()
+        service.metrics.refused.labels(error.code).inc()
         return JSONResponse({"code": error.code, "message": error.message}, error.close or 400)
 
     def guarded(work: Endpoint) -> Callable[[Request], Awaitable[Response]]:

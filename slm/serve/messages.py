@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slm.generation.generate import Sampling
+from slm.generation.sampling import Sampling
 
 
 class Request(NamedTuple):

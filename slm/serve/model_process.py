@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from slm.serve.scheduler import Scheduler
+    from slm.vocabulary import Vocabulary
 
 WARM_UP_CHUNKS = 7  # of a prompt: a piece of each size
 
@@ -41,6 +42,8 @@ class ModelSettings:
     queue: int  # most streams that wait for a slot
     lead_seconds: float
     threads: int
+    lm_engine: str = "torch"  # "onnx", with the codec on "onnx" too: the process does without PyTorch
+    lm_precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -92,17 +95,12 @@ def run_model(settings: ModelSettings, pipe: Connection) -> None:
 
 def load(settings: ModelSettings, emit: Callable[[Event], None]) -> tuple[Scheduler, Models]:
     """Load the models and warm them up. Returns the scheduler and the description of the models. Raises InputError."""
-    import torch
-
-    from slm.checkpoint import load_lm
-    from slm.generation.generate import Sampling
+    from slm.generation.sampling import Sampling
     from slm.serve.scheduler import Scheduler
     from slm.serve.slots import SlotBatch
-    from tokenizer import Codec
 
-    torch.set_num_threads(settings.threads)
-    codec = Codec.from_pretrained(settings.codec, settings.device, engine=settings.engine, precision=settings.precision)
-    model, vocabulary = load_lm(settings.lm, settings.device)
+    read = loaded_arrays if settings.lm_engine == "onnx" else loaded_tensors
+    codec, model, vocabulary, codec_parameters, lm_parameters = read(settings)
     batch = SlotBatch(codec, model, vocabulary, settings.slots)
     models = Models(
         codec=codec.name,
@@ -118,10 +116,10 @@ def load(settings: ModelSettings, emit: Callable[[Event], None]) -> tuple[Schedu
         token_rate=codec.token_rate,
         codebook_size=codec.codebook_size,
         bitrate=codec.bitrate,
-        codec_parameters=sum(p.numel() for p in codec.parameters()) if isinstance(codec, Codec) else None,
+        codec_parameters=codec_parameters,
         lm=settings.lm,
-        lm_parameters=sum(p.numel() for p in model.parameters()),
-        context_seconds=model.config.context / codec.token_rate,
+        lm_parameters=lm_parameters,
+        context_seconds=batch.context / codec.token_rate,
         slots=settings.slots,
     )
     warm = Scheduler(batch, lambda _: None)
@@ -132,6 +130,30 @@ def load(settings: ModelSettings, emit: Callable[[Event], None]) -> tuple[Schedu
     while warm.work() is not None:
         pass
     return Scheduler(batch, emit, settings.lead_seconds, settings.queue), models
+
+
+def loaded_tensors(settings: ModelSettings) -> tuple[Any, Any, Vocabulary, int | None, int]:
+    """Codec, language model on PyTorch, its vocabulary, and the parameters of both (of an exported codec: None)."""
+    import torch
+
+    from slm.checkpoint import load_lm
+    from tokenizer import Codec
+
+    torch.set_num_threads(settings.threads)
+    codec = Codec.from_pretrained(settings.codec, settings.device, engine=settings.engine, precision=settings.precision)
+    model, vocabulary = load_lm(settings.lm, settings.device)
+    codec_parameters = sum(p.numel() for p in codec.parameters()) if isinstance(codec, Codec) else None
+    return codec, model, vocabulary, codec_parameters, sum(p.numel() for p in model.parameters())
+
+
+def loaded_arrays(settings: ModelSettings) -> tuple[Any, Any, Vocabulary, None, int]:
+    """The same with both on ONNX Runtime: this process never imports PyTorch."""
+    from slm.onnx_engine.folders import load_arrays
+
+    codec, model, vocabulary = load_arrays(
+        settings.codec, settings.precision, settings.lm, settings.lm_precision, settings.threads
+    )
+    return codec, model, vocabulary, None, model.shape.parameters
 
 
 class ModelProcess:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from slm.generation.generate import Sampling
+from slm.generation.sampling import Sampling
 from slm.serve.messages import Request
 from tokenizer.errors import InputError
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from slm.serve.messages import (
     Cancel,
@@ -38,7 +37,7 @@ from slm.serve.messages import (
     Request,
     Sound,
 )
-from slm.serve.slots import PIECE_CHUNKS, Piece, SlotBatch, Voice, piece_chunks
+from slm.serve.slots import PIECE_CHUNKS, Piece, Sampler, SlotBatch, piece_chunks
 from tokenizer.live import LiveStream, to_pcm
 
 CLOSE = 0.5  # share of the minimum lead below which a step has priority over prompts
@@ -51,14 +50,14 @@ class Stream:
 
     number: int
     request: Request
-    voice: Voice
+    sampler: Sampler
     slot: int = -1
     state: Any = None  # of the codec, during the prompt
     waiting: deque[np.ndarray] = field(default_factory=deque)  # samples of the prompt that are not processed yet
     samples: int = 0  # in `waiting`
-    heard: int = 0  # chunks of the prompt that are processed
+    prompt_chunks: int = 0  # processed
     prompt_ended: float | None = None  # time
-    speaking: bool = False
+    generating: bool = False
     begun: float = 0.0  # time of the first chunk
     chunks: int = 0  # sent
     first_audio_ms: float | None = None
@@ -122,8 +121,8 @@ class Scheduler:
         request = command.request
         least = self._batch.codec.tokens_for(request.min_seconds)
         most = None if request.max_seconds is None else self._batch.codec.tokens_for(request.max_seconds)
-        voice = Voice(request.sampling, request.seed, least, most)
-        stream = Stream(command.stream, request, voice)
+        sampler = Sampler(request.sampling, request.seed, least, most)
+        stream = Stream(command.stream, request, sampler)
         if self._has_slot_for(stream):
             self._admit(stream)
         elif len(self._queue) >= self._longest_queue:
@@ -132,7 +131,7 @@ class Scheduler:
             behind = [other for other in self._queue if request.live and not other.request.live]
             place = len(self._queue) - len(behind)
             self._queue.insert(place, stream)
-            self._say_positions(place)
+            self._report_positions(place)
 
     def _has_slot_for(self, stream: Stream) -> bool:
         files = sum(not other.request.live for other in self._streams.values())
@@ -144,7 +143,7 @@ class Scheduler:
         self._streams[stream.number] = stream
         self._emit(Ready(stream.number))
 
-    def _say_positions(self, begin: int = 0) -> None:
+    def _report_positions(self, begin: int = 0) -> None:
         """Report positions from index `begin` of the queue on."""
         for position, stream in list(enumerate(self._queue, 1))[begin:]:
             self._emit(Queued(stream.number, position))
@@ -156,7 +155,7 @@ class Scheduler:
             place = self._queue.index(waiting)
             self._queue.remove(waiting)
             self._emit(Done(number, "cancelled"))
-            self._say_positions(place)
+            self._report_positions(place)
         else:
             self._jobs = deque(job for job in self._jobs if job[0] != number)
 
@@ -164,48 +163,48 @@ class Scheduler:
         del self._streams[stream.number]
         self._free.append(stream.slot)
         self._free.sort()
-        seconds = stream.voice.said / self._batch.codec.token_rate
+        seconds = stream.sampler.count / self._batch.codec.token_rate
         self._emit(Done(stream.number, reason, seconds, stream.first_audio_ms, stream.missed))
         if self._queue and self._has_slot_for(self._queue[0]):
             self._admit(self._queue.popleft())
-            self._say_positions()
+            self._report_positions()
 
     # ---- work -----------------------------------------------------------------------------------------------------
 
     def work(self) -> float | None:
         """Do one piece of work. Returns the seconds until the next one, 0 for at once; None: nothing to do."""
-        self._begin_speaking()
+        self._begin_generating()
         now = self._clock()
-        speaking = [stream for stream in self._streams.values() if stream.speaking]
-        leads = [self._lead_of(stream, now) for stream in speaking if stream.request.live]
+        generating = [stream for stream in self._streams.values() if stream.generating]
+        leads = [self._lead_of(stream, now) for stream in generating if stream.request.live]
         least = min(leads, default=math.inf)
-        hears = min(filter(self._next_piece, self._streams.values()), key=self._waits_for, default=None)
-        if hears and (least >= CLOSE * self._lead or self._steps_in_a_row >= PATIENCE):
+        next_prompt = min(filter(self._next_piece, self._streams.values()), key=self._waits_for, default=None)
+        if next_prompt and (least >= CLOSE * self._lead or self._steps_in_a_row >= PATIENCE):
             self._steps_in_a_row = 0
-            self._hear(hears)
+            self._process_prompt(next_prompt)
         elif least < self._lead:
             self._steps_in_a_row += 1
-            self._step(speaking, now)
+            self._step(generating, now)
         elif self._jobs:
             self._do_job()
-        elif len(leads) < len(speaking):
-            self._step(speaking, now)
-        elif speaking:
+        elif len(leads) < len(generating):
+            self._step(generating, now)
+        elif generating:
             return max(0.001, least - self._lead)
         else:
             return None
         return 0.0
 
-    def _begin_speaking(self) -> None:
+    def _begin_generating(self) -> None:
         """Start generation for streams whose prompt has ended and is processed to its last whole chunk."""
         for stream in list(self._streams.values()):
-            if stream.speaking or stream.prompt_ended is None or self._next_piece(stream):
+            if stream.generating or stream.prompt_ended is None or self._next_piece(stream):
                 continue
-            if not stream.heard:
+            if not stream.prompt_chunks:
                 self._finish(stream, "no prompt")
                 continue
-            self._batch.go_on(stream.slot, stream.state)
-            stream.state, stream.speaking = None, True
+            self._batch.end_prompt(stream.slot, stream.state)
+            stream.state, stream.generating = None, True
             stream.waiting.clear()
 
     def _waits_for(self, stream: Stream) -> float:
@@ -218,28 +217,28 @@ class Scheduler:
 
     def _next_piece(self, stream: Stream) -> int:
         """Chunks of the next piece of the prompt; 0 if there is none yet."""
-        if stream.speaking:
+        if stream.generating:
             return 0
         return piece_chunks(stream.samples // self._batch.codec.chunk_samples, stream.prompt_ended is not None)
 
-    def _hear(self, stream: Stream) -> None:
+    def _process_prompt(self, stream: Stream) -> None:
         chunks = self._next_piece(stream)
         size = chunks * self._batch.codec.chunk_samples
         samples = np.concatenate(stream.waiting)
         stream.waiting, stream.samples = deque([samples[size:]]), len(samples) - size
-        piece, stream.state = self._batch.hear(stream.slot, torch.from_numpy(samples[:size]), stream.state)
-        stream.heard += chunks
+        piece, stream.state = self._batch.process_prompt(stream.slot, samples[:size], stream.state)
+        stream.prompt_chunks += chunks
         self._streams[stream.number] = self._streams.pop(stream.number)  # to the end of the order
         self._emit(self._sound(stream, piece, False, 0.0, 0.0))
 
-    def _step(self, speaking: list[Stream], now: float) -> None:
+    def _step(self, generating: list[Stream], now: float) -> None:
         due = {
             stream.slot: stream
-            for stream in speaking
+            for stream in generating
             if not stream.request.live or self._lead_of(stream, now) < self._lead + self._chunk
         }
         began = time.perf_counter()
-        pieces = self._batch.speak({slot: stream.voice for slot, stream in due.items()})
+        pieces = self._batch.step({slot: stream.sampler for slot, stream in due.items()})
         step_ms = 1000 * (time.perf_counter() - began)
         for slot, piece in pieces.items():
             self._deliver(due[slot], piece, step_ms)
@@ -255,13 +254,12 @@ class Scheduler:
             stream.missed += late_ms > 0
             stream.chunks += 1
             self._emit(self._sound(stream, piece, True, step_ms, late_ms))
-        if stream.voice.ended or stream.voice.is_full:
-            self._finish(stream, "ended" if stream.voice.ended else "length")
+        if stream.sampler.ended or stream.sampler.is_full:
+            self._finish(stream, "ended" if stream.sampler.ended else "length")
 
     @staticmethod
     def _sound(stream: Stream, piece: Piece, new: bool, step_ms: float, late_ms: float) -> Sound:
-        codes = piece.codes.numpy().astype(np.uint16)
-        return Sound(stream.number, new, codes, to_pcm(piece.audio.numpy()), step_ms, late_ms)
+        return Sound(stream.number, new, piece.codes.astype(np.uint16), to_pcm(piece.audio), step_ms, late_ms)
 
     # ---- whole files ----------------------------------------------------------------------------------------------
 
@@ -275,16 +273,20 @@ class Scheduler:
 
     def _encode(self, samples: np.ndarray) -> Iterator[bytes | None]:
         codec = self._batch.codec
-        stream, tokens = LiveStream(codec), []
-        for block in torch.from_numpy(samples).split(PIECE_CHUNKS * codec.chunk_samples):
-            tokens.append(stream.encode(block).cpu().numpy())
+        stream: Any = LiveStream(codec)  # of arrays
+        tokens = []
+        size = PIECE_CHUNKS * codec.chunk_samples
+        for begin in range(0, len(samples), size):
+            tokens.append(stream.encode(samples[begin : begin + size]))
             yield None
         yield np.concatenate(tokens).astype("<u2").tobytes()
 
     def _decode(self, codes: np.ndarray) -> Iterator[bytes | None]:
         codec = self._batch.codec
-        stream, pcm = LiveStream(codec), []
-        for block in torch.from_numpy(codes).split(PIECE_CHUNKS * codec.tokens_per_chunk):
-            pcm.append(to_pcm(stream.decode(block).float().cpu().numpy()))
+        stream: Any = LiveStream(codec)
+        pcm = []
+        size = PIECE_CHUNKS * codec.tokens_per_chunk
+        for begin in range(0, len(codes), size):
+            pcm.append(to_pcm(stream.decode(codes[begin : begin + size])))
             yield None
         yield b"".join(pcm)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from slm.serve.counts import Counts
 from slm.serve.messages import Command, Done, Event, Sound
+from slm.serve.metrics import ServerMetrics
 from slm.serve.model_process import ModelProcess
 from slm.serve.protocol import Limits, Refused
 
@@ -44,13 +44,13 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     auth_token: str | None = None
     origins: tuple[str, ...] = ()
-    counts: Counts = field(default_factory=Counts)
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
     draining: bool = False  # no new streams: the server is shutting down
     dead: bool = False  # the model's process has died
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._hearers: dict[int, Callable[[Event], None]] = {}
+        self._receivers: dict[int, Callable[[Event], None]] = {}
         self.idle = asyncio.Event()  # no stream is open
         self.idle.set()
         self.over = asyncio.Event()  # the server stops now: requests for files are aborted
@@ -66,12 +66,12 @@ class Service:
 
         self.model.listen(self._hand_on, die)
 
-    def open(self, hearer: Callable[[Event], None]) -> int:
-        """Register a new stream and return its number; its events go to `hearer` until `Done`."""
+    def open(self, receiver: Callable[[Event], None]) -> int:
+        """Register a new stream and return its number; its events go to `receiver` until `Done`."""
         number = next(self._numbers)
-        self._hearers[number] = hearer
+        self._receivers[number] = receiver
         self.idle.clear()
-        self.counts.streams.inc()
+        self.metrics.streams.inc()
         return number
 
     def send(self, command: Command) -> None:
@@ -79,9 +79,9 @@ class Service:
 
     def forget(self, number: int) -> None:
         """Remove the receiver of a stream."""
-        if self._hearers.pop(number, None):
-            self.counts.streams.dec()
-        if not self._hearers:
+        if self._receivers.pop(number, None):
+            self.metrics.streams.dec()
+        if not self._receivers:
             self.idle.set()
 
     def knows(self, token: bytes | None) -> bool:
@@ -100,14 +100,14 @@ class Service:
 
     def _hand_on(self, event: Event) -> None:
         if isinstance(event, Sound) and event.new:
-            self.counts.speech(event)
+            self.metrics.speech(event)
         if isinstance(event, Done):
-            self.counts.done(event)
-        hearer = self._hearers.get(event.stream)
+            self.metrics.done(event)
+        receiver = self._receivers.get(event.stream)
         if isinstance(event, Done):
             self.forget(event.stream)
-        if hearer:  # otherwise it was cancelled
-            hearer(event)
+        if receiver:  # otherwise it was cancelled
+            receiver(event)
 
 
 def _is_address(host: str) -> bool:

@@ -66,9 +66,9 @@ class Session:
                 task.cancel()
             await asyncio.gather(*talk, return_exceptions=True)
         if ended:
-            self._service.counts.refused.labels(ended.code).inc()
+            self._service.metrics.refused.labels(ended.code).inc()
             with suppress(RuntimeError, WebSocketDisconnect), anyio.move_on_after(1.0):
-                await self._say_farewell(ended)
+                await self._send_refusal(ended)
         log(
             "session",
             session=self._number,
@@ -96,7 +96,7 @@ class Session:
             "session_time", f"a session lasts at most {self._limits.session_seconds:g} s; connect again", GOING_AWAY
         )
 
-    async def _say_farewell(self, refused: Refused) -> None:
+    async def _send_refusal(self, refused: Refused) -> None:
         await self._socket.send_json({"type": "error", "code": refused.code, "message": refused.message})
         await self._socket.close(refused.close or POLICY, refused.code)
 
@@ -122,7 +122,7 @@ class Session:
             except Refused as refused:
                 if refused.close is not None:
                     raise
-                self._service.counts.refused.labels(refused.code).inc()
+                self._service.metrics.refused.labels(refused.code).inc()
                 self._tell({"type": "error", "code": refused.code, "message": refused.message})
 
     def _hello(self, message: Any) -> None:
@@ -172,7 +172,7 @@ class Session:
         self._resampler = None
         if start.rate != models.sample_rate_in:
             self._resampler = soxr.ResampleStream(start.rate, models.sample_rate_in, 1, dtype="float32")
-        self._stream = self._service.open(self._hear)
+        self._stream = self._service.open(self._on_event)
         self._service.send(Open(self._stream, start.request))
 
     def _audio(self, data: bytes) -> None:
@@ -210,7 +210,7 @@ class Session:
 
     # ---- to the client --------------------------------------------------------------------------------------------
 
-    def _hear(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         if isinstance(event, Queued):
             self._tell({"type": "queued", "position": event.position})
         elif isinstance(event, Ready):

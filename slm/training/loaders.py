@@ -42,7 +42,7 @@ class Loaders(NamedTuple):
 
 
 class Transcripts(NamedTuple):
-    """What tasks with text need beside the tokens; None if no task needs it."""
+    """What tasks with text need in addition to the tokens; None if no task needs it."""
 
     texts: Texts | None
     words: Words | None
@@ -67,8 +67,8 @@ def loaders(
     tasks = {task: weight for task, weight in settings.task_weights.items() if weight}
     check_text(vocabulary, list(tasks))
     training, held_out_cuts = split(dataset, held_out, settings)
-    said = transcripts(dataset, vocabulary, list(tasks))
-    held_out_said = said if held_out is None else transcripts(held_out, vocabulary, list(tasks))
+    transcripts = read_transcripts(dataset, vocabulary, list(tasks))
+    held_out_transcripts = transcripts if held_out is None else read_transcripts(held_out, vocabulary, list(tasks))
     folders = [training]
     if weights is not None:
         folders = np.split(training, np.searchsorted(training, dataset.folder_begins[1:-1]))
@@ -77,10 +77,10 @@ def loaders(
         found = [
             (made, weight)
             for folder, weight in zip(folders, weights or [1.0], strict=True)
-            if (made := _batches(task, settings, dataset, vocabulary, said, folder, ranks)) is not None
+            if (made := _batches(task, settings, dataset, vocabulary, transcripts, folder, ranks)) is not None
         ]
         source = dataset if held_out is None else held_out
-        checked = _batches(task, settings, source, vocabulary, held_out_said, held_out_cuts)
+        checked = _batches(task, settings, source, vocabulary, held_out_transcripts, held_out_cuts)
         if not found or checked is None:
             whose = "held-out cut" if found else "cut for training"
             raise InputError(f"train.{task}_weight is {task_weight}, but no {whose} {lacking(task, settings)}")
@@ -97,13 +97,15 @@ def loaders(
             f"{mixed.tokens_per_epoch} tokens: give shorter rows or more audio"
         )
     targets_per_character = float("nan")
-    if held_out_said.texts is not None:
-        targets, characters = said_by(held_out_said.texts, held_out_cuts)
+    if held_out_transcripts.texts is not None:
+        targets, characters = targets_and_characters(held_out_transcripts.texts, held_out_cuts)
         targets_per_character = targets / characters
-    return Loaders(mixed, validation, targets_per_character, identity(said), note(said, dataset, training, settings))
+    return Loaders(
+        mixed, validation, targets_per_character, identity(transcripts), note(transcripts, dataset, training, settings)
+    )
 
 
-def transcripts(dataset: TokenDataset, vocabulary: Vocabulary, tasks: Sequence[str]) -> Transcripts:
+def read_transcripts(dataset: TokenDataset, vocabulary: Vocabulary, tasks: Sequence[str]) -> Transcripts:
     """Read the texts and the word times that the tasks need; each reads all files of cuts."""
     texts, words, model = None, None, vocabulary.text
     if model is not None and any(task in TWO_PART_TASKS for task in tasks):
@@ -113,15 +115,15 @@ def transcripts(dataset: TokenDataset, vocabulary: Vocabulary, tasks: Sequence[s
     return Transcripts(texts, words)
 
 
-def identity(said: Transcripts) -> str | None:
+def identity(transcripts: Transcripts) -> str | None:
     """Sha256 of the texts and word times; None if there are none."""
-    if said.texts is None and said.words is None:
+    if transcripts.texts is None and transcripts.words is None:
         return None
     sha = hashlib.sha256()
-    if said.texts is not None:
-        sha.update(said.texts.pieces.tobytes() + said.texts.begins.tobytes())
-    if said.words is not None:
-        words = said.words
+    if transcripts.texts is not None:
+        sha.update(transcripts.texts.pieces.tobytes() + transcripts.texts.begins.tobytes())
+    if transcripts.words is not None:
+        words = transcripts.words
         for part in (words.begins, words.codes, words.written, words.piece_begins, words.pieces):
             sha.update(part.tobytes())
     return sha.hexdigest()
@@ -168,7 +170,7 @@ def _batches(
     settings: TrainSettings,
     dataset: TokenDataset,
     vocabulary: Vocabulary,
-    said: Transcripts,
+    transcripts: Transcripts,
     cuts: np.ndarray,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> PackedBatches | None:
@@ -178,34 +180,34 @@ def _batches(
         return PackedBatches(dataset, FRAMING, rows, row_tokens, settings.seed, cuts, *place)
     seed = settings.seed + (1 + TEXT_TASKS.index(task) << TASK_SEED)
     if task == INTERLEAVED_TASK:
-        assert said.words is not None
-        cuts = cuts[said.words.counts[cuts] > 0]
-        turns = InterleavedFraming(vocabulary.first_piece, said.words, seed)
+        assert transcripts.words is not None
+        cuts = cuts[transcripts.words.counts[cuts] > 0]
+        turns = InterleavedFraming(vocabulary.first_piece, transcripts.words, seed)
         return InterleavedBatches(dataset, turns, rows, row_tokens, seed, cuts, *place) if len(cuts) else None
-    assert said.texts is not None
-    framing = TextFraming(task, vocabulary.first_piece, said.texts)
+    assert transcripts.texts is not None
+    framing = TextFraming(task, vocabulary.first_piece, transcripts.texts)
     cuts = fitting(framing, dataset, cuts, row_tokens)
     return TextBatches(dataset, framing, rows, row_tokens, seed, cuts, *place) if len(cuts) else None
 
 
-def said_by(texts: Texts, cuts: np.ndarray) -> tuple[int, int]:
+def targets_and_characters(texts: Texts, cuts: np.ndarray) -> tuple[int, int]:
     """Number of targets (pieces and end tokens) and of characters in the texts of some cuts."""
     spoken = cuts[texts.lengths[cuts] > 0]
     return int(texts.lengths[spoken].sum()) + len(spoken), int(texts.characters[spoken].sum())
 
 
-def note(said: Transcripts, dataset: TokenDataset, cuts: np.ndarray, settings: TrainSettings) -> str:
+def note(transcripts: Transcripts, dataset: TokenDataset, cuts: np.ndarray, settings: TrainSettings) -> str:
     """How many training cuts are used for the tasks with text: a line for texts and a line for word times."""
     lines = []
-    if said.texts is not None:
-        with_text = int((said.texts.lengths[cuts] > 0).sum())
-        taken = len(fitting(TextFraming(TWO_PART_TASKS[0], 0, said.texts), dataset, cuts, settings.row_tokens))
+    if transcripts.texts is not None:
+        with_text = int((transcripts.texts.lengths[cuts] > 0).sum())
+        taken = len(fitting(TextFraming(TWO_PART_TASKS[0], 0, transcripts.texts), dataset, cuts, settings.row_tokens))
         lines.append(
             f"tasks with text: {taken:,} of {len(cuts):,} cuts for training; {len(cuts) - with_text:,} have no text, "
             f"{with_text - taken:,} are longer than a row with it"
         )
-    if said.words is not None:
-        taken = int((said.words.counts[cuts] > 0).sum())
+    if transcripts.words is not None:
+        taken = int((transcripts.words.counts[cuts] > 0).sum())
         lines.append(
             f"interleaved: {taken:,} of {len(cuts):,} cuts for training; {len(cuts) - taken:,} have no word times that "
             "lie in their supervisions"

@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from pipelines.bulk.ownership import flocked
+from pipelines.storage.locks import flocked
 from slm.checkpoint import BEST, check_fit, checkpoints_of, write_lm
 from slm.model.transformer import LanguageModel
 from slm.training.parallel import load_weights, whole_weights
@@ -147,8 +147,12 @@ class RunFolder:
         recorded = self._recorded()
         if not self.checkpoints():
             return Progress()
-        if changed := sorted(set(differences(recorded, record)) - MAY_CHANGE):
-            raise InputError(f"{self.path}: this run began with another {', '.join(changed)}; use another --out")
+        known = {section: recorded.get(section) for section in record}  # later versions may record more
+        changed = {difference.name for difference in differences(known, record)} - MAY_CHANGE
+        if changed:
+            raise InputError(
+                f"{self.path}: this run began with another {', '.join(sorted(changed))}; use another --out"
+            )
         return self._load(model, optimizer)
 
     def _strange(self) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict
+from tokenizer.runs.precision import check_bfloat16
 from tokenizer.runs.schedule import warmup_cosine, warmup_stable_decay
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class TrainSettings:
     beta2: float = setting("AdamW: decay of the gradient's square")
     weight_decay: float = setting("AdamW: weight decay of matrices (not of norm gains)")
     clip_norm: float = setting("gradients are scaled down to this norm")
-    bfloat16: bool = setting("compute in bfloat16 autocast; weights stay in float32")
+    bfloat16: bool | str = setting(
+        "compute in bfloat16 autocast; weights stay in float32 (auto, in a config: where hardware does it)"
+    )
     validate_every: int = setting("steps between validations on held-out speech")
     validation_rows: int = setting("rows of a validation at most, always the same rows")
     patience: int = setting("end the run after this many validations without a new best; 0: never")
@@ -80,6 +83,7 @@ class TrainSettings:
             unbounded = option.name == "clip_norm" and value == math.inf  # no clipping
             if isinstance(value, float) and not (math.isfinite(value) or unbounded):
                 raise InputError(f"train.{option.name} is {value}; expected a finite number")
+        check_bfloat16(self.bfloat16, "train.bfloat16")
         positive = (
             "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
             "keep_checkpoints"

@@ -43,6 +43,7 @@ from tokenizer.errors import InputError
 from tokenizer.machine import check_device
 from tokenizer.runs.monitor import Monitor
 from tokenizer.runs.optimizers import Optimizers
+from tokenizer.runs.precision import resolved_bfloat16
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.stop_signals import stop_signals
 
@@ -59,7 +60,7 @@ class TrainReport:
     parameters: int
     training_tokens: int  # tokens of one epoch
     epochs: float
-    stopped_by: str  # "end", "patience", or the signal's name
+    stopped_by: str  # "end", "patience", "time", or the signal's name
     codec_streams: bool  # whether the dataset's codec streams, which `focalstream continue` needs
 
 
@@ -77,6 +78,7 @@ def train(
     ranks: Ranks = Ranks(),  # noqa: B008
     codec: Codec | None = None,
     text_model: Path | None = None,
+    seconds: float = math.inf,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
@@ -94,6 +96,8 @@ def train(
         ranks: this process and the number of processes (`tokenizer.runs.ranks.join_ranks`).
         codec: the datasets' codec, to decode samples; None: samples are tokens only.
         text_model: written by `focalstream train-text`, for tasks with text; see `slm.documents.tasks`.
+        seconds: of training, at most, from its first step on; the learning rate then falls by this time where that is
+            ahead of the steps. Such a run depends on the machine's speed.
 
     Raises:
         InputError: the device cannot be used; datasets and codec do not belong together; rows cannot be divided among
@@ -113,6 +117,8 @@ def train(
         vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
     training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
+    bfloat16 = resolved_bfloat16(settings.bfloat16, device, out / "run.json", say=show_progress and not ranks.rank)
+    settings = dataclasses.replace(settings, bfloat16=bfloat16)
     torch.manual_seed(settings.seed)
     model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
     if init_from is not None and not resume:
@@ -120,7 +126,7 @@ def train(
     model.to(device).train()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = flops_per_token(model, settings.row_tokens)
-    peak, source = peak_flops(device, settings.bfloat16)
+    peak, source = peak_flops(device, bfloat16)
     model.recompute = settings.recompute
     if settings.compile:
         for layer in model.layers:
@@ -138,9 +144,10 @@ def train(
         Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
     ):
         stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
+        started = time.perf_counter()
         while not stopped_by:
             began = time.perf_counter()
-            rate = settings.rate_at(progress.step)
+            rate = settings.rate_at(max(progress.step, int(settings.steps * (began - started) / seconds)))
             share = rate / settings.learning_rate
             loss, norm = train_step(
                 trainee, optimizer, training.batch(progress.step), settings, progress.step, share, ranks
@@ -156,7 +163,8 @@ def train(
                 "tokens_per_second": round(speed, 1),
                 "utilisation": round(speed * flops / (peak * ranks.world), 4),
             }
-            if progress.step % settings.validate_every == 0 or progress.step == settings.steps:
+            in_time = not ranks.any(time.perf_counter() - started >= seconds, device)
+            if progress.step % settings.validate_every == 0 or progress.step == settings.steps or not in_time:
                 bits = {task: validate(trainee, part, settings, ranks) for task, part in data_for.validation.items()}
                 settle(model)
                 record |= held_out_record(bits, settings, vocabulary, data_for.targets_per_character)
@@ -171,7 +179,7 @@ def train(
                     place = out / "samples" / f"step-{progress.step:06d}"
                     waves = write_samples(speaker, vocabulary, data_for.validation[SPEECH_TASK], codec, place)
                     monitor.hear(progress.step, waves, codec.sample_rate_out if codec else 0)
-            stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
+            stopped_by = reason_to_stop(progress, settings, signals, ranks, device) or ("" if in_time else "time")
             if stopped_by or progress.step % settings.save_every == 0 or progress.best_step == progress.step:
                 folder.save(model, vocabulary, optimizer, progress)
     best_bits = progress.best_bits_per_token if progress.best_step >= 0 else None
@@ -222,7 +230,7 @@ def train_step(
     for first in range(0, rows, settings.rows_at_once):
         part = Batch(*(field[first : first + settings.rows_at_once] for field in batch))
         with without_gradient_sync(trainee) if first + settings.rows_at_once < rows else nullcontext():
-            loss = summed_loss(trainee, part, settings.bfloat16) / targets
+            loss = summed_loss(trainee, part, settings.bfloat16 is True) / targets
             loss.backward()
         total += loss.detach()
     nats = float(ranks.mean(total))
@@ -257,7 +265,7 @@ def validate(
         batch = batches.rows(start, min(start + settings.rows_at_once, rows))
         # The last row continues into the next epoch, which repeats the documents.
         batch.documents[batch.documents >= batches.documents_per_epoch] = NO_DOCUMENT
-        nats = summed_loss(trainee, batch, settings.bfloat16)
+        nats = summed_loss(trainee, batch, settings.bfloat16 is True)
         if mine < rows:
             sums += torch.stack([nats.double(), sums.new_tensor(float((targets_of(batch) != IGNORED).sum()))])
     trainee.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import soundfile
 
 from pipelines.bulk.encoding import Encoding
+from pipelines.bulk.executors.inline import Inline
+from pipelines.bulk.executors.slurm import ArrayTask
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
 
@@ -109,16 +112,20 @@ def cut_line(cut_id: str, path: str, samples: int, rate: int, channels: int = 1)
 
 @pytest.fixture
 def run(tiny_codec_dir: Path) -> Callable[..., dict]:
-    """run(source, out, shard_cuts=5, pack=False, **job fields) -> the totals of the finished dataset."""
+    """run(source, out, shard_cuts=5, pack=False, part=None, **job fields) -> the totals of the finished dataset."""
 
     def call(
         source: Path, out: Path, shard_cuts: int = 5, batch_seconds: float = 6.0, pack: bool = False, **fields
     ) -> dict:
-        fields = {"engine": "inline", "codec": str(tiny_codec_dir), **fields}
+        fields = {"codec": str(tiny_codec_dir), "executor": Inline(), **fields}
+        if part := fields.pop("part", None):
+            fields["executor"] = ArrayTask(part, fields["executor"])
         encoding = Encoding(batch_seconds=batch_seconds)
-        return tokenize(
-            Job(str(source), out, sharding=Sharding(cuts=shard_cuts, pack=pack), encoding=encoding, **fields)
-        ).totals
+        return asdict(
+            tokenize(
+                Job(str(source), out, sharding=Sharding(cuts=shard_cuts, pack=pack), encoding=encoding, **fields)
+            ).totals
+        )
 
     return call
 
@@ -128,7 +135,14 @@ def finished(audio_folder: Path, tiny_codec_dir: Path, tmp_path_factory: pytest.
     """A dataset of `audio_folder`; do not change it in place."""
     out = tmp_path_factory.mktemp("finished") / "out"
     tokenize(
-        Job(str(audio_folder), out, str(tiny_codec_dir), Sharding(cuts=5), Encoding(batch_seconds=6.0), engine="inline")
+        Job(
+            str(audio_folder),
+            out,
+            str(tiny_codec_dir),
+            Sharding(cuts=5),
+            Encoding(batch_seconds=6.0),
+            executor=Inline(),
+        )
     )
     return out
 
@@ -151,3 +165,14 @@ def file_bytes() -> Callable[[Path], dict[str, bytes]]:
     return lambda folder: {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
+
+
+@pytest.fixture
+def command(tiny_codec_dir: Path) -> Callable[..., list[str]]:
+    """command(source, out, *options) -> the words of `focalstream tokenize` for shards of 5 cuts."""
+
+    def words(source: Path, out: Path, *options: str) -> list[str]:
+        sizes = ["--shard-cuts", "5", "--batch-seconds", "6"]
+        return ["tokenize", str(source), str(out), "--codec", str(tiny_codec_dir), *sizes, *options]
+
+    return words

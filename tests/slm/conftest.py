@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
 from slm.model.transformer import ModelConfig
@@ -78,7 +79,7 @@ def token_dataset(tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFactory
     for i, seconds in enumerate(np.random.default_rng(0).uniform(0.3, 3.0, 20)):
         write_wav(folder / f"{i:02d}.wav", chirps(i, seconds), 16000)
     out = tmp_path_factory.mktemp("tokens") / "out"
-    tokenize(Job(str(folder), out, str(tiny_codec_dir), Sharding(hours=0.003), engine="inline"))
+    tokenize(Job(str(folder), out, str(tiny_codec_dir), Sharding(hours=0.003), executor=Inline()))
     return out
 
 
@@ -122,5 +123,5 @@ def texted_dataset(record_noise: Any, tiny_codec_dir: Path, tmp_path_factory: py
         lines.append({"id": f"c{number}", **place, "supervisions": [said], "recording": recording, "type": "MonoCut"})
     (folder / "cuts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path_factory.mktemp("texted-tokens") / "out"
-    tokenize(Job(str(folder / "cuts.jsonl"), out, str(tiny_codec_dir), Sharding(cuts=6), engine="inline"))
+    tokenize(Job(str(folder / "cuts.jsonl"), out, str(tiny_codec_dir), Sharding(cuts=6), executor=Inline()))
     return out

@@ -79,3 +79,9 @@ def test_old_keys_of_the_vocos_decoder_are_read(whole_codec) -> None:
     decoder = raw["decoder_config"]
     decoder["input_channels"] = decoder.pop("input_dim")
     assert CodecConfig.from_dict(changed(raw, "decoder_config.padding", 3)) == whole_codec.config
+
+
+@pytest.mark.parametrize("key", ["num_heads", "conv_pos_groups"])
+def test_a_size_of_zero_is_refused(key):
+    with pytest.raises(InputError, match="encoder_config: a size is 0"):
+        CodecConfig.from_dict({"encoder_config": {key: 0}})

@@ -119,6 +119,13 @@ def test_a_folder_is_read_in_the_order_of_names(codec: Codec, tmp_path: Path) ->
     assert whole.seconds == 1.0 and torch.equal(whole.features, torch.cat(alone))
 
 
+def test_what_a_file_holds_decides_in_a_folder_and_others_are_named(tmp_path: Path, caplog) -> None:
+    write_wav(tmp_path / "speech.bin", np.sin(np.arange(16000) / 9).astype(np.float32), 16000)
+    (tmp_path / "notes.txt").write_text("no sound")
+    assert find_sounds(tmp_path) == [tmp_path / "speech.bin"]
+    assert "passed over notes.txt" in caplog.text
+
+
 def test_wrong_references_are_named(codec: Codec, voice: Voice, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent: no such file or folder"):
         Voice.from_path(codec, tmp_path / "absent")

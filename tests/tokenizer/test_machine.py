@@ -70,3 +70,39 @@ def test_an_engine_is_refused_for_what_it_does_not_run() -> None:
         check_engine("jax", "fp32", "cpu")
     with pytest.raises(InputError, match='int8 needs engine="onnx"'):
         check_engine("torch", "int8", "cpu")
+
+
+INTEL = "processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nflags\t\t: fpu sse4_2 avx2 fma avx512_bf16\n\nprocessor\t: 1\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm bf16\n"
+APPLE = "machdep.cpu.brand_string: Apple M3\nhw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_BF16: 0\n"
+
+
+def test_instructions_are_read_from_what_systems_print():
+    assert machine.parsed_cpuinfo(INTEL) == ("A CPU @ 2 GHz", ("sse4_2", "avx2", "fma", "avx512_bf16"))
+    assert machine.parsed_cpuinfo(ARM).instructions == ("asimd", "asimddp", "i8mm", "bf16")
+    assert machine.parsed_sysctl(APPLE) == ("Apple M3", ("asimddp",))
+    assert machine.parsed_cpuinfo("nothing here").instructions == ()
+
+
+@pytest.mark.parametrize(
+    ("instructions", "limit", "wanted", "expected"),
+    [
+        (("avx2", "avx512_bf16"), "", None, "bfloat16"),
+        (("avx2", "amx_bf16"), "", None, "bfloat16"),
+        (("avx2", "fma"), "", None, "float32"),
+        (("avx2", "avx512_bf16"), "avx2", None, "float32"),  # held to fewer instructions than there are
+        (("avx2", "fma"), "", True, "bfloat16"),
+        (("avx2", "avx512_bf16"), "", False, "float32"),
+    ],
+)
+def test_training_takes_bfloat16_where_the_processor_multiplies_it(monkeypatch, instructions, limit, wanted, expected):
+    monkeypatch.setattr(machine, "processor", lambda: machine.Processor("some", instructions))
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert machine.training_precision("cpu", wanted).value == expected
+
+
+def test_without_an_instruction_for_it_sums_of_bytes_saturate(monkeypatch):
+    for instructions, exact in ((("avx2",), False), (("avx2", "avx_vnni"), True), ((), True)):
+        monkeypatch.setattr(machine, "processor", lambda found=instructions: machine.Processor("some", found))
+        assert machine.sums_bytes() is exact

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 def read_tokens(path: str, codebook_size: int):
     """int64 [T] from a `.npy` file. Raises InputError unless it holds one dimension of codes below `codebook_size`."""
+    import tokenize
     import zipfile
 
     import numpy as np
@@ -56,8 +57,8 @@ def read_tokens(path: str, codebook_size: int):
     from tokenizer.errors import InputError
 
     try:
-        tokens = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile):
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may announce more than there is
+    except (ValueError, EOFError, SyntaxError, OverflowError, tokenize.TokenError, zipfile.BadZipFile):
         raise InputError(f"{path}: not a NumPy file of numbers; make one with `focalstream encode`") from None
     if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         found = f"{tokens.dtype} {tokens.shape}" if isinstance(tokens, np.ndarray) else "an archive"

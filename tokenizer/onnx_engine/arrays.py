@@ -5,6 +5,7 @@ Legend: B batch, S samples, T tokens, n chunks.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from tokenizer.inputs import (
     check_tokens,
     check_wave,
 )
+from tokenizer.machine import sums_bytes
 from tokenizer.onnx_engine.manifest import Manifest, check_precision
 from tokenizer.onnx_engine.runtime import StepRunner
 from tokenizer.rates import Rates
@@ -70,6 +72,12 @@ class ArrayCodec(Rates):
                 f'precision="{manifest.precision}", or export it again'
             )
         self.fingerprint, self.precision = manifest.fingerprint, precision
+        if manifest.kernel == "signed" and not sums_bytes():
+            warnings.warn(
+                f"codec {self.name}: was exported on a processor whose 8-bit sums are exact; on this one they saturate "
+                "and flip a twelfth of the bits. Export it again here",
+                stacklevel=2,
+            )
         self._encoder = StepRunner(folder / "encode_step.onnx", manifest.encode_states, "wave", "tokens", threads)
         self._decoder = StepRunner(folder / "decode_step.onnx", manifest.decode_states, "tokens", "wave", threads)
 

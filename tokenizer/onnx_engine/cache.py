@@ -16,6 +16,7 @@ from tokenizer.errors import InputError
 from tokenizer.files import cache_folder, write_atomically
 from tokenizer.model import CodecModel
 from tokenizer.onnx_engine.export import export, require_onnx
+from tokenizer.onnx_engine.kernels import chosen_kernel
 from tokenizer.onnx_engine.manifest import VERSION, Manifest, check_precision
 
 
@@ -26,14 +27,15 @@ def cached(name: str, precision: str) -> Path:
         InputError: where there is no such codec, or the cache cannot be written.
     """
     check_precision(precision)
-    home = cache_folder()
+    home, kernel = cache_folder(), chosen_kernel() if precision == "int8" else None
+    form = precision if kernel is None else f"{precision}-{kernel}"
     remembered = home / "sources" / _source(*checkpoint.locate(name))
     with contextlib.suppress(OSError, UnicodeDecodeError, InputError):
-        folder = _folder(home, remembered.read_text(encoding="ascii"), precision)
+        folder = _folder(home, remembered.read_text(encoding="ascii"), form)
         Manifest.read(folder)
         return folder
     codec = CodecModel.with_weights(*checkpoint.load(name), name)
-    folder = _folder(home, codec.fingerprint, precision)
+    folder = _folder(home, codec.fingerprint, form)
     try:
         Manifest.read(folder)
     except InputError:  # not there, or damaged: it is ours to make again
@@ -42,7 +44,7 @@ def cached(name: str, precision: str) -> Path:
             if folder.is_dir():
                 shutil.rmtree(folder)
             folder.unlink(missing_ok=True)
-            export(codec, folder, precision)
+            export(codec, folder, precision, kernel)
         except (OSError, InputError) as error:
             raise InputError(
                 f"{error}. Exported codecs are kept there; set XDG_CACHE_HOME to a folder that can be written, or use "
@@ -54,8 +56,8 @@ def cached(name: str, precision: str) -> Path:
     return folder
 
 
-def _folder(home: Path, fingerprint: str, precision: str) -> Path:
-    return home / "onnx" / f"{fingerprint}-{precision}-{VERSION}"
+def _folder(home: Path, fingerprint: str, form: str) -> Path:
+    return home / "onnx" / f"{fingerprint}-{form}-{VERSION}"
 
 
 def _source(config: Path, weights: Path) -> str:

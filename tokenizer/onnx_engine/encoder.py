@@ -45,7 +45,7 @@ def position_bias(g: StepGraph, spec: StateSpec, x: str, keys: str, encoder: Tra
     by_distance = _bias_by_distance(encoder.relative_embedding, chunk, window)
     first = g.first(spec.past, spec.rate) if spec.history else builder.ints(spec.past)
     query = g.op("Unsqueeze", g.range(g.length(x, 2)), builder.ints(1))
-    key = g.op("Sub", g.range(g.length(keys, 3)), first)  # in frames from the step's first
+    key = g.op("Sub", g.range(g.length(keys, 2)), first)  # in frames from the step's first
     end = g.op("Mul", g.op("Add", g.op("Div", query, builder.ints(chunk)), builder.ints(1)), builder.ints(chunk))
     reachable = g.op("And", g.op("Less", key, end), g.op("GreaterOrEqual", key, g.op("Sub", end, builder.ints(window))))
     begun = g.by_stream(g.op("Mul", g.position, builder.ints(-spec.rate)))
@@ -80,11 +80,8 @@ def transformer_layer(
     parts = builder.dense(normed, f"{path}.qkv_proj", weight, bias)
     q, k, v, gates = g.op("Split", parts, builder.ints(dim, dim, dim, 2 * heads), count=4, axis=3)
     split = builder.ints(0, -1, heads, size)
-    q, k, v = (
-        g.op("Transpose", g.op("Reshape", part, split), perm=perm)
-        for part, perm in ((q, [0, 2, 1, 3]), (k, [0, 2, 3, 1]), (v, [0, 2, 1, 3]))
-    )
-    keys_state = g.state(f"{path}.keys", (heads, size, 0), axis=3, past=encoder.past, rate=encoder.chunk)
+    q, k, v = (g.op("Transpose", g.op("Reshape", part, split), perm=[0, 2, 1, 3]) for part in (q, k, v))
+    keys_state = g.state(f"{path}.keys", (heads, 0, size), axis=2, past=encoder.past, rate=encoder.chunk)
     values_state = g.state(f"{path}.values", (heads, 0, size), axis=2, past=encoder.past, rate=encoder.chunk)
     keys, values = g.join(keys_state, k), g.join(values_state, v)
     if not shared:
@@ -96,7 +93,8 @@ def transformer_layer(
     gate_value = g.op("Add", g.op("Mul", update, closed), builder.floats(2.0))  # [B, 1, T, H]
     by_query = g.op("Transpose", gate_value, perm=[0, 3, 2, 1])
     added = g.op("Add", g.op("Mul", by_query, relative), mask)
-    scores = g.op("Softmax", g.op("Add", g.op("MatMul", q, keys), added), axis=-1)
+    products = g.op("MatMul", q, g.op("Transpose", keys, perm=[0, 1, 3, 2]))  # the runtime makes one node of the two
+    scores = g.op("Softmax", g.op("Add", products, added), axis=-1)
     y = g.op("Transpose", g.op("MatMul", scores, values), perm=[0, 2, 1, 3])
     y = g.op("Reshape", y, builder.ints(0, 1, -1, dim))
     x = g.op("Add", x, linear(g, y, f"{path}.out_proj", attention.out_proj))
@@ -117,5 +115,8 @@ def encoder(g: StepGraph, wave: str, module: Encoder) -> str:
     """[B, S] -> [B, 1, T, D]."""
     stem, path = module.feature_extractor, "encoder.feature_extractor"
     x = conv_stem(g, wave, path, stem) if isinstance(stem, ConvStem) else log_mel_stem(g, wave, path, stem)
+    # In silence all bands of a log-mel frame are equal and far from 0. ONNX Runtime before 1.27 computes the variance
+    # as a difference of two large numbers, which rounding can make negative: NaN. So the mean is taken off before.
+    x = g.op("Sub", x, g.op("ReduceMean", x, g.builder.ints(-1), keepdims=1))
     x = linear(g, layer_norm(g, x, "encoder.norm", module.norm), "encoder.feature_proj", module.feature_proj)
     return transformer(g, x, "encoder.encoder", module.encoder)

@@ -13,19 +13,21 @@ from pathlib import Path
 from tokenizer.errors import InputError
 from tokenizer.files import sync_folder
 from tokenizer.model import CodecModel
+from tokenizer.onnx_engine.kernels import Kernel, chosen_kernel
 from tokenizer.onnx_engine.manifest import MANIFEST, Manifest, check_precision, sampled_digest
 from tokenizer.onnx_engine.runtime import missing
 
 LARGE = 1024  # bytes from which a tensor lies in the weights file, which the runtime maps into memory
 
 
-def export(codec: CodecModel, folder: Path, precision: str) -> None:
+def export(codec: CodecModel, folder: Path, precision: str, kernel: Kernel | None = None) -> None:
     """Write `codec` to `folder`, which appears whole or not at all; one that is there keeps its owner and mode.
 
     Args:
         codec: a streaming codec in float32 on the CPU.
         folder: made here; it may be there and empty.
         precision: "fp32", or "int8": weights of the large products as 8 bits.
+        kernel: of the 8-bit products; None: the one for this machine (`tokenizer.onnx_engine.kernels`).
 
     Raises:
         InputError: for another precision, a codec that does not stream, a folder that cannot be written or holds
@@ -42,10 +44,14 @@ def export(codec: CodecModel, folder: Path, precision: str) -> None:
     from tokenizer.onnx_engine.graphs import decode_graph, encode_graph
     from tokenizer.onnx_engine.readme import readme
 
+    if precision == "fp32":
+        kernel = None
+    elif kernel is None:
+        kernel = chosen_kernel()
     with _appearing(folder) as unfinished:
         states = []
         for name, graph in (("encode_step", encode_graph), ("decode_step", decode_graph)):
-            model, specs = graph(codec, precision == "int8")
+            model, specs = graph(codec, kernel)
             states.append(specs)
             onnx.save_model(
                 model,
@@ -56,7 +62,7 @@ def export(codec: CodecModel, folder: Path, precision: str) -> None:
             )
             del model
         files = {path.name: (path.stat().st_size, sampled_digest(path)) for path in sorted(unfinished.iterdir())}
-        manifest = Manifest(codec.config, codec.fingerprint, precision, files, *states)
+        manifest = Manifest(codec.config, codec.fingerprint, precision, kernel, files, *states)
         (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         (unfinished / "README.md").write_text(readme(codec, manifest), encoding="utf-8")
         for path in unfinished.iterdir():

@@ -12,13 +12,14 @@ from tokenizer.network.decoder import Decoder
 from tokenizer.onnx_engine.decoder import decoder
 from tokenizer.onnx_engine.encoder import encoder
 from tokenizer.onnx_engine.focal import compressor, decompressor
+from tokenizer.onnx_engine.kernels import Kernel
 from tokenizer.onnx_engine.manifest import StateSpec
 from tokenizer.onnx_engine.state import StepGraph
 
 
-def encode_graph(codec: CodecModel, int8: bool) -> tuple[ModelProto, list[StateSpec]]:
+def encode_graph(codec: CodecModel, kernel: Kernel | None) -> tuple[ModelProto, list[StateSpec]]:
     """wave float32 [B, n * chunk_samples] -> tokens int64 [B, n * tokens_per_chunk]."""
-    g = StepGraph(int8)
+    g = StepGraph(kernel)
     wave = g.builder.input("wave", TensorProto.FLOAT, ["batch", "samples"])
     features = encoder(g, wave, codec.encoder)
     latents = compressor(g, features, codec.compressor, codec.config.encoder.chunk_frames)
@@ -29,9 +30,9 @@ def encode_graph(codec: CodecModel, int8: bool) -> tuple[ModelProto, list[StateS
     return g.builder.model("encode_step"), g.states
 
 
-def decode_graph(codec: CodecModel, int8: bool) -> tuple[ModelProto, list[StateSpec]]:
+def decode_graph(codec: CodecModel, kernel: Kernel | None) -> tuple[ModelProto, list[StateSpec]]:
     """tokens int64 [B, n * tokens_per_chunk], -1 for none -> wave float32 [B, tokens * samples_per_token]."""
-    g = StepGraph(int8)
+    g = StepGraph(kernel)
     tokens = g.builder.input("tokens", TensorProto.INT64, ["batch", "tokens"])
     zero, scale = g.builder.ints(0), codec.quantizer.scale
     token = g.op("Reshape", tokens, g.builder.ints(0, 1, -1, 1))

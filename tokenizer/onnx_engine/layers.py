@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.network.streaming import CausalConv1d, FeedForward
-from tokenizer.onnx_engine.builder import SMALLEST
-from tokenizer.onnx_engine.state import END, StepGraph
+from tokenizer.onnx_engine.state import END, LONG, StepGraph
 
 TO_CONV, FROM_CONV = [0, 3, 1, 2], [0, 2, 3, 1]  # [B, 1, T, D] -> [B, D, 1, T] and back
 
@@ -56,7 +55,7 @@ def dense_conv(
 
 def grouped_conv(g: StepGraph, x: str, name: str, layer: CausalConv1d, rate: int) -> str:
     """A causal convolution of stride 1 within groups of channels, [B, 1, T, D] -> the same."""
-    if g.builder.int8 and layer.out_channels // layer.groups >= SMALLEST:
+    if g.builder.rounds(layer.weight[: layer.out_channels // layer.groups].flatten(1)):
         return _grouped_products(g, x, name, layer, rate)
     y = depthwise_conv(g, g.op("Transpose", x, perm=TO_CONV), name, layer, rate)
     return g.op("Transpose", y, perm=FROM_CONV)
@@ -64,32 +63,43 @@ def grouped_conv(g: StepGraph, x: str, name: str, layer: CausalConv1d, rate: int
 
 def _grouped_products(g: StepGraph, x: str, name: str, layer: CausalConv1d, rate: int) -> str:
     """The same as a product a group over its windows, whose weights can be 8 bits; a convolution's cannot."""
-    taps, size = layer.kernel_size[0], layer.in_channels // layer.groups
+    taps, groups = layer.kernel_size[0], layer.groups
+    size = layer.in_channels // groups
     state = g.state(f"{name}.past", (1, 0, layer.in_channels), axis=2, past=taps - 1, rate=rate)
     frames = g.length(x, 2)
     joined = g.join(state, x, first_frame(g, x, 2) if layer.replicate else None)
     if state.history:
         joined = g.window(state, joined, frames)
+    by_group = g.op("Reshape", joined, g.builder.ints(0, -1, groups, size))
+    by_group = g.op("Transpose", by_group, perm=[0, 2, 1, 3])  # [B, G, past + T, size]
     begins = g.op("Unsqueeze", g.range(frames), g.builder.ints(1))
     windows = g.op("Add", begins, g.builder.constant(np.arange(taps)))  # [T, K], the frames that each frame sees
-    inputs = g.op("Split", joined, count=layer.groups, axis=3, num_outputs=layer.groups)
-    biases = [None] * layer.groups if layer.bias is None else layer.bias.chunk(layer.groups)
-    outputs = []
-    for group, weight in enumerate(layer.weight.chunk(layer.groups)):
-        seen = g.op("Gather", inputs[group], windows, axis=2)  # [B, 1, T, K, size]
-        seen = g.op("Reshape", seen, g.builder.ints(0, 1, -1, taps * size))
-        flat = weight.transpose(1, 2).flatten(1)
-        outputs.append(g.builder.dense(seen, f"{name}.groups.{group}", flat, biases[group]))
-    return g.op("Concat", *outputs, axis=3)
+    seen = g.op("Gather", by_group, windows, axis=2)  # [B, G, T, K, size]
+    seen = g.op("Reshape", seen, g.builder.ints(0, 0, 0, taps * size))
+    of_frames = g.op("ReduceMax", g.op("Abs", by_group), g.builder.ints(-1), keepdims=0)
+    largest = g.op("ReduceMax", g.op("Gather", of_frames, windows, axis=2), g.builder.ints(-1))  # [B, G, T, 1]
+    rows = g.builder.rows(seen, largest)
+    parts = g.op("Split", rows.bytes, count=groups, axis=1, num_outputs=groups)
+    outputs = [
+        g.builder.product(part, f"{name}.groups.{group}", weight.transpose(1, 2).flatten(1))
+        for group, (part, weight) in enumerate(zip(parts, layer.weight.chunk(groups), strict=True))
+    ]
+    y = g.op("Mul", g.op("Concat", *outputs, axis=1), rows.largest)  # [B, G, T, outputs of a group]
+    y = g.op("Reshape", g.op("Transpose", y, perm=[0, 2, 1, 3]), g.builder.ints(0, 1, -1, layer.out_channels))
+    return y if layer.bias is None else g.op("Add", y, g.builder.weight(f"{name}.bias", layer.bias))
 
 
 def depthwise_conv(g: StepGraph, x: str, name: str, layer: CausalConv1d, rate: int) -> str:
     """The same for groups of few channels, [B, D, 1, T] -> the same."""
     past = layer.kernel_size[0] - 1
-    state = g.state(f"{name}.past", (layer.in_channels, 1, 0), axis=3, past=past, rate=rate)
-    joined = g.join(state, x, first_frame(g, x, 3) if layer.replicate else None)
-    if state.history:
-        joined = g.window(state, joined, g.length(x, 3))
+    if past >= LONG:  # a history, of a vector a frame
+        x = g.op("Transpose", x, perm=FROM_CONV)
+        state = g.state(f"{name}.past", (1, 0, layer.in_channels), axis=2, past=past, rate=rate)
+        history = g.join(state, x, first_frame(g, x, 2) if layer.replicate else None)
+        joined = g.op("Transpose", g.window(state, history, g.length(x, 2)), perm=TO_CONV)
+    else:
+        state = g.state(f"{name}.past", (layer.in_channels, 1, 0), axis=3, past=past, rate=0)
+        joined = g.join(state, x, first_frame(g, x, 3) if layer.replicate else None)
     weights = [g.builder.weight(f"{name}.weight", layer.weight[:, :, None])]
     if layer.bias is not None:
         weights.append(g.builder.weight(f"{name}.bias", layer.bias))

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
+from tokenizer.onnx_engine.kernels import Kernel
 
 MANIFEST = "codec.json"
-VERSION = 3  # of the graphs and this file; a cached export of another version is made again
+VERSION = 4  # of the graphs and this file; a cached export of another version is made again
+READABLE = (3, VERSION)  # 3 has other graphs with the same inputs and outputs, and names no kernel
 SAMPLE, SAMPLE_EVERY = 1 << 12, 1 << 18  # bytes
 PRECISIONS = ("fp32", "int8")
 
@@ -50,19 +52,21 @@ class StateSpec(NamedTuple):
 class Manifest:
     """A codec that was exported: its configuration, precision and states; `fingerprint` is that of the weights.
 
+    kernel: of its 8-bit products (`tokenizer.onnx_engine.kernels`); None in float32.
     files: bytes and `sampled_digest` of each other file of the folder that is needed.
     """
 
     config: CodecConfig
     fingerprint: str
     precision: str
+    kernel: Kernel | None
     files: dict[str, tuple[int, str]]
     encode_states: list[StateSpec]
     decode_states: list[StateSpec]
 
     def to_json(self) -> str:
         fields: dict[str, Any] = {"version": VERSION, "fingerprint": self.fingerprint, "precision": self.precision}
-        fields["files"] = self.files
+        fields |= {"kernel": self.kernel, "files": self.files}
         for step, states in (("encode_step", self.encode_states), ("decode_step", self.decode_states)):
             fields[step] = [spec._asdict() for spec in states]
         return json.dumps(fields | {"config": self.config.to_dict()}, indent=1) + "\n"
@@ -74,13 +78,17 @@ class Manifest:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             version = raw.pop("version")
+            if version not in READABLE:
+                raise InputError(
+                    f"{path}: of version {version}; this program reads {' and '.join(map(str, READABLE))}. Export the "
+                    "codec again"
+                )
             states = {step: [_spec(entry) for entry in raw.pop(step)] for step in ("encode_step", "decode_step")}
-            config, fingerprint, precision = (raw[key] for key in ("config", "fingerprint", "precision"))
+            config, fingerprint, precision = (raw.pop(key) for key in ("config", "fingerprint", "precision"))
+            kernel = raw.pop("kernel") if version >= 4 else None
             files = {str(name): (int(size), str(digest)) for name, (size, digest) in raw["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not the description of an exported codec ({error}); export it again") from None
-        if version != VERSION:
-            raise InputError(f"{path}: of version {version}; this program reads {VERSION}. Export the codec again")
         for name, (size, digest) in files.items():
             found = (folder / name).stat().st_size if (folder / name).is_file() else 0
             if found != size:
@@ -88,7 +96,7 @@ class Manifest:
             if sampled_digest(folder / name) != digest:
                 raise InputError(f"{folder / name}: its bytes are not those that were written; export the codec again")
         config = CodecConfig.from_dict(config, str(path))
-        return cls(config, fingerprint, precision, files, states["encode_step"], states["decode_step"])
+        return cls(config, fingerprint, precision, kernel, files, states["encode_step"], states["decode_step"])
 
 
 def sampled_digest(path: Path) -> str:

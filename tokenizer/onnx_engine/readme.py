@@ -39,7 +39,7 @@ Buffers of `past` + n x `rate` slots take steps of n chunks.
 """
 
 INT8 = """
-The large products are `com.microsoft.MatMulNBits`, an operator of ONNX Runtime (1.22 or later).
+The large products are `com.microsoft.MatMulIntegerToFloat`, an operator of ONNX Runtime, with {kernel} weights{limit}.
 """
 
 EXAMPLE = """import json
@@ -81,10 +81,17 @@ def readme(codec: CodecModel, manifest: Manifest) -> str:
         tokens=codec.tokens_per_chunk,
         samples=codec.tokens_per_chunk * codec.samples_per_token,
         history=HISTORY if has_history else "",
-        int8=INT8 if manifest.precision == "int8" else "",
+        int8=_int8(manifest),
         example=EXAMPLE.replace("CHUNK", str(codec.chunk_samples)),
         states="".join(_table(step, specs) for step, specs in steps.items()),
     )
+
+
+def _int8(manifest: Manifest) -> str:
+    if manifest.kernel is None:
+        return ""
+    limit = ", which need a processor with VNNI or the like" if manifest.kernel == "signed" else ""
+    return INT8.format(kernel=manifest.kernel, limit=limit)
 
 
 def _table(step: str, specs: list[StateSpec]) -> str:

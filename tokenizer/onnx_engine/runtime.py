@@ -14,11 +14,15 @@ import math
 import mmap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokenizer.errors import InputError
 from tokenizer.onnx_engine.manifest import StateSpec
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 ROOM = 32  # chunks that buffers have room for; a copy of every window a ROOM-th of the steps is no cost
 
@@ -33,7 +37,7 @@ class Histories:
         for spec, window in zip(specs, windows, strict=True):
             shape = list(window.shape)
             shape[spec.axis] += spec.rate * chunks
-            buffer = _zeros(shape)
+            buffer = zeros(shape)
             buffer[spec.slots(0, spec.past)] = window
             self.buffers.append(buffer)
 
@@ -67,30 +71,14 @@ class StepRunner:
     """
 
     def __init__(self, path: Path, specs: list[StateSpec], data: str, result: str, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise missing("onnxruntime") from None
-        onnxruntime.disable_telemetry_events()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.enable_cpu_mem_arena = False  # its arena keeps twice what a step needs, and is no faster here
-        # Else the threads of the one graph still spin, waiting for work, while the other graph runs.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"{path}: ONNX Runtime cannot load it ({reason}); delete its folder and export the codec again"
-            ) from None
+        self._session = open_session(path, threads)
         self._specs, self._data, self._result = specs, data, result
         self._outputs = [result, *(f"next.{spec.name}" for spec in specs)]
         self._histories = [spec for spec in specs if spec.history]
 
     def init_state(self, batch: int) -> GraphState:
         """The state of `batch` streams that have not begun."""
-        leaves = [_zeros((batch, *spec.window)) for spec in self._specs]
+        leaves = [zeros((batch, *spec.window)) for spec in self._specs]
         return GraphState((np.zeros(batch, dtype=np.int64), *leaves))
 
     def step(self, x: np.ndarray, chunks: int, state: tuple[np.ndarray, ...]) -> tuple[np.ndarray, GraphState]:
@@ -119,9 +107,9 @@ class StepRunner:
                 inputs[spec.name] = np.ascontiguousarray(leaf)
                 output = np.empty_like(inputs[spec.name])
                 leaves.append(output)
-            _bind(binding.bind_output, f"next.{spec.name}", output)
+            bind_array(binding.bind_output, f"next.{spec.name}", output)
         for name, array in inputs.items():
-            _bind(binding.bind_input, name, array)
+            bind_array(binding.bind_input, name, array)
         binding.bind_output(self._result)
         self._session.run_with_iobinding(binding)
         histories.filled = slot + chunks
@@ -137,12 +125,41 @@ class StepRunner:
         return Histories(self._histories, windows, max(ROOM, chunks)), 0
 
 
+def open_session(path: Path, threads: int) -> InferenceSession:
+    """A graph, ready to run on the CPU.
+
+    Args:
+        path: the `.onnx` file; its weights lie beside it.
+        threads: CPU threads; 0: as many as there are cores.
+
+    Raises:
+        InputError: when ONNX Runtime cannot load the file, or is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing("onnxruntime") from None
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # its arena keeps twice what a step needs, and is no faster here
+    # Else the threads of one graph still spin, waiting for work, while the next graph runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{path}: ONNX Runtime cannot load it ({reason}); delete its folder and export the codec again"
+        ) from None
+
+
 def missing(package: str) -> InputError:
     """The error for a package that the optional extra brings."""
     return InputError(f'engine "onnx": the package {package} is not installed; pip install "focalstream[onnx]"')
 
 
-def _zeros(shape: Sequence[int]) -> np.ndarray:
+def zeros(shape: Sequence[int]) -> np.ndarray:
     """float32 zeros in pages of their own, which take memory once they are written and give it back when dropped.
 
     What the allocator hands out stays with the process: the buffers of one generation would leave holes that the next
@@ -152,5 +169,6 @@ def _zeros(shape: Sequence[int]) -> np.ndarray:
     return np.frombuffer(pages, dtype=np.float32).reshape(shape)
 
 
-def _bind(bind: Callable[..., None], name: str, array: np.ndarray) -> None:
+def bind_array(bind: Callable[..., None], name: str, array: np.ndarray) -> None:
+    """Bind an input or output of a session to an array's memory, which must be contiguous and stay."""
     bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

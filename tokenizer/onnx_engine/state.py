@@ -5,7 +5,8 @@ Legend: B batch, T frames of a step, D channels, W frames of past, P slots of a 
 A layer's past is a state, an input and an output of the graph:
 
 - a short one is joined to the new frames, and its output is the last W of them all;
-- a long one is a history, a buffer with more slots than W. A step writes its frames behind those of the steps before.
+- a long one is a history, a buffer [B, heads or 1, P, D] with more slots than W. A step writes its frames behind those
+  of the steps before, a vector a slot.
   When input and output are bound to one memory, that write is all that happens to it: nothing is shifted or copied.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from onnx import TensorProto
 
 from tokenizer.onnx_engine.builder import GraphBuilder
+from tokenizer.onnx_engine.kernels import Kernel
 from tokenizer.onnx_engine.manifest import StateSpec
 
 LONG = 100  # frames of past from which a state is a history
@@ -30,8 +32,8 @@ class StepGraph:
     where there is a history, `slot` int64 [1], chunks that were written to the histories before.
     """
 
-    def __init__(self, int8: bool) -> None:
-        self.builder = GraphBuilder(int8)
+    def __init__(self, kernel: Kernel | None) -> None:
+        self.builder = GraphBuilder(kernel)
         self.states: list[StateSpec] = []
         self.op = self.builder.op
         self.position = self.builder.input("position", TensorProto.INT64, ["batch"])
@@ -40,10 +42,11 @@ class StepGraph:
         begins = self.op("Equal", self.op("ReduceMin", self.position), self.builder.ints(0))
         self.begins = self.op("Cast", begins, to=TensorProto.INT64)  # [1], 1 when a stream begins with this step
         self.first = cache(self._first)
+        self._written: dict[tuple[int, str], str] = {}
 
     def state(self, name: str, shape: tuple[int, ...], axis: int, past: int, rate: int) -> StateSpec:
         """Declare a state whose time axis in `shape` is yet to be set."""
-        history = rate > 0 and past >= LONG
+        history = rate > 0 and past >= LONG and axis == 2
         if history and not any(spec.history for spec in self.states):
             self.builder.input("slot", TensorProto.INT64, [1])
         sized = list(shape)
@@ -98,11 +101,19 @@ class StepGraph:
             begin = self.op("Sub", first, self.op("Mul", self.begins, self.builder.ints(spec.past)))
             past = self.op("Where", self.started, self.slice(spec.name, begin, first, spec.axis), before)
             x, first = self.op("Concat", past, x, axis=spec.axis), begin
-        slots = self.op("Add", self.range(self.length(x, spec.axis)), first)
-        if spec.axis == 2:
-            slots = self.op("Unsqueeze", slots, self.builder.ints(1))
-        index = self.op("Expand", slots, self.op("Shape", x))
-        return self.op("ScatterElements", spec.name, index, x, axis=spec.axis, out=following)
+        return self.op("ScatterND", spec.name, self._places(spec.shape[0], x, first), x, out=following)
+
+    def _places(self, rows: int, x: str, first: str) -> str:
+        """Where the vectors of x [B, rows, T, N] go, int64 [B, rows, T, 3]; layers written alike share the nodes."""
+        if (rows, first) not in self._written:
+            streams = self.by_stream(self.range(self.length(x, 0)))
+            heads = self.builder.constant(np.arange(rows).reshape(1, rows, 1, 1))
+            slots = self.op("Add", self.range(self.length(x, 2)), first)
+            slots = self.op("Reshape", slots, self.builder.ints(1, 1, -1, 1))
+            shape = self.op("Concat", self.op("Shape", x, end=3), self.builder.ints(1), axis=0)
+            parts = [self.op("Expand", part, shape) for part in (streams, heads, slots)]
+            self._written[rows, first] = self.op("Concat", *parts, axis=3)
+        return self._written[rows, first]
 
     def _first(self, past: int, rate: int) -> str:
         """[1], the slot of this step's first frame in a history."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
+from tokenizer.runs.precision import check_bfloat16
 from tokenizer.training.augment import NO_AUGMENTATION, Augmentation
 
 SCHEDULES = ("cosine", "plateau", "epoch")
@@ -50,7 +51,7 @@ class StageConfig:
     binarise: bool = True  # False: latents pass the quantizer as they are, to learn what it costs; no codec for use
     adversary_width: float = 1.0  # channels of the discriminators, relative to the published ones
     adversary_learning_rate: float | None = None  # None: the same as the codec's
-    bfloat16: bool = True
+    bfloat16: bool | str = "auto"  # where the hardware multiplies it
     validate_every: int | None = 500  # steps; None: once an epoch
     validation_batches: int = 8
     save_every: int = 100  # steps
@@ -66,6 +67,7 @@ class StageConfig:
             raise InputError(f"optimizer {self.optimizer!r} is unknown; use one of {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule {self.schedule!r} is unknown; use one of {', '.join(SCHEDULES)}")
+        check_bfloat16(self.bfloat16, "bfloat16")
         for name, value in vars(self).items():
             unbounded = name == "clip_norm" and value == math.inf  # does not clip
             if isinstance(value, float) and not (math.isfinite(value) or unbounded):
@@ -93,8 +95,8 @@ class TeacherConfig:
     """Where the full-context teacher comes from: a WavLM folder or Hub id, or the run's own stage `teacher`.
 
     Attributes:
-        source: folder or id in a layout of `tokenizer.training.wavlm.load_wavlm`, or the folder of a Whisper encoder
-            (`tokenizer.training.whisper.load_whisper`); null: the stage `teacher` trains one.
+        source: folder or id in a layout of `tokenizer.teachers.wavlm.load_wavlm`, or the folder of a Whisper encoder
+            (`tokenizer.teachers.whisper.load_whisper`); null: the stage `teacher` trains one.
         layers: first layers of the source that are kept; a Whisper encoder keeps all it has.
     """
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from tokenizer.config import ENCODER_SAMPLE_RATE
 from tokenizer.network.encoder import Encoder
 from tokenizer.network.padding import present
-from tokenizer.training.whisper import WhisperEncoder
+from tokenizer.teachers.whisper import WhisperEncoder
 
 LOSSES = ("content", "distilled")
 TAPS = 16  # of the resampler, periods of the lower rate to each side

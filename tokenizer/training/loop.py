@@ -15,7 +15,7 @@ import io
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from tokenizer.model import CodecModel
 from tokenizer.network.encoder import Encoder
 from tokenizer.runs.monitor import Monitor, forget_from
 from tokenizer.runs.optimizers import Optimizers
+from tokenizer.runs.precision import resolved_bfloat16
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.schedule import Schedule
 from tokenizer.runs.settings import differences
@@ -109,6 +110,8 @@ def run_stage(
     Raises:
         InputError: `out` holds a run of other settings, or a gradient is no longer finite.
     """
+    bfloat16 = resolved_bfloat16(config.bfloat16, device, out / "run.json", say=not ranks.rank)
+    config = replace(config, bfloat16=bfloat16)
     torch.manual_seed(config.seed)
     start = fingerprint(codec.config, codec.state_dict())
     settings = {"stage": name, "train": asdict(config), "model": codec.config.to_dict(), "start": start}
@@ -215,7 +218,7 @@ def _step(run: Run, config: StageConfig, batch: Batch, ranks: Ranks) -> dict[str
 
 
 def _autocast(config: StageConfig, batch: Batch) -> torch.autocast:
-    return torch.autocast(batch.wave.device.type, torch.bfloat16, enabled=config.bfloat16)
+    return torch.autocast(batch.wave.device.type, torch.bfloat16, enabled=config.bfloat16 is True)
 
 
 def _total(outcome: Outcome, config: StageConfig) -> Tensor:
@@ -298,9 +301,11 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     if record.exists():
         stored = json.loads(record.read_text())
         # A run that began before there was a setting has its default.
-        stored["train"] = json.loads(json.dumps(asdict(StageConfig(steps=1)))) | stored["train"]
-        if changed := sorted(set(differences(stored, settings)) - MAY_CHANGE):
+        stored["train"] = json.loads(json.dumps(asdict(StageConfig(steps=1, bfloat16=True)))) | stored["train"]
+        changed = {difference.name for difference in differences(stored, settings)} - MAY_CHANGE
+        if changed:
             raise InputError(
-                f"{out}: holds a run with other settings ({', '.join(changed)}); give those again, or use another --out"
+                f"{out}: holds a run with other settings ({', '.join(sorted(changed))}); give those again, "
+                "or use another --out"
             )
     write_atomically(record, json.dumps(settings, indent=2).encode())

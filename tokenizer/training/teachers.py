@@ -12,9 +12,9 @@ from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
 from tokenizer.network.encoder import Encoder
 from tokenizer.parsed import dataclass_from_dict
+from tokenizer.teachers.wavlm import load_wavlm
+from tokenizer.teachers.whisper import WhisperEncoder, is_whisper, load_whisper
 from tokenizer.training.config import TeacherConfig
-from tokenizer.training.wavlm import load_wavlm
-from tokenizer.training.whisper import WhisperEncoder, is_whisper, load_whisper
 
 
 def new_teacher(student: EncoderConfig) -> Encoder:

@@ -144,7 +144,7 @@ def _check_same(model: CodecConfig, initial: CodecModel) -> None:
     if differing := differences(initial.config.to_dict(), model.to_dict()):
         raise InputError(
             f"--init-from {initial.name}: is not of the configuration's 'model' (they differ in "
-            f"{', '.join(differing)}); expected the same"
+            f"{', '.join(difference.name for difference in differing)}); expected the same"
         )
 
 

@@ -1,6 +1,6 @@
-"""Workers that are actors of a Ray cluster, for `workers.run_crew`: they may come late, and go with their machine.
+"""Shards by workers of a Ray cluster, which may start late and may be lost together with their machine.
 
-Every machine must see the input, OUT and the codec by the same names: a shared file system, or URLs.
+Every machine must find the input, OUT and the codec under the same names: on a shared file system, or behind URLs.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipelines.bulk.crew import run_crew
 from pipelines.bulk.encoding import fixed_cpu_threads
-from pipelines.bulk.worker_process import (
+from pipelines.bulk.executors.base import Executor
+from pipelines.bulk.executors.local import check_workers
+from pipelines.bulk.tasks import (
     Event,
     Progress,
     Ready,
-    Receipt,
+    Report,
     ShardWork,
     Survived,
     Task,
@@ -30,42 +33,65 @@ from pipelines.bulk.worker_process import (
     load_codec,
     portable,
 )
+from pipelines.format.layout import Layout
+from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizer import Codec
 
 log = logging.getLogger(__name__)
 
-NODE_LOSS_SECONDS = 10.0  # a cluster needs some time to find out that a machine is gone, not only an actor
-PATIENCE_SECONDS = 60.0  # without any worker, before that is worth a line
+NODE_LOSS_SECONDS = 10.0  # that a cluster takes to notice that a machine is lost, not only an actor
+PATIENCE_SECONDS = 60.0  # without any worker, before a warning
 
 
 @dataclass(frozen=True)
-class RayOptions:
-    """Where the cluster is and what one worker asks of it.
+class Ray(Executor):
+    """Workers on a Ray cluster.
 
     Attributes:
+        workers: how many; None: as many as the cluster has room for.
         address: of its head ("auto", "10.0.0.1:6379", "ray://..."); None: $RAY_ADDRESS, or a cluster found on this
             machine, or a new one of this machine alone.
-        gpus_per_worker: a whole number, or a fraction that workers share a GPU by; used where the device is cuda.
+        gpus_per_worker: a whole number, or a fraction, so that workers share a GPU; used where the device is cuda.
     """
 
+    workers: int | None = None
     address: str | None = None
     gpus_per_worker: float = 1.0
 
+    spans_machines = True
+    works_here = False  # the head of a cluster needs no GPU
+
     def __post_init__(self) -> None:
+        check_workers(self.workers)
         if not (0 < self.gpus_per_worker <= 1 or self.gpus_per_worker == int(self.gpus_per_worker) >= 1):
             raise InputError(
                 f"gpus_per_worker is {self.gpus_per_worker}, expected a fraction of one GPU (0.25) or a whole number"
             )
 
+    def check_device(self, device: str) -> None:
+        if ":" in device:
+            raise InputError(f"device is {device}: Ray gives each worker its own GPU; expected cuda or cpu")
+
+    def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
+        if not tasks:
+            return
+        with connected(self.address):
+            cluster = Cluster(work, self.gpus_per_worker)
+            workers = min(self.workers or cluster.room, len(tasks))
+            run_crew(cluster, Layout(work.out), tasks, report, workers)
+
 
 class Shards:
-    """The actor: a codec, and the tasks it is given. Errors are returned: raised ones would lose their class."""
+    """The actor: loads a codec and does tasks. It returns errors, because raised ones would lose their class."""
 
     def __init__(self, work: ShardWork) -> None:
         self._work = work
 
     def load(self) -> str | Exception:
-        """Load the codec. Returns the id of the node this is on."""
+        """Load the codec. Returns the id of the node that the actor is on."""
         import ray
 
         try:
@@ -76,7 +102,7 @@ class Shards:
             return portable(error)
 
     def do(self, task: Task) -> tuple[float, Receipt | Survived] | Exception:
-        """Do a task. Returns the seconds of audio it dealt with, and what became of it."""
+        """Do a task. Returns the seconds of audio that it processed, and its result."""
         seconds = 0.0
 
         def progress(more: float) -> None:
@@ -88,13 +114,13 @@ class Shards:
                 done = do_task(self._work, task, self._codec, progress)
             return seconds, done
         except MemoryError:
-            os._exit(1)  # as the kernel would have ended it: the shard is tried again
+            os._exit(1)  # like a process that the kernel kills: the shard is tried again
         except Exception as error:
             return portable(error)
 
 
 class RayWorker:
-    """One actor, from when it is asked for: the cluster may place it at once, late or never."""
+    """One actor, from the request on: the cluster may start it at once, late or never."""
 
     def __init__(self, actor: Any) -> None:
         self.task: Task | None = None
@@ -108,7 +134,7 @@ class RayWorker:
 
     @property
     def asked(self) -> Any:
-        """What Ray is to be waited for; None where an event is here already."""
+        """The reference to wait for; None when an event is here already."""
         return None if self._ready else self._asked
 
     def take(self, task: Task) -> None:
@@ -129,7 +155,7 @@ class RayWorker:
             seconds, done = self._result(ray.get(self._asked))
         except (RayTaskError, GetTimeoutError):  # a defect of ours
             raise
-        except RayError as error:  # the actor, its process or its machine is gone
+        except RayError as error:  # the actor, its process or its machine is lost
             self._error = error
             return None
         self._ready.append(done)
@@ -138,15 +164,15 @@ class RayWorker:
 
     def ending(self) -> str | None:
         self.stop()
-        if self._is_node_gone():
-            log.warning("a machine of the cluster is gone; its shard is done again")
+        if self._is_node_lost():
+            log.warning("a machine of the cluster was lost; its shard is done again")
             return None
         return next(iter(str(self._error).strip().splitlines()), type(self._error).__name__)
 
     def stop(self) -> None:
         import ray
 
-        with contextlib.suppress(Exception):  # it is gone, or the cluster is
+        with contextlib.suppress(Exception):  # the actor or the cluster is lost already
             ray.kill(self._actor)
 
     @staticmethod
@@ -155,7 +181,7 @@ class RayWorker:
             raise value
         return value
 
-    def _is_node_gone(self) -> bool:
+    def _is_node_lost(self) -> bool:
         import ray
 
         if "node has died" in str(self._error) or getattr(self._error, "preempted", False):
@@ -169,21 +195,21 @@ class RayWorker:
 
 
 class Cluster:
-    """Workers on a Ray cluster."""
+    """The `Crew` of Ray actors."""
 
-    def __init__(self, work: ShardWork, options: RayOptions) -> None:
+    def __init__(self, work: ShardWork, gpus_per_worker: float) -> None:
         import ray
 
         self._work = work
-        gpus = options.gpus_per_worker if work.encoding.device != "cpu" else 0
+        gpus = gpus_per_worker if work.encoding.device != "cpu" else 0
         self._asks: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus}
-        # A lost actor is not restarted by Ray: its task may be at fault, which `run_crew` has to know.
+        # Ray does not restart a lost actor, because `run_crew` counts deaths: the task may be at fault.
         self._actors = ray.remote(Shards).options(**self._asks, max_restarts=0, max_task_retries=0)
         self._begun, self._is_silent = time.monotonic(), True
 
     @property
     def room(self) -> int:
-        """Workers that the cluster has room for as it is now; at least 1, for it may grow."""
+        """Workers that the cluster has room for now; at least 1, because it may grow."""
         import ray
 
         there = ray.cluster_resources()
@@ -219,8 +245,8 @@ def _free() -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def connected(options: RayOptions) -> Iterator[None]:
-    """With a connection to the cluster: that of this process, where it has one already.
+def connected(address: str | None) -> Iterator[None]:
+    """Connect to the cluster; an existing connection of this process is used.
 
     Raises:
         InputError: Ray is not installed, or no cluster answers at the address.
@@ -228,17 +254,17 @@ def connected(options: RayOptions) -> Iterator[None]:
     try:
         import ray
     except ImportError:
-        raise InputError("--engine ray needs Ray: pip install 'focalstream[ray]'") from None
+        raise InputError("--executor ray needs Ray: pip install 'focalstream[ray]'") from None
     if ray.is_initialized():
         yield
         return
     on_term = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(options.address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_term)  # Ray's own would end the process as if by a defect
+            signal.signal(signal.SIGTERM, on_term)  # Ray's own handler would end the process as if by a defect
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"--ray-address {options.address}: no cluster can be used there ({error})") from error
+        raise InputError(f"--ray-address {address}: no cluster can be used there ({error})") from error
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.bulk.crew import WorkerDied, run_crew
 from pipelines.bulk.encoding import Encoding
-from pipelines.bulk.worker_process import Progress, Ready, ShardWork, Survived, Task, load_codec
+from pipelines.bulk.tasks import Progress, Ready, ShardWork, Survived, Task, load_codec
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
@@ -97,7 +97,7 @@ def test_what_kills_is_found_and_left_out(go):
 
 def test_what_kills_without_a_guilty_cut_ends_the_run(go):
     script = Script(dies=lambda shard, attempt: "SIGKILL" if shard == 2 else None)
-    with pytest.raises(WorkerDied, match=r"shard 2 brought down 2 workers \(the last by SIGKILL\)"):
+    with pytest.raises(WorkerDied, match=r"shard 2 killed 2 workers \(the last by SIGKILL\)"):
         go(script)
     assert script.hired - script.stopped <= 3  # the dead ones
 
@@ -110,7 +110,7 @@ def test_workers_that_die_before_any_task(go):
 
 def test_a_worker_that_sees_another_out_or_another_codec_says_so(tiny_codec_dir, tmp_path):
     work = ShardWork(tmp_path, str(tiny_codec_dir), "0" * 64, Encoding(), False)
-    with pytest.raises(InputError, match=r"does not see the plan there.*memory:// needs --engine inline"):
+    with pytest.raises(InputError, match=r"does not see the plan there.*memory:// needs --executor inline"):
         load_codec(work)
     (tmp_path / "work").mkdir()
     (tmp_path / "work/plan.json").write_text("{}")

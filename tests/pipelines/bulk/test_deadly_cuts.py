@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from pipelines.bulk.deadly_cuts import find_deadly_cuts
+from pipelines.bulk.crew import find_deadly_cuts
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.tools.verify import verify
 

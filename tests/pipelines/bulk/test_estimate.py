@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from pipelines.format.description import read_description
+from pipelines.format.layout import Layout
 from slm.cli import main
 
 
@@ -12,14 +14,14 @@ def test_the_estimate_is_what_comes(audio_folder, tiny_codec_dir, tmp_path, caps
     options = ["--codec", str(tiny_codec_dir), "--pack", "--min-seconds", "0.5", *size]
     assert main(["plan", str(audio_folder), *options, "--rate", "100", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
-    assert main(["tokenize", str(audio_folder), str(tmp_path / "out"), *options, "--engine", "inline"]) == 0
-    description = json.loads((tmp_path / "out/dataset.json").read_text())
-    totals = description["totals"]
+    assert main(["tokenize", str(audio_folder), str(tmp_path / "out"), *options, "--executor", "inline"]) == 0
+    description = read_description(Layout(tmp_path / "out"))
+    totals = description.totals
     assert [planned[key] for key in ("cuts", "skipped", "tokens")] == [
-        totals[key] for key in ("cuts", "skipped", "tokens")
+        getattr(totals, key) for key in ("cuts", "skipped", "tokens")
     ]
-    assert planned["hours"] == pytest.approx(totals["hours"], abs=1e-6)
-    assert planned["shards"] == len(description["shards"]) > 1
+    assert planned["hours"] == pytest.approx(totals.hours, abs=1e-6)
+    assert planned["shards"] == len(description.shards) > 1
     assert planned["tar_bytes"] == size_of(description, "codes.", ".tar")
     assert planned["index_bytes"] == size_of(description, "codes.", ".npy") + size_of(description, "codes.", ".idx")
     # Small shards compress worse than all cuts at once, which the sample here is.
@@ -29,8 +31,8 @@ def test_the_estimate_is_what_comes(audio_folder, tiny_codec_dir, tmp_path, caps
 
 
 def size_of(description, begin, end):
-    files = [item for entry in description["shards"] for item in entry["files"].items()]
-    return sum(f["bytes"] for name, f in files if name.split("/")[1].startswith(begin) and name.endswith(end))
+    files = [item for entry in description.shards for item in entry.files.items()]
+    return sum(stored.bytes for name, stored in files if name.split("/")[1].startswith(begin) and name.endswith(end))
 
 
 def test_the_rate_is_measured_and_paid_for(audio_folder, tiny_codec_dir, capsys):

@@ -19,7 +19,7 @@ def files_in(folder) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_at_random_moments(finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes, workers):
-    engine = ["--engine", "local", "--workers", str(workers)] if workers else ["--engine", "inline"]
+    engine = ["--executor", "local", "--workers", str(workers)] if workers else ["--executor", "inline"]
     arguments = ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6", *engine]
     rng, out, kills = random.Random(workers), tmp_path / "out", 0
     command = [sys.executable, "-m", "slm.cli", "tokenize", str(audio_folder), str(out), *arguments]

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from pipelines.bulk.ownership import once, only_run
-from pipelines.bulk.part import Part, read_part
+from pipelines.bulk.executors.inline import Inline
+from pipelines.bulk.executors.slurm import ArrayTask, read_part
+from pipelines.bulk.ownership import Part, once, only_run
 from pipelines.bulk.run import Job
 from pipelines.format.layout import Layout
 from pipelines.tools.verify import verify
@@ -40,10 +41,10 @@ def test_parts_give_the_same_bytes_and_do_no_shard_twice(
     finished, audio_folder, run, tmp_path, file_bytes, monkeypatch, of
 ):
     """7 parts of 5 shards: two of them find nothing to do."""
-    from pipelines.bulk import worker_process
+    from pipelines.bulk import tasks
 
-    done, write = [], worker_process.write_shard
-    monkeypatch.setattr(worker_process, "write_shard", lambda *a, **k: done.append(a[1]) or write(*a, **k))
+    done, write = [], tasks.write_shard
+    monkeypatch.setattr(tasks, "write_shard", lambda *a, **k: done.append(a[1]) or write(*a, **k))
     out = tmp_path / "out"
     for number in range(of, 0, -1):
         assert not (out / "dataset.json").exists()
@@ -85,7 +86,7 @@ def test_who_may_work_beside_whom(tmp_path):
 def test_a_part_waits_while_another_plans(audio_folder, tiny_codec_dir, tmp_path):
     layout = Layout(tmp_path / "out")
     (tmp_path / "out/work/parts").mkdir(parents=True)
-    command = ["tokenize", str(audio_folder), str(layout.out), "--codec", str(tiny_codec_dir), "--engine", "inline"]
+    command = ["tokenize", str(audio_folder), str(layout.out), "--codec", str(tiny_codec_dir), "--executor", "inline"]
     options = ["--shard-cuts", "5", "--batch-seconds", "6", "--part", "1/1", "--json"]
     with open(tmp_path / "out/work/plan.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -103,7 +104,7 @@ def test_a_part_waits_while_another_plans(audio_folder, tiny_codec_dir, tmp_path
 @pytest.mark.slow
 def test_parts_at_the_same_time_some_killed(finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "slm.cli", "tokenize", str(audio_folder), str(out), "--engine", "inline"]
+    command = [sys.executable, "-m", "slm.cli", "tokenize", str(audio_folder), str(out), "--executor", "inline"]
     command += ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6"]
 
     def begin(number):
@@ -136,7 +137,7 @@ def test_failures_of_all_parts_count(write_manifest, speech, run, tmp_path):
 
 def test_a_part_of_a_retry_is_refused(tmp_path):
     with pytest.raises(InputError, match="leave out --part"):
-        Job("in", tmp_path, "small", part=Part(1, 2), retry_quarantined=True)
+        Job("in", tmp_path, "small", executor=ArrayTask(Part(1, 2), Inline()), retry_quarantined=True)
 
 
 def test_planning_that_is_refused_leaves_nothing(run, tmp_path):

@@ -1,16 +1,18 @@
 """The plan holds every cut once, in order, and is refused for any other run."""
 
+import gzip
 import itertools
 import json
 
 import pytest
 
-from pipelines.bulk.plan import Sharding, identify, load_or_make_plan, shard_cuts
+from pipelines.bulk.plan import Sharding, identify, load_or_make_plan
+from pipelines.bulk.stored_plan import shard_cuts
 from pipelines.format.layout import Layout
 from pipelines.sources.cuts import Selection, duration
 from tokenizer.errors import InputError
 
-CODEC = {"fingerprint": "f" * 64}
+CODEC = "f" * 64
 
 
 def make(tmp_path, durations, sharding, ids=None):
@@ -73,7 +75,7 @@ def test_another_plan_is_refused_and_the_difference_named(tmp_path):
     with pytest.raises(InputError, match=r"--shard-cuts was 2, now not given; --shard-hours was not given, now 2"):
         load_or_make_plan(layout, identify(manifest, Selection(), Sharding(hours=2), {}, CODEC))
     with pytest.raises(InputError, match=r"--codec \(its fingerprint\) was ffff.*, now eeee"):
-        load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=2), {}, {"fingerprint": "e" * 64}))
+        load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=2), {}, "e" * 64))
     (tmp_path / "cuts.jsonl").write_text((tmp_path / "cuts.jsonl").read_text() + "\n")
     with pytest.raises(InputError, match=r"the content of the input was"):
         load_or_make_plan(layout, identify(manifest, Selection(), Sharding(cuts=2), {}, CODEC))
@@ -90,3 +92,26 @@ def test_files_of_no_run_are_not_mixed_with_new_ones(tmp_path):
 def test_sharding_wants_one_sensible_size(bad):
     with pytest.raises(InputError, match="expected"):
         Sharding(**bad)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"identity": {}', b"[1, 2]", b'{"identity": {}, "shards": [{"x": 1}]}'])
+def test_a_damaged_plan_is_named(tmp_path, content):
+    layout, plan = make(tmp_path, [1.0] * 5, Sharding(cuts=2))
+    (layout.work / "plan.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"work/plan\.json: the plan of an unfinished run is damaged"):
+        load_or_make_plan(layout, plan.identity)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"no gzip", gzip.compress(b"{broken\n", mtime=0), gzip.compress(b"{}\n", mtime=0)[:-9]]
+)
+def test_a_damaged_or_missing_list_of_cuts_is_named(tmp_path, content):
+    layout, _ = make(tmp_path, [1.0] * 5, Sharding(cuts=2))
+    file = layout.work / "plan/000001.jsonl.gz"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    assert [cut.id for cut in shard_cuts(layout, 0)] == ["cut-0", "cut-1"]
+    with pytest.raises(InputError, match=r"000001\.jsonl\.gz: the plan of an unfinished run is damaged"):
+        shard_cuts(layout, 1)

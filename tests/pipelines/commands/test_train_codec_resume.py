@@ -53,7 +53,7 @@ def test_old_spellings_work_with_a_note(words, tmp_path, capsys, tiny_codec_dir)
     ]
     assert main([*words, "--steps", "3"]) == 0  # without --resume
     error = capsys.readouterr().err
-    assert f"note: {tmp_path / 'run'} holds a training run, which goes on" in error
+    assert f"note: {tmp_path / 'run'} holds a training run, which is resumed" in error
     assert steps(tmp_path / "run") == [1, 2, 3]
 
 

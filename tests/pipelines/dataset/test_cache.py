@@ -12,7 +12,7 @@ from pipelines.bulk.plan import Sharding
 from pipelines.dataset.cache import MissingFile
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.storage.folders import RemotePath
-from pipelines.tools.split import split
+from pipelines.tools.rewrite import split
 from tokenizer.errors import InputError
 
 URL = "memory://bucket/tokens"

@@ -11,8 +11,8 @@ from pipelines.bulk.plan import Sharding
 from pipelines.dataset.cache import MissingFile
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.layout import Layout
-from pipelines.tools.readers import lhotse_reader
-from pipelines.tools.split import split
+from pipelines.tools.rewrite import split
+from pipelines.tools.verify import lhotse_reader
 from tokenizer.errors import InputError
 
 
@@ -177,6 +177,16 @@ def damaged(finished, tmp_path, name, content):
 def test_damage_is_named_when_opening(finished, tmp_path, name, content, word):
     out = damaged(finished, tmp_path, name, content)
     with pytest.raises(InputError, match=word):
+        TokenDataset(out)
+
+
+def test_a_shard_whose_entry_lacks_its_tar_is_named(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    content = json.loads((out / "dataset.json").read_text())
+    del content["shards"][2]["files"]["shards/codes.000002.tar"]
+    (out / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"shard 2 lists no file shards/codes\.000002\.tar.*focalstream repair"):
         TokenDataset(out)
 
 

@@ -3,8 +3,7 @@
 import random
 import re
 
-from pipelines.format.member_ids import MAX_MEMBER_ID, member_id, original_id
-from pipelines.format.seen_ids import RECENT, SeenIds
+from pipelines.format.member_ids import MAX_MEMBER_ID, RECENT, SeenIds, member_id, original_id
 
 
 def random_id(rng: random.Random) -> str:
@@ -46,7 +45,7 @@ def test_ids_at_the_limit():
 
 
 def test_occurrences_counted_across_many_ids(monkeypatch):
-    monkeypatch.setattr("pipelines.format.seen_ids.RECENT", 64)  # so that there are many sorted runs
+    monkeypatch.setattr("pipelines.format.member_ids.RECENT", 64)  # so that there are many sorted runs
     rng, seen, truth = random.Random(1), SeenIds(), {}
     assert RECENT > 64
     for _ in range(5000):

@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 import pytest
 
-from pipelines.bulk.run_log import read_speed
+from pipelines.bulk.progress import read_speed
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.report import figures as figures_module
 from pipelines.report.figures import DURATION_STEP, LONGEST_RUN, collect, run_tokens
@@ -142,7 +142,7 @@ def test_the_log_of_runs_leaves_out_the_pause_between_them(tmp_path):
 def test_the_log_is_no_part_of_the_dataset(spoken, run, tmp_path, file_bytes):
     run(tmp_path / "cuts.jsonl", tmp_path / "other", shard_cuts=2, pack=True)
     assert file_bytes(tmp_path / "other") == file_bytes(spoken)
-    with pytest.raises(InputError, match=r"lies in .*other, whose bytes know no clock"):
+    with pytest.raises(InputError, match=r"lies in .*other, whose bytes depend on no clock"):
         run(tmp_path / "cuts.jsonl", tmp_path / "other", log=tmp_path / "other/log")
 
 

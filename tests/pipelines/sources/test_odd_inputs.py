@@ -93,7 +93,12 @@ def odd_files(speech):
         "zeros.flac": (bytes(10_000), "unreadable"),
         "half.wav": (wav[: len(wav) // 2], "truncated"),
         "half.aiff": (encoded(mono, format="AIFF")[:16_000], "truncated"),
-        "half.flac": (encoded(mono, format="FLAC")[:9_000], "unreadable"),
+        "half.flac": (encoded(mono, format="FLAC")[:9_000], "truncated"),
+        "a flipped bit.flac": (flipped(encoded(mono, format="FLAC")), "damaged"),
+        "unknown length.flac": (without_length(encoded(mono, format="FLAC")), TOKENIZED),
+        "two in one.ogg": (encoded(mono, format="OGG") + encoded(mono[::-1], format="OGG"), TOKENIZED),
+        "two in one.mp3": (2 * encoded(mono, format="MP3"), TOKENIZED),
+        "two in one.flac": (2 * encoded(mono, format="FLAC"), "wrong manifest"),
         "half.ogg": (encoded(speech(3, 20.0), format="OGG")[:60_000], "truncated"),
         "half.mp3": (encoded(mono, format="MP3")[:2_000], "truncated"),
         "padded.wav": (wav + bytes(100), TOKENIZED),
@@ -104,6 +109,18 @@ def odd_files(speech):
         "linked.wav": (lambda path: path.symlink_to("UPPER.WAV"), TOKENIZED),
     }
     return files
+
+
+def flipped(flac):
+    """With one bit of its samples flipped."""
+    data = bytearray(flac)
+    data[-3000] ^= 1
+    return bytes(data)
+
+
+def without_length(flac):
+    """As it comes out of a pipe: neither length nor checksum in its header."""
+    return flac[:21] + bytes((flac[21] & 0xF0,)) + bytes(20) + flac[42:]
 
 
 def test_a_folder_of_odd_files(speech, run, tmp_path):
@@ -136,7 +153,7 @@ def test_a_manifest_of_odd_cuts(speech, run, tmp_path, write_manifest, nasty_ids
     odd = {
         "begins before the recording": ({"start": -1.0}, "impossible start"),
         "begins behind its end": ({"start": 5.0}, "truncated"),
-        "reaches beyond its end": ({"start": 0.2, "duration": 0.2}, "truncated"),
+        "reaches beyond its end": ({"start": 0.2, "duration": 0.7}, "truncated"),
         "has no duration": ({"duration": None}, "zero length"),
         "lasts nothing": ({"duration": 0.0}, "zero length"),
         "lasts for ever": ({"duration": 1e300}, "truncated"),
@@ -146,7 +163,7 @@ def test_a_manifest_of_odd_cuts(speech, run, tmp_path, write_manifest, nasty_ids
         "rate 0": ({"recording": {**recording, "sampling_rate": 0}}, "zero length"),
         "rate NaN": ({"recording": {**recording, "sampling_rate": float("nan")}}, "zero length"),
         "no sources": ({"recording": {**recording, "sources": []}}, "no such channel"),
-        "a command that fails": ({"recording": with_source(recording, "command", "exit 3")}, "unreadable"),
+        "a command that fails": ({"recording": with_source(recording, "command", "exit 3")}, "refused"),
         "an unknown source": ({"recording": with_source(recording, "gramophone", "x")}, "unreadable"),
         "a URL of nothing": ({"recording": with_source(recording, "url", "memory://nothing.wav")}, "missing file"),
         "a protocol of nobody": ({"recording": with_source(recording, "url", "gopher://a/b.wav")}, "unreadable"),

@@ -11,9 +11,11 @@ import soundfile
 
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.sources.audio import read_wave
-from pipelines.sources.audio_bytes import AudioBytes
+from pipelines.sources.audio_bytes import SlicedBytes
+from pipelines.sources.cuts import Selection
 from pipelines.sources.manifests import content_digest, find_inputs, read_cuts
 from slm.cli import main
+from tokenizer.audio_input.reader import AudioReader
 from tokenizer.errors import InputError
 
 
@@ -62,7 +64,9 @@ def test_a_manifest_with_relative_and_absolute_audio(write_manifest, speech, buc
     (tmp_path / "audio").rename(tmp_path / "remote/audio")
     upload(tmp_path / "remote", bucket)
     (tmp_path / "remote/audio").rename(tmp_path / "audio")
-    assert run(f"{bucket}/cuts.jsonl", tmp_path / "by-url")["quarantined"] == 0
+    assert run(f"{bucket}/cuts.jsonl", tmp_path / "refused")["quarantined"] == 1  # the file of this machine
+    local = Selection(allow_hosts=("file://",))
+    assert run(f"{bucket}/cuts.jsonl", tmp_path / "by-url", selection=local)["quarantined"] == 0
     run(manifest, tmp_path / "by-path")
     by_url, by_path = TokenDataset(tmp_path / "by-url"), TokenDataset(tmp_path / "by-path")
     for i in range(5):
@@ -123,9 +127,9 @@ def test_a_network_that_fails_in_the_middle_is_an_error(write_manifest, speech, 
 
     def open_failing(source, audio):
         path = source["source"]
-        return AudioBytes(Failing(path), 0, len(open(path, "rb").read()))
+        return SlicedBytes(Failing(path), 0, len(open(path, "rb").read()))
 
-    monkeypatch.setattr("pipelines.sources.audio.open_audio", open_failing)
+    monkeypatch.setattr("pipelines.sources.audio_bytes.open_audio", open_failing)
     with pytest.raises(InputError, match=r"ConnectionError, the line is dead"):
         read_wave(item, 16000)
 
@@ -135,9 +139,8 @@ def test_a_stretch_of_a_file_reads_like_a_file_of_its_own(tmp_path, speech):
     soundfile.write(buffer, speech(3, 1.0), 16000, format="FLAC")
     content = buffer.getvalue()
     (tmp_path / "tar").write_bytes(b"before" * 100 + content + b"after" * 1000)
-    with soundfile.SoundFile(AudioBytes(open(tmp_path / "tar", "rb"), 600, len(content))) as file:
-        file.seek(8000)
-        half = file.read(dtype="float32")
+    with open(tmp_path / "tar", "rb") as file:
+        half = np.concatenate(list(AudioReader(SlicedBytes(file, 600, len(content))).read(8000)))[:, 0]
     np.testing.assert_array_equal(half, soundfile.read(io.BytesIO(content), dtype="float32")[0][8000:])
 
 

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipelines.bulk.ownership import only_run
-from pipelines.bulk.part import Part
+from pipelines.bulk.ownership import Part, only_run
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.layout import Layout
 from pipelines.storage import locks as leases
@@ -263,7 +262,16 @@ def test_a_store_that_fails_now_and_then_and_a_killed_run(
         retries.retried(lambda: fsspec.filesystem("s3").mkdir("speech"))
         retries.retried(lambda: fsspec.filesystem("s3").put(f"{audio_folder}/", "speech/audio/", recursive=True))
         out = RemotePath("s3://speech/tokens/out")
-        arguments = ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6", "--engine", "inline"]
+        arguments = [
+            "--codec",
+            str(tiny_codec_dir),
+            "--shard-cuts",
+            "5",
+            "--batch-seconds",
+            "6",
+            "--executor",
+            "inline",
+        ]
         words = ["tokenize", "s3://speech/audio", str(out), *arguments]
         process = subprocess.Popen([sys.executable, "-m", "slm.cli", *words], stderr=subprocess.PIPE, text=True)
         while process.poll() is None and not sizes_in(out / "work/receipts"):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
 from pipelines.format.layout import Layout
@@ -140,7 +141,7 @@ def test_audio_that_is_gone_is_told_and_found_again(damaged, tmp_path, capsys, f
     (tmp_path / "audio/0.wav").rename(tmp_path / "0.wav")
     (damaged / "shards/codes.000000.tar").unlink()
     assert main(["repair", str(damaged), "--workers", "1"]) == 1
-    assert "1 cut can be read no more" in capsys.readouterr().out
+    assert "1 cut can no longer be read" in capsys.readouterr().out
     (tmp_path / "0.wav").rename(tmp_path / "audio/0.wav")
     run(tmp_path / "cuts.jsonl", damaged, shard_cuts=2, pack=True, retry_quarantined=True)
     assert file_bytes(damaged) == before
@@ -181,7 +182,7 @@ def test_packing_changes_no_other_file(finished, audio_folder, tiny_codec_dir, t
 
     sharding = Sharding(cuts=5, pack=True)
     out = tmp_path / "out"
-    tokenize(Job(str(audio_folder), out, str(tiny_codec_dir), sharding, Encoding(6.0), engine="inline"))
+    tokenize(Job(str(audio_folder), out, str(tiny_codec_dir), sharding, Encoding(6.0), executor=Inline()))
     packed, plain = file_bytes(out), file_bytes(finished)
     assert {name for name in packed if name not in plain} == {f"packed/codes.{i:06d}.bits" for i in range(5)}
     assert all(packed[name] == plain[name] for name in plain if name.startswith(("shards/", "index/")))

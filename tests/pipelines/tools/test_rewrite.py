@@ -8,10 +8,10 @@ import pytest
 
 from pipelines.bulk.plan import Sharding
 from pipelines.dataset.token_dataset import TokenDataset
+from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
-from pipelines.format.stored_shard import stored_cuts
-from pipelines.tools.merge import merge
-from pipelines.tools.split import part_of, split
+from pipelines.format.shards import stored_cuts
+from pipelines.tools.rewrite import merge, part_of, split
 from pipelines.tools.verify import verify
 from slm.cli import main
 from tokenizer.errors import InputError
@@ -38,7 +38,7 @@ def test_writing_a_shard_again_gives_its_bytes(finished, tmp_path, file_bytes):
     """Merging with nothing but another order of shards keeps every byte of them."""
     from pipelines.tools.rewrite import DatasetWriter, rewriting
 
-    layout, codec = Layout(tmp_path / "out"), TokenDataset(finished).codec
+    layout, codec = Layout(tmp_path / "out"), TokenDataset(finished).codec_entry
     with rewriting(layout):
         writer = DatasetWriter(layout, codec, {}, Sharding(cuts=5))
         for shard in range(5):
@@ -50,9 +50,9 @@ def test_writing_a_shard_again_gives_its_bytes(finished, tmp_path, file_bytes):
 
 
 def test_merged(finished, failing, tmp_path):
-    totals = merge([finished, failing], tmp_path / "out", Sharding(cuts=10, pack=True))["totals"]
-    assert (totals["planned"], totals["cuts"], totals["quarantined"]) == (32, 30, 2)
-    assert totals["duplicate_ids"] == 3  # one of its own, two names that both have
+    totals = merge([finished, failing], tmp_path / "out", Sharding(cuts=10, pack=True)).totals
+    assert (totals.planned, totals.cuts, totals.quarantined) == (32, 30, 2)
+    assert totals.duplicate_ids == 3  # one of its own, two names that both have
     assert codes_by_id(tmp_path / "out") == codes_by_id(finished, failing)
     assert verify(tmp_path / "out") == []
     assert len({entry["shard"] for entry in quarantine(tmp_path / "out")} - {0, 1, 2, 3}) == 0
@@ -96,7 +96,7 @@ def test_a_speaker_stays_together_whatever_else_is_there(run, write_manifest, sp
 
 
 def speakers(out):
-    shards = {entry["shard"] for entry in json.loads((out / "dataset.json").read_text())["shards"]}
+    shards = {entry.shard for entry in read_description(Layout(out)).shards}
     return {c.cut["supervisions"][0]["speaker"] for shard in shards for c, _ in stored_cuts(Layout(out), shard)}
 
 
@@ -109,7 +109,7 @@ def test_shares_are_kept_to_about():
 
 @pytest.mark.parametrize("shares", [{"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a/b": 1.0}, {"": 1.0}, {}])
 def test_shares_that_make_no_sense(finished, tmp_path, shares):
-    with pytest.raises(InputError, match=r"expected positive|no name of a folder"):
+    with pytest.raises(InputError, match=r"expected positive|not the name of a folder"):
         split(finished, tmp_path / "out", shares, "cut", Sharding(cuts=7))
     assert not (tmp_path / "out").exists()
 

@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from pipelines.bulk.finalize import description_checksum
+from pipelines.format.description import content_checksum
 from pipelines.tools.verify import verify
 from slm.cli import main
 from tokenizer.errors import InputError
@@ -68,6 +68,16 @@ def test_strange_files(copied):
     assert verify(copied) == ["shards/codes.000001.tar.idx: not part of the dataset; remove it"]
 
 
+def test_a_file_that_a_damaged_description_does_not_list_is_to_be_kept(copied):
+    content = json.loads((copied / "dataset.json").read_text())
+    del content["shards"][1]["files"]["shards/codes.000001.tar"]
+    (copied / "dataset.json").write_text(json.dumps(content))
+    problems = verify(copied)
+    assert "dataset.json: its content does not match its checksum" in problems
+    (found,) = [problem for problem in problems if problem.startswith("shards/codes.000001.tar: not part")]
+    assert "keep it until `focalstream repair`" in found
+
+
 def resign(out, shard, **changes):
     """Make dataset.json vouch for the shard's files as they are now, so that only their content can be at fault."""
     description = json.loads((out / "dataset.json").read_text())
@@ -76,7 +86,8 @@ def resign(out, shard, **changes):
         content = (out / name).read_bytes()
         recorded.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     entry.update(changes)
-    description["checksum"] = description_checksum(description)
+    del description["checksum"]
+    description["checksum"] = content_checksum(description)
     for name in ("dataset.json", "dataset.copy.json"):
         (out / name).write_text(json.dumps(description))
 
@@ -135,7 +146,8 @@ def test_totals_that_do_not_balance(copied):
     description = json.loads((copied / "dataset.json").read_text())
     description["totals"]["planned"] += 1
     description["totals"]["tokens"] += 7
-    description["checksum"] = description_checksum(description)
+    del description["checksum"]
+    description["checksum"] = content_checksum(description)
     for name in ("dataset.json", "dataset.copy.json"):
         (copied / name).write_text(json.dumps(description))
     problems = verify(copied)
@@ -143,13 +155,23 @@ def test_totals_that_do_not_balance(copied):
     assert "25 cuts planned, but 24 tokenized and 0 quarantined" in problems[1]
 
 
-@pytest.mark.parametrize(("key", "value"), [("files", []), ("shards", ["x"]), ("totals", [1])])
-def test_a_description_with_a_wrong_type(copied, key, value):
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("files", [], "files is list, expected a mapping"),
+        ("shards", ["x"], "shard number 0: a key is missing or unknown"),
+        ("shards", {}, "shards is dict, expected a list"),
+        ("totals", [1], "totals is list, expected a mapping"),
+        ("codec", {"name": "tiny"}, "codec: missing"),
+    ],
+)
+def test_a_description_with_a_wrong_type(copied, key, value, words):
     description = json.loads((copied / "dataset.json").read_text())
     description[key] = value
-    description["checksum"] = description_checksum(description)
+    del description["checksum"]
+    description["checksum"] = content_checksum(description)
     (copied / "dataset.json").write_text(json.dumps(description))
-    assert any("of the wrong type" in problem for problem in verify(copied))
+    assert any(words in problem for problem in verify(copied))
 
 
 def test_a_cut_that_is_a_list(copied):
@@ -172,3 +194,17 @@ def test_no_dataset(tmp_path, capsys):
     with pytest.raises(InputError, match=r"holds no dataset\.json"):
         verify(tmp_path)
     assert main(["verify", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"shard": 0}',
+        '{"shard": [], "id": "a", "source": "", "reason": "r", "error": "", "detail": "", "attempts": 2}',
+    ],
+)
+def test_a_damaged_quarantine_is_a_problem(copied, line):
+    (copied / "quarantine.jsonl").write_text(line + "\n")
+    assert any(problem.startswith("quarantine.jsonl: cannot be read") for problem in verify(copied))

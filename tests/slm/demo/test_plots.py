@@ -51,3 +51,23 @@ def test_token_track_has_the_highest_bit_on_top():
     opaque = pixels(plots.token_track_png(tokens.tolist(), 12))[..., 3] == 255
     expected = np.array([[int(bit) for bit in f"{token:012b}"] for token in tokens]).T
     np.testing.assert_array_equal(opaque, expected == 1)
+
+
+def test_colours_get_lighter_in_equal_steps():
+    colours = plots.colour_map()
+    assert colours.shape == (256, 4) and (colours[:, 3] == 255).all()
+    srgb = colours[:, :3] / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    lightness = np.where(luminance > 0.008856, 116 * np.cbrt(luminance) - 16, 903.3 * luminance)  # CIELAB
+    # Channels of 8 bits, and the four digits of sRGB's matrix, move the lightness by as much.
+    np.testing.assert_allclose(lightness, np.linspace(0, plots.HIGHEST_LIGHTNESS, 256), atol=0.5)
+
+
+def test_png_holds_the_levels_and_the_palette():
+    rng = np.random.default_rng(4)
+    levels = rng.integers(0, 200, (23, 41)).astype(np.uint8)
+    palette = rng.integers(0, 256, (200, 4)).astype(np.uint8)
+    palette[:, 3] = 255
+    palette[7, 3] = 0
+    np.testing.assert_array_equal(pixels(plots.palette_png(levels, palette)), palette[levels])

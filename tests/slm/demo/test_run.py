@@ -38,7 +38,7 @@ def manifest(tmp_path_factory):
     """Six of the bundled cuts to train on and two held out."""
     split = split_data(str(BUNDLED))
     path = tmp_path_factory.mktemp("data") / "cuts.jsonl.gz"
-    write_manifest(path, [*split.train[:6], *split.heldout[:2]])
+    write_manifest(path, [*split.train[:6], *split.held_out[:2]])
     return path
 
 
@@ -58,9 +58,9 @@ class Listed:
 
 
 def test_unigram_bits_are_those_of_counts_plus_one():
-    training, heldout = Listed([0, 0, 0, 1], [1, 2]), Listed([0, 1, 7])
+    training, held_out = Listed([0, 0, 0, 1], [1, 2]), Listed([0, 1, 7])
     expected = -np.mean(np.log2([4 / 17, 3 / 17, 1 / 17, 3 / 17]))  # of 0, 1, 7 and the end
-    assert demo_stages.unigram_bits(training, heldout) == pytest.approx(expected)
+    assert demo_stages.unigram_bits(training, held_out) == pytest.approx(expected)
 
 
 def test_mean_leaves_out_what_was_not_measured():

@@ -41,14 +41,14 @@ def ids(cuts) -> list[str]:
 
 def test_bundled_speech_says_what_is_held_out():
     split = demo_split.split_data(str(BUNDLED))
-    assert len(split.train) == 70 and len(split.heldout) == 10
+    assert len(split.train) == 70 and len(split.held_out) == 10
     assert {demo_split.speaker(source.cut) for source in split.train} == {
-        demo_split.speaker(source.cut) for source in split.heldout
+        demo_split.speaker(source.cut) for source in split.held_out
     }
     assert not {demo_split.text(source.cut) for source in split.train} & {
-        demo_split.text(source.cut) for source in split.heldout
+        demo_split.text(source.cut) for source in split.held_out
     }
-    for source in split.heldout:
+    for source in split.held_out:
         wave = read_wave(source, 16_000)
         assert len(wave) == source.cut["recording"]["num_samples"]
         assert 0.02 < np.sqrt(np.mean(wave**2)) < 0.2
@@ -56,27 +56,27 @@ def test_bundled_speech_says_what_is_held_out():
 
 def test_every_tenth_cut_is_held_out_where_nothing_is_said(folder):
     split = demo_split.split_data(str(folder))
-    assert ids(split.heldout) == ["09.wav", "19.wav"]
+    assert ids(split.held_out) == ["09.wav", "19.wav"]
     assert len(split.train) == 21
 
 
 def test_of_few_cuts_the_last_is_held_out(folder):
     split = demo_split.split_data(str(folder / "0[0-3].wav"))
-    assert (len(split.train), ids(split.heldout)) == (3, ["03.wav"])
+    assert (len(split.train), ids(split.held_out)) == (3, ["03.wav"])
     assert split.rule == "the last cut is held out"
 
 
 def test_a_cut_that_cannot_be_read_is_not_held_out(folder):
     corrupt(folder / "09.wav")
     split = demo_split.split_data(str(folder))
-    assert ids(split.heldout) == ["19.wav"]
+    assert ids(split.held_out) == ["19.wav"]
     assert split.rule == "every 10th cut is held out where it can be read"
 
     corrupt(folder / "02.wav")
     damaged = (folder / "03.wav").read_bytes()
     (folder / "03.wav").write_bytes(damaged[:20])
     split = demo_split.split_data(str(folder / "0[0-3].wav"))
-    assert (ids(split.train), ids(split.heldout)) == (["00.wav", "02.wav", "03.wav"], ["01.wav"])
+    assert (ids(split.train), ids(split.held_out)) == (["00.wav", "02.wav", "03.wav"], ["01.wav"])
     assert split.rule == "the last cut that can be read is held out"
 
 
@@ -118,11 +118,11 @@ def test_missing_audio_is_named(folder):
     split = demo_split.split_data(str(folder))
     (folder / "09.wav").unlink()
     with pytest.raises(InputError, match=r"cut 09\.wav"):
-        read_wave(split.heldout[0], 16_000)
+        read_wave(split.held_out[0], 16_000)
 
 
 def test_audio_arrives_at_the_rate_asked_for(folder):
     split = demo_split.split_data(str(folder))
-    wave = read_wave(split.heldout[0], 8_000)
+    wave = read_wave(split.held_out[0], 8_000)
     assert wave.dtype == np.float32
-    assert len(wave) == round(split.heldout[0].cut["recording"]["num_samples"] / 2)
+    assert len(wave) == round(split.held_out[0].cut["recording"]["num_samples"] / 2)

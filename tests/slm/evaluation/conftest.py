@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
 from pipelines.dataset.token_dataset import TokenDataset
@@ -57,7 +58,7 @@ def spoken_dataset(tiny_codec_dir: Path, tmp_path_factory: pytest.TempPathFactor
         )
     (folder / "cuts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path_factory.mktemp("spoken-tokens") / "out"
-    tokenize(Job(str(folder / "cuts.jsonl"), out, str(tiny_codec_dir), Sharding(cuts=5), engine="inline"))
+    tokenize(Job(str(folder / "cuts.jsonl"), out, str(tiny_codec_dir), Sharding(cuts=5), executor=Inline()))
     return out
 
 

@@ -13,10 +13,11 @@ import pytest
 import soundfile
 import torch
 
+from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
 from pipelines.dataset.token_dataset import TokenDataset
-from pipelines.tools.split import split
+from pipelines.tools.rewrite import split
 from slm.checkpoint import load_lm, save_lm
 from slm.cli import main
 from slm.evaluation.samples import NGRAM, SampleOptions, code_figures, draw_samples, silence
@@ -42,7 +43,15 @@ def test_table_json_and_page(command, spoken_dataset, tmp_path, capsys):
     files = ["--json", str(tmp_path / "out.json"), "--html", str(tmp_path / "out.html")]
     assert main([*command, *more, *files]) == 0
     table = capsys.readouterr().out
-    for words in ("13 cuts", "language model", "unigram", "bigram", "true continuation", "same gender", "<i>part"):
+    for words in (
+        "13 cuts",
+        "language model",
+        "unigram",
+        "bigram",
+        "true continuation",
+        "same gender vs another gender",
+        "<i>part",
+    ):
         assert words in table
     assert "not measured: background consistency: 0 background(s)" in table
     result = json.loads((tmp_path / "out.json").read_text())
@@ -55,7 +64,7 @@ def test_table_json_and_page(command, spoken_dataset, tmp_path, capsys):
     errors = {system: row["token_error_rate"] for system, row in result["likelihood"].items()}
     assert errors["bigram"] < errors["unigram"] < 1 and errors["language model"] > 0.9
     assert own["wrong_bits"] == pytest.approx(4, abs=0.5)
-    assert "token errors %" in table and "wrong bits a token" in (tmp_path / "out.html").read_text()
+    assert "token errors %" in table and "wrong bits per token" in (tmp_path / "out.html").read_text()
     assert "not measured: transcripts: the model has no text" in table
     assert result["swaps"]["speaker"]["true"]["language model"]["items"] == 8
     assert result["benchmarks"]["<i>part"]["unigram"]["items"] == 4
@@ -66,7 +75,7 @@ def test_table_json_and_page(command, spoken_dataset, tmp_path, capsys):
     assert page.count('aria-pressed="true" data-src=') == 3
     assert page.count(">the recording as the codec renders it</button>") == 3
     assert ">original<" not in page
-    assert "&lt;i&gt;part" in page and "<i>part" not in page and "$" not in page.split("<script>")[0]
+    assert "&lt;i&gt;part" in page and "<i>part" not in page and "{{" not in page.split("<script>")[0]
     assert "http" not in page.replace("http-equiv", "")
 
 
@@ -233,10 +242,14 @@ def test_empty_data_is_refused(command, tiny_codec_dir, tmp_path, capsys):
     (tmp_path / "audio").mkdir()
     soundfile.write(tmp_path / "audio" / "nan.wav", np.full(8000, np.nan, np.float32), 16000, subtype="FLOAT")
     tokenize(
-        Job(str(tmp_path / "audio"), tmp_path / "out", str(tiny_codec_dir), engine="inline", max_quarantine_rate=1)
+        Job(str(tmp_path / "audio"), tmp_path / "out", str(tiny_codec_dir), executor=Inline(), max_quarantine_rate=1)
     )
-    for arguments in (["--data", str(tmp_path / "out")], ["--baseline-data", str(tmp_path / "out")]):
-        assert main([*command, *arguments]) == 2
+    empty = str(tmp_path / "out")
+    with_no_data = [
+        empty if before == "--data" else word for before, word in zip(["", *command], command, strict=False)
+    ]
+    for arguments in (with_no_data, [*command, "--baseline-data", empty]):
+        assert main(arguments) == 2
         assert "out: holds no tokens; tokenize some audio first" in capsys.readouterr().err
 
 

@@ -102,10 +102,10 @@ def test_eval_lm_shows_transcripts_of_a_model_with_text(texted_dataset, text_mod
     assert result["count"] == len(result["texts"]) == 3 and result["piece_error_rate"] > 0.5
     assert all(one["said"] in texts and one["cut"].startswith("c") for one in result["texts"])
     page = Path(tmp_path / "out.html").read_text()
-    assert page.count("<dt>written</dt>") == 3 and "What it writes down" in page and "#transcripts" in page
+    assert page.count("<dt>transcript</dt>") == 3 and "<h2>Transcription</h2>" in page and "#transcripts" in page
     monkeypatch.setattr("slm.evaluation.transcripts.transcribe", lambda *_: " ")
     assert main([*command, "--transcripts", "3", *files]) == 0
-    assert Path(tmp_path / "out.html").read_text().count("<dt>written</dt><dd>(nothing)</dd>") == 3
+    assert Path(tmp_path / "out.html").read_text().count("<dt>transcript</dt><dd>(nothing)</dd>") == 3
     assert main([*command, "--transcripts", "0"]) == 0
     assert "not measured: transcripts: ask for them with --transcripts" in capsys.readouterr().out
     assert main([*command, "--transcripts", "-1"]) == 2

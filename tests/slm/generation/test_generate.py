@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from slm.generation.generate import Sampling, draw, filtered, framed, generate
+from slm.generation import sampling as on_arrays
+from slm.generation.generate import framed, generate
+from slm.generation.sampling import RandomStream, Sampling
 from slm.model.decoding import make_cache
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import BOS, EOS, FIRST_CODE, PAD, Vocabulary
@@ -26,6 +28,14 @@ def model() -> LanguageModel:
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.1)
     return model
+
+
+def draw(logits: Tensor, sampling: Sampling, recent: Tensor, generators: list[RandomStream], may_end: bool) -> Tensor:
+    return torch.from_numpy(on_arrays.draw(logits.numpy(), sampling, recent.numpy(), generators, may_end))
+
+
+def filtered(logits: Tensor, sampling: Sampling, recent: Tensor) -> Tensor:
+    return torch.from_numpy(on_arrays.filtered(logits.numpy(), sampling, recent.numpy()))
 
 
 def logits_of(seed: int, rows: int = 3) -> Tensor:
@@ -46,7 +56,7 @@ def test_draws_follow_the_softmax():
     expected = logits[0].clone()
     expected[:FIRST_CODE] = -torch.inf
     expected = expected.softmax(-1)
-    generator = torch.Generator().manual_seed(0)
+    generator = RandomStream(0)
     count = 10_000
     drawn = draw(logits.expand(count, -1), Sampling(), torch.full((count, 1), PAD), [generator] * count, may_end=False)
     frequency = torch.bincount(drawn, minlength=VOCABULARY.size) / count
@@ -54,11 +64,19 @@ def test_draws_follow_the_softmax():
     assert ((frequency - expected).abs() <= 5 * deviation).all()
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2**32 + 5, 2**63 - 1])
+def test_random_streams_are_those_of_pytorch(seed):
+    """Continuations keep their seeds: the numbers are those of the versions that drew with PyTorch."""
+    stream, generator = RandomStream(seed), torch.Generator().manual_seed(seed)
+    expected = [float(torch.rand(1, generator=generator, dtype=torch.float64)) for _ in range(700)]
+    assert [stream.uniform() for _ in range(700)] == expected
+
+
 @pytest.mark.parametrize("may_end", [True, False])
 def test_only_codes_and_the_end_can_be_drawn(may_end):
     logits = logits_of(2)
     logits[:, :FIRST_CODE] += 100  # special tokens are by far the likeliest
-    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    generators = [RandomStream(i) for i in range(3)]
     drawn = torch.cat([draw(logits, Sampling(), NOTHING_RECENT, generators, may_end) for _ in range(50)])
     assert (drawn == EOS).all() if may_end else (drawn >= FIRST_CODE).all()
 
@@ -140,9 +158,7 @@ def test_an_ended_stream_does_not_disturb_the_others(model):
 
 def test_an_endless_stream_can_be_cancelled_and_keeps_its_memory(model, monkeypatch):
     caches = []
-    monkeypatch.setattr(
-        "slm.generation.generate.make_cache", lambda *args: caches.append(make_cache(*args)) or caches[-1]
-    )
+    monkeypatch.setattr("slm.model.decoding.make_cache", lambda *args: caches.append(make_cache(*args)) or caches[-1])
     stream = generate(model, VOCABULARY, [codes_of(5, 1)], Sampling(), [0], min_codes=10**9)
     codes = [int(code) for code in itertools.islice(stream, 400)]
     stream.close()

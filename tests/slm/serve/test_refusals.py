@@ -177,6 +177,6 @@ def test_a_slow_reader_is_dropped_and_its_stream_cancelled(server: Any) -> None:
             service._hand_on(Sound(number, True, np.zeros(4, np.uint16), bytes(2560), 1.0, 0.0))
         await asyncio.wait_for(task, 10)
         assert [type(command) for command in Model.commands] == [Open, Cancel] and service.idle.is_set()
-        assert 'refused_total{reason="slow_reader"} 1.0' in service.counts.text().decode()
+        assert 'refused_total{reason="slow_reader"} 1.0' in service.metrics.text().decode()
 
     asyncio.run(run())

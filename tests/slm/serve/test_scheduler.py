@@ -223,9 +223,9 @@ def test_an_endless_stream_does_not_grow(tiny_codec: Codec, lm: Any) -> None:
     driver.run(driver.now + 1)
     stream = next(iter(driver.scheduler._streams.values()))
     batch = driver.scheduler._batch
-    before = [part.shape for part in batch._cache], len(stream.waiting), len(stream.voice.recent)
+    before = [part.shape for part in batch._cache.tensors], len(stream.waiting), len(stream.sampler.recent)
     driver.run(driver.now + 12)  # 600 codes, 25 contexts
-    assert ([part.shape for part in batch._cache], len(stream.waiting), len(stream.voice.recent)) == before
+    assert ([part.shape for part in batch._cache.tensors], len(stream.waiting), len(stream.sampler.recent)) == before
     assert stream.state is None and not driver.of(1, Done) and len(driver.of(1, Sound)) > 140
 
 

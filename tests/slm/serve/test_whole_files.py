@@ -154,3 +154,16 @@ def test_a_second_signal_does_not_wait_for_a_file(run_server: Any) -> None:
 
     status, log = run_server(work)
     assert status == 0 and "Traceback" not in log
+
+
+def test_a_damaged_or_foreign_upload_is_refused_with_the_reason():
+    from slm.serve.files import audio_of
+    from slm.serve.protocol import Refused
+
+    mp3 = bytearray(sound_file(noise(3.0), kind="MP3"))
+    for k in range(len(mp3) // 2, len(mp3) // 2 + 600):
+        mp3[k] ^= 0x5A
+    with pytest.raises(Refused, match=r"the file: is damaged: \d+ bytes at"):
+        audio_of(bytes(mp3), 16000, 10.0)
+    with pytest.raises(Refused, match=r"the file: not a readable sound file.*begins with '<html>"):
+        audio_of(b"<html>\x1b[2J" * 100, 16000, 10.0)

@@ -118,6 +118,21 @@ def test_patience_ends_a_run(lm_config, lm_settings, token_dataset, tmp_path, mo
     assert (report.stopped_by, report.step, report.best_step) == ("patience", 16, 8)
 
 
+def test_time_ends_a_run_with_a_validation_and_a_low_learning_rate(
+    lm_config, lm_settings, token_dataset, tmp_path, monkeypatch
+):
+    now = iter(range(1000))
+    monkeypatch.setattr(slm.training.train.time, "perf_counter", lambda: float(next(now)))
+    settings = dataclasses.replace(lm_settings, steps=500, warmup_steps=0)
+    report = train(lm_config, settings, [token_dataset], tmp_path / "lm", show_progress=False, seconds=20.0)
+    log = log_of(tmp_path / "lm")
+    assert report.stopped_by == "time" and 3 <= report.step == len(log) < 20
+    assert "held_out_bits_per_token" in log[-1] and report.best_step is not None
+    rates = [record["learning_rate"] for record in log]
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.3 * rates[0]
+    load_lm(tmp_path / "lm")
+
+
 def test_what_cannot_be_resumed_is_refused(lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path):
     def again(out: Path, **changes: Any) -> None:
         train(

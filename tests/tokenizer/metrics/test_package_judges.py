@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,21 +67,6 @@ def test_what_is_not_installed_is_named(monkeypatch) -> None:
     assert missing["speaker_ge2e"].startswith("resemblyzer is not installed; pip install --no-deps Resemblyzer")
     with pytest.raises(InputError, match=r"recogniser 'tiny.en': .*pip install focalstream\[judges\]"):
         recogniser.load_recogniser("tiny.en")
-
-
-def test_a_model_in_parts_is_joined_once(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for number, content in enumerate((b"first half,", b" and the second"), 1):
-        data = tmp_path / f"part{number}" / "data"
-        data.mkdir(parents=True)
-        (data / f"model.bin.part{number}").write_bytes(content)
-        (data / "config.json").write_text(f'{{"of": {number}}}')
-    monkeypatch.setattr(recogniser, "package_folder", lambda name: tmp_path / f"part{name[-1]}")
-    folder = Path(recogniser.model_folder("base"))
-    assert (folder / "model.bin").read_bytes() == b"first half, and the second"
-    assert (folder / "config.json").read_text() == '{"of": 1}'
-    before = (folder / "model.bin").stat().st_mtime_ns
-    assert recogniser.model_folder("base") == folder and (folder / "model.bin").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("measure", ["dnsmos", "speaker_ge2e"])

@@ -129,3 +129,14 @@ def test_an_empty_folder_is_written_into(tiny_codec_dir: Path, tmp_path: Path) -
     assert len(list((tmp_path / "mine").iterdir())) == 6
     assert Codec.from_pretrained(tmp_path / "mine", engine="onnx").causal
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_description_of_the_version_before_is_read(tiny_codec_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["export", str(tiny_codec_dir), str(out)]) == 0
+    wave = 0.1 * torch.randn(1, 9000, generator=torch.Generator().manual_seed(1))
+    expected = Codec.from_pretrained(out, engine="onnx").encode(wave)
+    manifest = json.loads((out / "codec.json").read_text())
+    del manifest["kernel"]
+    (out / "codec.json").write_text(json.dumps(manifest | {"version": 3}))
+    assert torch.equal(Codec.from_pretrained(out, engine="onnx").encode(wave), expected)

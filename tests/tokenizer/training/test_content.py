@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tokenizer.teachers.test_whisper import SIZES, reference, speechlike, stored
 from tests.tokenizer.training.conftest import make_corpus, quick, records
-from tests.tokenizer.training.test_whisper import SIZES, reference, speechlike, stored
 from tokenizer import Codec, InputError
+from tokenizer.teachers.whisper import WhisperConfig, WhisperEncoder, load_whisper
 from tokenizer.training.batches import Crops, Rates, Utterances
 from tokenizer.training.config import TeacherConfig, TrainingConfig
 from tokenizer.training.content import ContentLosses, Resample, angle, scaled_distance
 from tokenizer.training.loop import run_stage
 from tokenizer.training.teachers import load_full_context, new_teacher
 from tokenizer.training.train import check_trainable, train
-from tokenizer.training.whisper import WhisperConfig, WhisperEncoder, load_whisper
 
 RATES = Rates(16000, 16000, 1280)
 WEIGHTS = {"multi_mel": 1.0, "content": 3.0, "distilled": 1.0}

@@ -4,18 +4,18 @@ import json
 
 import pytest
 
-from pipelines.bulk.executors import ray as ray_engine
-from pipelines.bulk.executors.ray import RayOptions
+from pipelines.bulk.executors import ray as ray_executor
+from pipelines.bulk.executors.ray import Ray
 from tokenizer.errors import InputError
 
 CLUSTER_MEMORY = 80 << 20  # bytes of each node's object store, about the least that Ray takes
 
 
 def test_gpus_are_whole_or_a_fraction_of_one():
-    assert RayOptions(gpus_per_worker=0.25).gpus_per_worker == 0.25
+    assert Ray(gpus_per_worker=0.25).gpus_per_worker == 0.25
     for wrong in (0.0, -1.0, 1.5):
         with pytest.raises(InputError, match="expected a fraction of one GPU"):
-            RayOptions(gpus_per_worker=wrong)
+            Ray(gpus_per_worker=wrong)
 
 
 def test_one_gpu_cannot_be_picked(run, audio_folder, tmp_path):
@@ -23,7 +23,7 @@ def test_one_gpu_cannot_be_picked(run, audio_folder, tmp_path):
     from pipelines.bulk.run import Job
 
     with pytest.raises(InputError, match=r"device is cuda:1.*its own GPU"):
-        Job("in", tmp_path, "small", engine="ray", encoding=Encoding(device="cuda:1"))
+        Job("in", tmp_path, "small", executor=Ray(), encoding=Encoding(device="cuda:1"))
 
 
 @pytest.mark.slow
@@ -43,16 +43,16 @@ def test_a_cluster_that_loses_a_machine(
         doomed = cluster.add_node(num_cpus=1, object_store_memory=CLUSTER_MEMORY)
         ray.init(cluster.address, log_to_driver=False)
         lose_after_first_take(monkeypatch, cluster, doomed)
-        run(audio_folder, tmp_path / "out", engine="ray", workers=3)
+        run(audio_folder, tmp_path / "out", executor=Ray(workers=3))
         assert file_bytes(tmp_path / "out") == file_bytes(finished)
 
         # No machine goes from here on, and every death would wait that long to find out.
-        monkeypatch.setattr(ray_engine, "NODE_LOSS_SECONDS", 0.0)
+        monkeypatch.setattr(ray_executor, "NODE_LOSS_SECONDS", 0.0)
         manifest = write_manifest({f"cut-{i}": speech(i, 0.5 + i / 10) for i in range(2)})
         lines = [json.loads(line) for line in manifest.read_text().splitlines()]
         lines[1]["recording"]["sources"][0].update(type="command", source="kill -SEGV $PPID")
         manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        totals = run(manifest, tmp_path / "deadly", engine="ray", workers=1)
+        totals = run(manifest, tmp_path / "deadly", executor=Ray(workers=1))
         assert (totals["cuts"], totals["quarantined"]) == (1, 1)
         entry = json.loads((tmp_path / "deadly/quarantine.jsonl").read_text())
         assert (entry["id"], entry["reason"]) == ("cut-1", "killed its worker")
@@ -63,7 +63,7 @@ def test_a_cluster_that_loses_a_machine(
 
 def lose_after_first_take(monkeypatch, cluster, node):
     """Kill the only machine with a CPU while its actor is at a shard; another joins a little later."""
-    take, lost = ray_engine.RayWorker.take, []
+    take, lost = ray_executor.RayWorker.take, []
 
     def take_and_lose(worker, task):
         take(worker, task)
@@ -72,4 +72,4 @@ def lose_after_first_take(monkeypatch, cluster, node):
             cluster.remove_node(node, allow_graceful=False)
             cluster.add_node(num_cpus=2, object_store_memory=CLUSTER_MEMORY)
 
-    monkeypatch.setattr(ray_engine.RayWorker, "take", take_and_lose)
+    monkeypatch.setattr(ray_executor.RayWorker, "take", take_and_lose)

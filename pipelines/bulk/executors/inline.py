@@ -1,0 +1,23 @@
+"""Shards in this process, one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipelines.bulk.encoding import fixed_cpu_threads
+from pipelines.bulk.executors.base import Executor
+from pipelines.bulk.tasks import Progress, Report, ShardWork, Task, do_task
+
+if TYPE_CHECKING:
+    from tokenizer import Codec
+
+
+@dataclass(frozen=True)
+class Inline(Executor):
+    """Starts no processes. A cut that crashes a native library ends the run."""
+
+    def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
+        with fixed_cpu_threads():
+            for task in tasks:
+                report(do_task(work, task, codec, lambda seconds: report(Progress(seconds))))

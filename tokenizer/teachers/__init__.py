@@ -1,0 +1,1 @@
+"""Full-context encoders to learn from, with the weights that others published: WavLM and Whisper."""
