@@ -107,7 +107,9 @@ def main(argv: list[str] | None = None) -> int:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PrintableFormatter())
     try:
-        return int(modules[args.command].run(args) or 0)
+        status = int(modules[args.command].run(args) or 0)
+        sys.stdout.flush()  # here a full disk is one line; at exit it would be a traceback
+        return status
     except (InputError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         print(f"focalstream {args.command}: {describe(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT

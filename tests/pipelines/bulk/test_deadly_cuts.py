@@ -56,6 +56,7 @@ def test_a_run_that_died_of_a_cut_finds_it_and_the_others_keep_their_tokens(
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "out"
     arguments = ["tokenize", str(manifest), str(out), "--codec", str(tiny_codec_dir), "--workers", "1"]
+    arguments += ["--allow-commands"]
     command = [sys.executable, "-m", "slm.cli", *arguments, "--batch-seconds", "6", "--shard-cuts", "5"]
     assert subprocess.run(command, stderr=subprocess.PIPE).returncode == -signal.SIGSEGV
     assert subprocess.run(command, stderr=subprocess.PIPE).returncode == 0

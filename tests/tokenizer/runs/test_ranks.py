@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 import torch
 from tests.tokenizer.training.conftest import make_corpus, quick
-from tests.tokenizer.training.test_ranks import RATES, SETTINGS
+from tests.tokenizer.runs.test_ranks import RATES, SETTINGS
 from tokenizer import Codec
 from tokenizer.training.batches import Crops
 from tokenizer.training.loop import run_stage

@@ -6,6 +6,7 @@ import pytest
 
 from pipelines.bulk.executors import ray as ray_executor
 from pipelines.bulk.executors.ray import Ray
+from pipelines.sources.cuts import Selection
 from tokenizer.errors import InputError
 
 CLUSTER_MEMORY = 80 << 20  # bytes of each node's object store, about the least that Ray takes
@@ -52,7 +53,7 @@ def test_a_cluster_that_loses_a_machine(
         lines = [json.loads(line) for line in manifest.read_text().splitlines()]
         lines[1]["recording"]["sources"][0].update(type="command", source="kill -SEGV $PPID")
         manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        totals = run(manifest, tmp_path / "deadly", executor=Ray(workers=1))
+        totals = run(manifest, tmp_path / "deadly", executor=Ray(workers=1), selection=Selection(allow_commands=True))
         assert (totals["cuts"], totals["quarantined"]) == (1, 1)
         entry = json.loads((tmp_path / "deadly/quarantine.jsonl").read_text())
         assert (entry["id"], entry["reason"]) == ("cut-1", "killed its worker")
