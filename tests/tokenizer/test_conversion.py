@@ -197,7 +197,7 @@ def test_convert_command_whole_in_chunks_and_live(files: list[str], tmp_path: Pa
     pcm = soundfile.read(files[0], dtype="int16")[0].astype("<i2").tobytes()
     sound = io.BytesIO()
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(pcm)))
-    monkeypatch.setattr("sys.stdout", types.SimpleNamespace(buffer=sound))
+    monkeypatch.setattr("sys.stdout", types.SimpleNamespace(buffer=sound, flush=lambda: None))
     assert main(["convert", "-", "-", *files[1:]]) == 0
     assert agreement(sound.getvalue(), whole) > 0.9
     assert "2.00 s of reference" in capsys.readouterr().err
