@@ -12,10 +12,11 @@ from tokenizer.training.augment import NO_AUGMENTATION, Augmentation
 
 SCHEDULES = ("cosine", "plateau", "epoch")
 OPTIMIZERS = ("adamw", "muon")
+ADVERSARIES = ("waves", "spectra")
 POSITIVE = {  # settings that must be more than 0
     *("batch_size", "crop_seconds", "longest_seconds", "learning_rate", "final_learning_rate", "clip_norm"),
     *("validate_every", "validation_batches", "save_every", "entropy_temperature"),
-    *("adversary_width", "adversary_learning_rate"),
+    *("adversary_width", "adversary_learning_rate", "adversary_seconds"),
 }
 ADVERSARIAL = {"adversarial": 1.0, "feature_matching": 1.0}  # losses of the discriminators, with their weights
 
@@ -49,7 +50,10 @@ class StageConfig:
     average: float = 0.0  # decay a step of the moving average of the weights that is validated and saved; 0: none
     entropy_temperature: float = 200.0
     binarise: bool = True  # False: latents pass the quantizer as they are, to learn what it costs; no codec for use
+    content_noise_db: float | None = None  # lowest ratio of speech to the noise that a content teacher hears with it
+    adversary: str = "waves"  # discriminators of waves, as published, or "spectra", which cost a CPU less
     adversary_width: float = 1.0  # channels of the discriminators, relative to the published ones
+    adversary_seconds: float | None = None  # of each row that the discriminators hear, at a random place; None: all
     adversary_learning_rate: float | None = None  # None: the same as the codec's
     bfloat16: bool | str = "auto"  # where the hardware multiplies it
     validate_every: int | None = 500  # steps; None: once an epoch
@@ -67,6 +71,8 @@ class StageConfig:
             raise InputError(f"optimizer {self.optimizer!r} is unknown; use one of {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"schedule {self.schedule!r} is unknown; use one of {', '.join(SCHEDULES)}")
+        if self.adversary not in ADVERSARIES:
+            raise InputError(f"adversary {self.adversary!r} is unknown; use one of {', '.join(ADVERSARIES)}")
         check_bfloat16(self.bfloat16, "bfloat16")
         for name, value in vars(self).items():
             unbounded = name == "clip_norm" and value == math.inf  # does not clip

@@ -22,6 +22,7 @@ from tokenizer.network.padding import present
 from tokenizer.teachers.whisper import WhisperEncoder
 
 LOSSES = ("content", "distilled")
+NOISE_RANGE = 20.0  # dB between the loudest noise and the softest
 TAPS = 16  # of the resampler, periods of the lower rate to each side
 
 
@@ -36,10 +37,14 @@ class ContentLosses(nn.Module):
         rate: of the resynthesis, Hz.
         dim: channels D of the codec's features.
         teacher_dim: channels E of the teacher's.
+        noise_db: lowest ratio of speech to the noise through which the teacher hears half of the rows in training, dB;
+            None: no noise. A codec can move a teacher's features by details that no other ear notices; noise, the same
+            for both, drowns these and leaves what is robust.
     """
 
-    def __init__(self, names: set[str], rate: int, dim: int, teacher_dim: int) -> None:
+    def __init__(self, names: set[str], rate: int, dim: int, teacher_dim: int, noise_db: float | None = None) -> None:
         super().__init__()
+        self.noise_db = noise_db
         self.names = names & set(LOSSES)
         self.head = nn.Linear(dim, teacher_dim) if "distilled" in names else None
         self.resample = Resample(rate, ENCODER_SAMPLE_RATE)
@@ -59,15 +64,28 @@ class ContentLosses(nn.Module):
         losses: dict[str, Tensor] = {}
         if not self.names:
             return losses
+        wave = self.resample(wave)[:, : original.shape[1]]
+        if self.training and self.noise_db is not None:
+            noise = some_noise(original, self.noise_db)
+            wave, original = wave + noise[:, : wave.shape[1]], original + noise
         with torch.no_grad():
             wanted, frames = teacher.forward_layers(original, lengths)
         if "content" in self.names:
-            heard, _ = teacher.forward_layers(self.resample(wave)[:, : original.shape[1]], lengths)
+            heard, _ = teacher.forward_layers(wave, lengths)
             distances = [scaled_distance(got, layer, frames) for got, layer in zip(heard, wanted, strict=True)]
             losses["content"] = weighted(distances)
         if self.head is not None:
             losses["distilled"] = angle(self.head(features), wanted[-1], frames)
         return losses
+
+
+def some_noise(wave: Tensor, lowest_db: float) -> Tensor:
+    """White noise for about half of the rows of [B, S], from `lowest_db` to `NOISE_RANGE` more below each one's power;
+    silence for the others."""
+    ratio = lowest_db + NOISE_RANGE * torch.rand(len(wave), 1, device=wave.device)
+    level = wave.square().mean(1, keepdim=True).sqrt() * 10 ** (-ratio / 20)
+    chosen = torch.rand(len(wave), 1, device=wave.device) < 0.5
+    return torch.randn_like(wave) * level * chosen
 
 
 def weighted(distances: list[Tensor]) -> Tensor:

@@ -175,7 +175,8 @@ def _begin(
     stage.to(device).train()
     adversary, adversary_optimizer = None, None
     if "adversarial" in config.losses or "feature_matching" in config.losses:
-        adversary = Adversary(config.adversary_width).to(device)
+        heard = None if config.adversary_seconds is None else round(config.adversary_seconds * codec.sample_rate_out)
+        adversary = Adversary(config.adversary_width, config.adversary, heard).to(device)
         rate = config.adversary_learning_rate or config.learning_rate
         adversary_optimizer = Optimizers(adversary.named_parameters(), config, rate)
     averaged = None

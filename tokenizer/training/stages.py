@@ -231,7 +231,7 @@ class EndToEndStage(Stage):
     def __init__(self, codec: CodecModel, teacher: Teacher | None, config: StageConfig) -> None:
         super().__init__(codec, teacher, config)
         dims = codec.config.decoder.input_dim, 0 if teacher is None else teacher.dim
-        self.content = ContentLosses(set(config.losses), codec.sample_rate_out, *dims)
+        self.content = ContentLosses(set(config.losses), codec.sample_rate_out, *dims, config.content_noise_db)
         self.recogniser = Recogniser(dims[0]) if "recognition" in config.losses else None
 
     @staticmethod

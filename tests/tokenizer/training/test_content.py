@@ -14,7 +14,7 @@ from tokenizer import Codec, InputError
 from tokenizer.teachers.whisper import WhisperConfig, WhisperEncoder, load_whisper
 from tokenizer.training.batches import Crops, Rates, Utterances
 from tokenizer.training.config import TeacherConfig, TrainingConfig
-from tokenizer.training.content import ContentLosses, Resample, angle, scaled_distance
+from tokenizer.training.content import ContentLosses, Resample, angle, scaled_distance, some_noise
 from tokenizer.training.loop import run_stage
 from tokenizer.training.teachers import load_full_context, new_teacher
 from tokenizer.training.train import check_trainable, train
@@ -143,3 +143,20 @@ def test_teachers_that_do_not_fit_are_named(tiny_codec: Codec, tmp_path: Path) -
     assert torch.equal(
         load_full_context(TeacherConfig(source), tmp_path).conv1.weight, load_whisper(source).conv1.weight
     )
+
+
+def test_the_teacher_hears_both_through_the_same_noise_in_training_only() -> None:
+    torch.manual_seed(1)
+    teacher, wave = random_whisper(), speechlike(6400)
+    losses = ContentLosses({"content"}, 16000, 6, teacher.dim, noise_db=0.0)
+    features, lengths = torch.randn(2, 20, 6), torch.tensor([6400, 6400])
+    assert float(losses(teacher, features, wave, wave, lengths)["content"]) == 0  # the same noise for both
+    other = wave.flip(0)
+    in_training = [float(losses(teacher, features, other, wave, lengths)["content"]) for _ in range(6)]
+    losses.eval()
+    in_use = {float(losses(teacher, features, other, wave, lengths)["content"]) for _ in range(2)}
+    assert len(set(in_training)) > 1 and len(in_use) == 1
+    levels = some_noise(torch.ones(400, 800), 5.0).std(1)
+    quiet, loud = 10 ** (-25 / 20), 10 ** (-5 / 20)
+    heard = levels[levels > 0]
+    assert 120 < len(heard) < 280 and quiet * 0.9 < float(heard.min()) and float(heard.max()) < loud * 1.1
