@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slm.commands.lm_options import add_lm_engine_arguments, check_lm_engine
+from slm.commands.lm_options import add_lm_engine_arguments, add_sampling_arguments, check_lm_engine, sampling_of
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 
 if TYPE_CHECKING:
@@ -60,28 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only-continuation", action="store_true", help="write the continuation without the prompt")
     parser.add_argument("--stream", action="store_true", help="write audio while it is generated, chunk by chunk")
     parser.add_argument("--seed", type=int, default=0, help="random seed: the same seed gives the same continuation")
-    parser.add_argument(
-        "--temperature", type=float, default=1.0, help="sampling temperature; 0: always the most likely code"
-    )
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample from the K most likely codes; 0: off")
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=0.95,
-        metavar="P",
-        help="sample from the most likely codes that together reach P; 1: off",
-    )
-    parser.add_argument(
-        "--min-p",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="exclude codes below P times the highest probability; 0: off",
-    )
-    parser.add_argument(
-        "--repetition-penalty", type=float, default=1.0, help="factor on log-probabilities of recent codes; 1: off"
-    )
-    parser.add_argument("--repetition-window", type=int, default=50, metavar="CODES", help="codes that count as recent")
+    add_sampling_arguments(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
@@ -89,20 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Continue the prompt and report the speed."""
     from slm.generation.continuation import Continuation, warm_up
-    from slm.generation.sampling import Sampling
     from tokenizer.audio import check_output
 
     check_request(args)
     if args.prompt not in (MICROPHONE, PIPE):
         check_output(args.output, args.prompt)
-    sampling = Sampling(
-        repetition_penalty=args.repetition_penalty,
-        repetition_window=args.repetition_window,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-    )
+    sampling = sampling_of(args)
     codec, model, vocabulary = load_models(args)
     vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     warm_up(codec, model, vocabulary)

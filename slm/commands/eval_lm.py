@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slm.commands.lm_options import add_sampling_arguments, sampling_of
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=16, help="number of continuations to sample; 0: none")
     parser.add_argument("--prompt-seconds", type=float, help="prompt of a sample; default: 3, or the model's context")
     parser.add_argument("--sample-seconds", type=float, default=6.0, help="longest sample")
+    add_sampling_arguments(parser)
     parser.add_argument(
         "--recogniser",
         metavar="MODEL",
@@ -141,7 +143,9 @@ def run(args: argparse.Namespace) -> int:
         cuts=args.cuts,
         swaps=swap_options(args, model.config.context, vocabulary.token_rate),
         swap_audio=args.swap_audio,
-        samples=SampleOptions(args.samples, prompt_seconds, args.sample_seconds, args.seed) if args.samples else None,
+        samples=SampleOptions(args.samples, prompt_seconds, args.sample_seconds, args.seed, sampling_of(args))
+        if args.samples
+        else None,
         recogniser=args.recogniser,
         transcripts=args.transcripts,
         benchmarks=args.benchmarks,

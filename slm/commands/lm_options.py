@@ -1,8 +1,13 @@
-"""The options of commands that generate: which engine computes the language model, and in what precision."""
+"""The options of commands that generate: which engine computes the language model, in what precision, and how codes
+are drawn."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slm.generation.sampling import Sampling
 
 
 def add_lm_engine_arguments(parser: argparse.ArgumentParser, default: str) -> None:
@@ -28,3 +33,43 @@ def check_lm_engine(args: argparse.Namespace, engine: str, lm_engine: str) -> No
     if args.lm_precision == "int8" and lm_engine != "onnx":
         raise InputError("--lm-precision int8: runs on ONNX Runtime; add --lm-engine onnx")
     check_engine(engine, args.precision, args.device)
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the settings of `Sampling`."""
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="sampling temperature; 0: always the most likely code"
+    )
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample from the K most likely codes; 0: off")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=0.95,
+        metavar="P",
+        help="sample from the most likely codes that together reach P; 1: off",
+    )
+    parser.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="exclude codes below P times the highest probability; 0: off",
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="factor on log-probabilities of recent codes; 1: off"
+    )
+    parser.add_argument("--repetition-window", type=int, default=50, metavar="CODES", help="codes that count as recent")
+
+
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """The settings that were given. Raises InputError for one that is out of its range."""
+    from slm.generation.sampling import Sampling
+
+    return Sampling(
+        repetition_penalty=args.repetition_penalty,
+        repetition_window=args.repetition_window,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from slm.commands.lm_options import add_sampling_arguments, sampling_of
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 
 
@@ -21,16 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, help="longest speech; default: until the model ends it or its context is full"
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed: the same seed gives the same speech")
-    parser.add_argument(
-        "--temperature", type=float, default=1.0, help="sampling temperature; 0: always the most likely code"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=0.95,
-        metavar="P",
-        help="sample from the most likely codes that together reach P; 1: off",
-    )
+    add_sampling_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +32,6 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from slm.checkpoint import load_lm
-    from slm.generation.generate import Sampling
     from slm.generation.spoken_text import speak
     from tokenizer.audio import audio_format, write_audio
     from tokenizer.errors import InputError
@@ -55,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     codec = load_codec(args)
     vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     most = None if args.seconds is None else max(1, round(args.seconds * codec.token_rate))
-    sampling = Sampling(temperature=args.temperature, top_p=args.top_p)
+    sampling = sampling_of(args)
     codes = speak(model, vocabulary, text_model, args.text, sampling, args.seed, most)
     wave = codec.decode(torch.from_numpy(codes)[None])[0].float().cpu().numpy()
     write_audio(args.output, wave, codec.sample_rate_out)

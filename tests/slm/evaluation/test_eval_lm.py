@@ -98,6 +98,9 @@ def test_the_result_is_the_seeds(command, capsys):
         results.append(json.loads(capsys.readouterr().out))
     assert results[0] == results[1]
     assert results[0]["likelihood"] != results[2]["likelihood"] and results[0]["samples"] != results[2]["samples"]
+    assert main([*command, "--samples", "2", "--cuts", "5", "--json", "--seed", "1", "--top-k", "1"]) == 0
+    surest = json.loads(capsys.readouterr().out)["samples"]["systems"]["language model"]
+    assert surest["entropy_bits"] < results[0]["samples"]["systems"]["language model"]["entropy_bits"]
     assert results[0]["cuts"] == 5
 
 
