@@ -88,7 +88,8 @@ def main() -> None:
     cuts = [c for path in args.manifests for c in CutSet.from_file(path).with_recording_path_prefix(str(path.parent))]
     found = documents(CutSet.from_cuts(cuts))
     if args.later:
-        found += [c.truncate(offset=args.later).with_id(f"{c.id}_later") for c in found if c.duration > args.later + 0.5]
+        long = [c for c in found if c.duration > args.later + 0.5]
+        found += [c.truncate(offset=args.later).with_id(f"{c.id}_later") for c in long]
     CutSet.from_cuts(found).to_file(args.out)
     print(
         f"{len(cuts):,} cuts, {sum(c.duration for c in cuts) / 3600:.2f} h -> {len(found):,} documents, "
