@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
     )
     parser.add_argument(
+        "--related-codec",
+        action="store_true",
+        help="keep the codes of --init-from though the datasets are of another codec, one that was trained on from the "
+        "old codec's weights",
+    )
+    parser.add_argument(
         "--text-model",
         type=Path,
         metavar="FILE",
@@ -113,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
             ranks=ranks,
             codec=codec,
             text_model=args.text_model,
+            related_codec=args.related_codec,
         )
     status = 128 + signal.Signals[report.stopped_by] if report.stopped_by in SIGNALS else 0
     if ranks.rank:

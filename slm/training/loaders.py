@@ -222,6 +222,7 @@ def data_identity(
     init_from: str | None,
     vocabulary: Vocabulary,
     texts: str | None,
+    related_codec: bool = False,
 ) -> dict[str, Any]:
     """What identifies a run beside its settings. Held-out data is part of it, because it decides the training cuts."""
     validation = held_out.lengths if held_out is not None else np.zeros(0, np.int64)
@@ -231,5 +232,6 @@ def data_identity(
         "held_out_cut_lengths": hashlib.sha256(validation.tobytes()).hexdigest(),
         "weights": list(sources.weights) if sources.weights else None,
         **({"init_from": init_from} if init_from is not None else {}),
+        **({"related_codec": True} if related_codec else {}),
         **({"text_model": vocabulary.text.fingerprint, "texts": texts} if vocabulary.text is not None else {}),
     }

@@ -79,6 +79,7 @@ def train(
     codec: Codec | None = None,
     text_model: Path | None = None,
     seconds: float = math.inf,
+    related_codec: bool = False,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
@@ -98,6 +99,7 @@ def train(
         text_model: written by `focalstream train-text`, for tasks with text; see `slm.documents.tasks`.
         seconds: of training, at most, from its first step on; the learning rate then falls by this time where that is
             ahead of the steps. Such a run depends on the machine's speed.
+        related_codec: keep the codes of `init_from` though its codec is a different one; see `slm.training.warm_start`.
 
     Raises:
         InputError: the device cannot be used; datasets and codec do not belong together; rows cannot be divided among
@@ -105,6 +107,8 @@ def train(
             not fit; or a gradient is no longer finite.
     """
     check_device(device)
+    if related_codec and init_from is None:
+        raise InputError("--related-codec keeps the codes of another model: name the model with --init-from")
     sources = read_data(data)
     dataset = TokenDataset(sources.places, cache)
     validation_data = TokenDataset(list(held_out), cache) if held_out else None
@@ -122,7 +126,7 @@ def train(
     torch.manual_seed(settings.seed)
     model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
     if init_from is not None and not resume:
-        warm_start(model, vocabulary, init_from, settings.seed)
+        warm_start(model, vocabulary, init_from, settings.seed, related_codec)
     model.to(device).train()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = flops_per_token(model, settings.row_tokens)
@@ -134,7 +138,7 @@ def train(
     trainee = distribute(model, settings.parallel, ranks)
     optimizer = Optimizers(model.named_parameters(), settings, settings.learning_rate, in_layers)
     folder = RunFolder(out, settings.keep_checkpoints, ranks)
-    identity = data_identity(dataset, validation_data, sources, init_from, vocabulary, data_for.texts)
+    identity = data_identity(dataset, validation_data, sources, init_from, vocabulary, data_for.texts, related_codec)
     silent = ranks.rank > 0
     if data_for.note and show_progress and not silent:
         print(data_for.note, file=sys.stderr)

@@ -3,7 +3,8 @@
 As in TWIST (arXiv 2305.13009), the layers are kept and the embedding is replaced for our vocabulary. New rows are drawn
 from a normal distribution with the mean and the variances of the old rows. The begin and end tokens take the rows of
 the old begin and end tokens, if these are known. A speech model of the same codec keeps its rows, except those of
-pieces of text if its text model is a different one.
+pieces of text if its text model is a different one. So does, when asked for, a speech model of a related codec: one
+that was trained on from the other's weights, so that most bits of its codes still mean what they did.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ GROUP_HEAD = "lm_head.first.weight"
 FREE = {"context", "dropout"}  # fields that no weight depends on
 
 
-def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: int) -> None:
+def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: int, related_codec: bool = False) -> None:
     """Fill a new model with the weights of another.
 
     Args:
@@ -35,9 +36,10 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
         vocabulary: the new model's.
         name: a folder in transformers' layout (one or several safetensors files), or a name for `load_lm`.
         seed: of the random rows.
+        related_codec: keep the rows of the codes also if the other model's codec is a different one.
 
     Raises:
-        InputError: there is no such model, it is not a Llama, or its shape differs.
+        InputError: there is no such model, it is not a Llama, its shape differs, or it has no codes that can be kept.
     """
     folder = locate(name)
     path = folder / "config.json"
@@ -47,7 +49,7 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
     weights = _weights(folder)
     if is_llama(raw):
         weights = own_names(weights, theirs.tied_embeddings)
-    kept = _shared_vocabulary(folder, vocabulary)
+    kept = _shared_vocabulary(folder, vocabulary, related_codec)
     if kept is None or kept.text != vocabulary.text:
         known: dict[int, Any] = {BOS: raw.get("bos_token_id", BOS), EOS: raw.get("eos_token_id", EOS)}
         for number, table in enumerate((EMBEDDING, HEAD, GROUP_HEAD)):
@@ -96,13 +98,30 @@ def new_rows(old: Tensor, rows: int, known: dict[int, Any], seed: int) -> Tensor
     return table
 
 
-def _shared_vocabulary(folder: Path, vocabulary: Vocabulary) -> Vocabulary | None:
-    """The vocabulary of the folder's model if it has the same codec, so that its rows of codes can be kept."""
+def _shared_vocabulary(folder: Path, vocabulary: Vocabulary, related_codec: bool) -> Vocabulary | None:
+    """The vocabulary of the folder's model if its rows of codes can be kept: it has the same or a related codec.
+
+    Raises:
+        InputError: `related_codec`, and the model has no codes, or their number or rate differs from ours.
+    """
     if not (folder / "vocabulary.json").is_file():
+        if related_codec:
+            raise InputError(
+                f"{folder}: is not a speech model, so it has no codes that --related-codec could keep; leave the "
+                "option out"
+            )
         return None
     theirs = Vocabulary.load(folder / "vocabulary.json")
-    ours = (vocabulary.codec_fingerprint, vocabulary.codebook_size)
-    return theirs if (theirs.codec_fingerprint, theirs.codebook_size) == ours else None
+    if not related_codec:
+        ours = (vocabulary.codec_fingerprint, vocabulary.codebook_size)
+        return theirs if (theirs.codec_fingerprint, theirs.codebook_size) == ours else None
+    if (theirs.codebook_size, theirs.token_rate) != (vocabulary.codebook_size, vocabulary.token_rate):
+        raise InputError(
+            f"{folder}: has {theirs.codebook_size} codes at {theirs.token_rate:g} a second (codec "
+            f"'{theirs.codec_name}'), the datasets have {vocabulary.codebook_size} at {vocabulary.token_rate:g}; "
+            "codecs of different sizes or rates are not related: leave --related-codec out"
+        )
+    return theirs
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

@@ -209,3 +209,39 @@ def test_a_speech_model_of_the_same_codec_keeps_its_rows(tmp_path):
     warm_start(again, other, str(tmp_path / "lm"), seed=0)
     assert not torch.equal(again.embed_tokens.weight, model.embed_tokens.weight)
     assert torch.equal(again.embed_tokens.weight[[BOS, EOS]], model.embed_tokens.weight[[BOS, EOS]])
+
+
+def test_a_speech_model_of_a_related_codec_keeps_its_rows_when_asked(tmp_path, text_llama):
+    model = model_of()
+    save_lm(model, VOCABULARY, tmp_path / "lm")
+    retrained = dataclasses.replace(VOCABULARY, codec_fingerprint="cd" * 32, codec_name="some/codec-2")
+    again = LanguageModel(model.config, retrained.size)
+    warm_start(again, retrained, str(tmp_path / "lm"), seed=0, related_codec=True)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    for change in ({"codebook_size": 128}, {"token_rate": 25.0}):
+        unrelated = dataclasses.replace(retrained, **change)
+        with pytest.raises(InputError, match="are not related: leave --related-codec out"):
+            warm_start(LanguageModel(model.config, unrelated.size), unrelated, str(tmp_path / "lm"), 0, True)
+    config = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, ffn_width=64, context=16)
+    with pytest.raises(InputError, match="no codes that --related-codec could keep"):
+        warm_start(LanguageModel(config, VOCABULARY.size), VOCABULARY, str(text_llama), 0, True)
+
+
+def test_the_command_keeps_the_codes_of_a_related_codec(tiny_lm_dir, token_dataset, tmp_path, capsys):
+    model, vocabulary = load_lm(tiny_lm_dir)
+    save_lm(model, dataclasses.replace(vocabulary, codec_fingerprint="ef" * 32), tmp_path / "old")
+    shape = {key: value for key, value in dataclasses.asdict(model.config).items() if key != "norm_eps"}
+    command = ["train-lm", "--config", "tiny", "--data", str(token_dataset), "--row-tokens", "64", "--rows", "4"]
+    command += ["--rows-at-once", "4", "--steps", "1", "--warmup-steps", "0", "--validation-rows", "4"]
+    command += ["--model", *(f"{key}={str(value).lower()}" for key, value in shape.items())]
+    for options, name in ([["--related-codec"], "kept"], [[], "new"]):
+        assert main([*command, "--init-from", str(tmp_path / "old"), *options, "--out", str(tmp_path / name)]) == 0
+    bits = {
+        name: json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[0])["bits_per_token"]
+        for name in ("kept", "new")
+    }
+    assert bits["kept"] < bits["new"] - 0.5
+    assert json.loads((tmp_path / "kept" / "run.json").read_text())["data"]["related_codec"] is True
+    capsys.readouterr()
+    assert main([*command, "--related-codec", "--out", str(tmp_path / "none")]) == 2
+    assert "name the model with --init-from" in capsys.readouterr().err
