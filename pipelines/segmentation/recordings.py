@@ -96,7 +96,7 @@ def segment_recordings(
             cut = _cut_of(item, segment, number)
             if measured or limits.any:
                 rate = int(item.cut["recording"]["sampling_rate"])
-                values = measure(read_wave(SourceCut(cut), rate), rate)
+                values = measure(read_wave(SourceCut(cut, hosts=item.hosts), rate), rate)
                 cut["custom"] = {**cut["custom"], **values}
                 if broken := limits.broken(values):
                     statistics.limited[broken] = statistics.limited.get(broken, 0) + 1

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.sources.access import FILE_SOURCES, REFUSED, why_refused
-from pipelines.sources.audio_bytes import open_reader
+from pipelines.sources.audio_bytes import open_audio, open_reader
 from pipelines.sources.cuts import CutError, SourceCut, describe_source, duration, recordings
-from pipelines.storage.places import open_place
+from pipelines.storage.places import is_url, open_place
+from pipelines.storage.redirects import refused_redirect
 from tokenizer.audio_input.contents import LOUDEST, BadAudio
 from tokenizer.audio_input.reader import AudioReader
 from tokenizer.errors import InputError
@@ -120,11 +121,15 @@ def _open_sources(item: SourceCut) -> None:
 def _opened(source: dict[str, Any], item: SourceCut) -> Iterator[AudioReader]:
     """The decoder of a source. Raises CutError for what is wrong with its audio, also while it is read."""
     try:
-        reader, data = open_reader(source, item.audio)
+        reader, data = open_reader(source, item.audio, hosts=item.hosts)
         with contextlib.closing(data):
             yield reader
     except BadAudio as error:
         raise CutError(error.reason, str(error)) from None
+    except Exception as error:
+        if refused := refused_redirect(error):
+            raise CutError("refused", str(refused)) from None
+        raise
 
 
 def _shown(seconds: float) -> str:
@@ -265,7 +270,14 @@ def _blocks_from_lhotse(item: SourceCut) -> Blocks:
 
     for part in [track["cut"] for track in item.cut["tracks"]] if item.cut["type"] == "MixedCut" else [item.cut]:
         _refuse_damage(part, item)
-    cut = deserialize_item(copy.deepcopy(item.cut))  # it takes its argument apart
+    description = copy.deepcopy(item.cut)  # Lhotse takes it apart
+    if item.hosts is not None:  # it would follow redirects to others
+        for recording in recordings(description):
+            for source in recording["sources"]:
+                if source["type"] in FILE_SOURCES and is_url(source["source"]):
+                    with contextlib.closing(open_audio(source, None, item.hosts)) as data:
+                        source["type"], source["source"] = "memory", data.read_at(0, data.size)
+    cut = deserialize_item(description)
     if item.audio is not None:
         with open_place(item.audio.path) as tar:
             tar.seek(item.audio.offset)

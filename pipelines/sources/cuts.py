@@ -7,6 +7,7 @@ them costs no more than parsing JSON.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
 import math
@@ -39,10 +40,16 @@ class TarSlice:
 
 @dataclass(frozen=True)
 class SourceCut:
-    """A cut as the manifest has it, with recording paths resolved. `audio` is set for cuts of a Shar folder."""
+    """A cut as the manifest has it, with recording paths resolved.
+
+    Attributes:
+        audio: of cuts of a Shar folder.
+        hosts: that its audio may come from, also by redirects of HTTP; None for any.
+    """
 
     cut: dict[str, Any]
     audio: TarSlice | None = None
+    hosts: tuple[str, ...] | None = None
 
     @property
     def id(self) -> str:
@@ -59,6 +66,10 @@ class PlannedCut(SourceCut):
     """One cut of a shard; `member` is its name in the tar."""
 
     member: str
+
+    @classmethod
+    def of(cls, item: SourceCut, member: str) -> PlannedCut:
+        return cls(item.cut, item.audio, item.hosts, member=member)
 
 
 class CutError(Exception):
@@ -144,7 +155,8 @@ def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     number = blank = 0
     try:
-        with open_place(path) as file, gzip.open(file) if path.endswith(".gz") else file as lines:
+        # fsspec's files have a readline without a limit
+        with open_place(path) as file, gzip.open(file) if path.endswith(".gz") else io.BufferedReader(file) as lines:  # type: ignore[type-var]
             for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), 1):
                 if len(line) == LONGEST_LINE:
                     raise ValueError(f"longer than {LONGEST_LINE >> 20} MiB")

@@ -58,9 +58,9 @@ def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut
         if is_folder(place):
             yield from read_shar(place, access) if is_shar(place) else read_audio_folder(place)
         elif place.endswith(MANIFEST_SUFFIXES):
-            rule = PathRule(parent(place), access)
+            rule, hosts = PathRule(parent(place), access), access.reachable(place)
             for where, line in read_json_lines(place):
-                yield SourceCut(as_cut(line, where, rule))
+                yield SourceCut(as_cut(line, where, rule), hosts=hosts)
         elif is_audio(place):
             yield audio_file_cut(place, id_beside(place, inputs))
         else:
