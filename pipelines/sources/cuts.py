@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "Cut", "PaddingCut")  # Cut: MonoCut's name before Lhotse 0.8
 RESERVED = ("codes", "cut_id")  # custom fields that shards write
 LONGEST_LINE = 1 << 26  # bytes of a manifest; a compressed one could unfold to any length
+LONGEST_SECONDS = 1e9  # of a cut, 32 years; more is a mistake, and would spoil every sum
 BLANK_LINES = 100_000  # one after another; a few kilobytes of gzip hold hundreds of millions
 
 
@@ -130,13 +131,14 @@ def recordings(cut: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def duration(cut: dict[str, Any]) -> float:
-    """Seconds a cut lasts; 0.0 where that is missing, negative or not finite."""
+    """Seconds a cut lasts; 0.0 where that is missing, negative, not finite or beyond `LONGEST_SECONDS`."""
     if cut.get("type") == "MixedCut":
-        return max((track.get("offset", 0.0) + duration(track["cut"]) for track in cut["tracks"]), default=0.0)
-    seconds = cut.get("duration")
+        seconds = max((track.get("offset", 0.0) + duration(track["cut"]) for track in cut["tracks"]), default=0.0)
+    else:
+        seconds = cut.get("duration")
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         return 0.0
-    return float(seconds) if math.isfinite(seconds) and seconds > 0 else 0.0
+    return float(seconds) if 0 < seconds <= LONGEST_SECONDS else 0.0
 
 
 def describe_source(item: SourceCut) -> str:
@@ -201,7 +203,7 @@ def as_cut(item: dict[str, Any], where: str, rule: PathRule) -> dict[str, Any]:
                 rule.settle(source)
         rule.keep_apart(item)
         duration(item)
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(
             f"{where}: cut {item['id']} is not as Lhotse writes it (at {error}); mend this line"
         ) from error

@@ -86,7 +86,7 @@ def test_a_redirect_to_a_host_that_is_not_allowed_is_refused(servers, write_mani
     here.moved = {"/moved.wav": f"{inside.url}/audio/0.wav", "/near.wav": "/audio/0.wav"}
     places = {"away": "moved.wav", "near": "near.wav", "plain": "audio/0.wav"}
     lines = [with_source(line, f"{here.url}/{place}", key) for key, place in places.items()]
-    mix = {"id": "mix", "type": "MixedCut", "tracks": [{"cut": lines[0], "offset": 0.0}]}
+    mix = {"id": "mix", "type": "MixedCut", "tracks": [{"cut": lines[0], "type": "MonoCut", "offset": 0.0}]}
     (tmp_path / "cuts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, mix]))
     totals = run(f"{here.url}/cuts.jsonl", tmp_path / "out")
     assert totals["cuts"] == 2
