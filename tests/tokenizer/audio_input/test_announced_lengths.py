@@ -296,3 +296,12 @@ def test_a_wav_whose_header_was_written_before_its_end():
         decoded(bytes(data))
     data[40:44] = struct.pack("<I", 96_000)
     assert len(decoded(bytes(data) + b"TAG" + b"t" * 125)) == 48_000
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_flac_and_wav_of_the_same_integers_are_the_same(subtype):
+    """From floats libsndfile writes other integers into the one than into the other."""
+    integers = np.random.default_rng(0).integers(-(2**31), 2**31, 30_000).astype(np.int32)
+    wav, flac = (encoded(integers, format=format_, subtype=subtype) for format_ in ("WAV", "FLAC"))
+    np.testing.assert_array_equal(decoded(wav), decoded(flac))
+    np.testing.assert_array_equal(decoded(wav, 5001, 9000), decoded(flac, 5001, 9000))
