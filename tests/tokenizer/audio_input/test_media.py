@@ -43,8 +43,9 @@ FORMATS = {
     "flv": ("flv", "aac", 44100, 64000, "FLV"),
     "mp3.flv": ("flv", "libmp3lame", 44100, 64000, "FLV"),
 }
-LOSSLESS = ("alac.m4a", "mov", "mkv")
-EXACT_ENDS = (*LOSSLESS, "m4a", "mp4", "opus.mp4", "3gp", "webm", "wv", "tta")
+LOSSLESS = ("alac.m4a", "mov", "mkv", "wv", "tta")
+SAMPLE_FORMATS = {"wavpack": "s16p", "tta": "s16"}  # the encoders would take 8 bits
+EXACT_ENDS = (*LOSSLESS, "m4a", "mp4", "opus.mp4", "3gp", "webm")
 
 
 def tone(seconds, rate=16000, seed=0):
@@ -75,6 +76,8 @@ def encoded(name, wave, file=None):
     with av.open(buffer, "w", format=container) as file:
         stream = file.add_stream(codec, rate=rate)
         stream.layout = "mono"
+        if codec in SAMPLE_FORMATS:
+            stream.codec_context.format = SAMPLE_FORMATS[codec]
         if bits:
             stream.bit_rate = bits
         frame = av.AudioFrame.from_ndarray((wave * 32767).astype("<i2")[None], format="s16", layout="mono")
