@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gzip
 import io
@@ -124,6 +125,12 @@ def audio_seeds() -> list[bytes]:
         ("VOC", None),
         ("WAV", "IMA_ADPCM"),
         ("WAV", "FLOAT"),
+        ("SVX", None),
+        ("AVR", None),
+        ("PAF", "PCM_16"),
+        ("PAF", "PCM_24"),
+        ("IRCAM", None),
+        ("MAT5", None),
     ]
     seeds = []
     for kind, subtype in kinds:
@@ -146,8 +153,15 @@ def media_seeds() -> list[bytes]:
         ("asf", "wmav2"),
         ("matroska", "flac"),
         ("mp2", "mp2"),
+        ("mpegts", "aac"),
+        ("mpegts", "mp2"),
+        ("mpeg", "mp2"),
+        ("avi", "mp2"),
+        ("flv", "aac"),
+        ("ac3", "ac3"),
+        ("mp4", "libmp3lame"),
     ):
-        rate = 48000 if codec == "libopus" else 16000
+        rate = {"libopus": 48000, "ac3": 48000}.get(codec, 44100 if container in ("flv", "mp4") else 16000)
         buffer = io.BytesIO()
         with av.open(buffer, "w", format=container) as file:
             stream = file.add_stream(codec, rate=rate)
@@ -170,8 +184,14 @@ def media_seeds() -> list[bytes]:
 
 def audio(rng: np.random.Generator, folder: Path, seeds: dict[str, Any]) -> None:
     from tokenizer.audio import read_audio
+    from tokenizer.audio_input.byte_source import FileBytes
+    from tokenizer.audio_input.contents import BadAudio
+    from tokenizer.audio_input.reader import examine
 
-    (folder / "a").write_bytes(mutated(seeds["audio"][int(rng.integers(len(seeds["audio"])))], rng))
+    data = mutated(seeds["audio"][int(rng.integers(len(seeds["audio"])))], rng)
+    (folder / "a").write_bytes(data)
+    with contextlib.suppress(BadAudio):
+        examine(FileBytes(io.BytesIO(data), len(data)), quick=True)
     read_audio(folder / "a", 16000)
 
 

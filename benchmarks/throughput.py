@@ -1,6 +1,7 @@
 """How much of the codec's own speed a bulk run keeps: `focalstream tokenize` beside the bare codec, in one run.
 
     python benchmarks/throughput.py --source ../shared/speech/train.jsonl.gz --hours 0.5 --rounds 5
+    python benchmarks/throughput.py --source ../shared/speech/test.jsonl.gz --as wav,flac,opus,mp3,m4a --hours 0.1
 
 "Bare" is `codec.encode` over the same batches, in one thread, of audio that lies decoded and resampled in memory;
 "pipeline" reads, decodes, resamples, encodes, checks and writes shards. They alternate, in one process and in two, and
@@ -9,6 +10,9 @@ pipeline's clock runs from its first batch to its last shard (`tokenize --log`);
 
 Where every core is busy with the codec, reading takes time from it: the bound is the codec's share of the processor
 time of both, measured here in one thread. Prints a Markdown table.
+
+`--as` writes the audio in those formats first, and compares them by processor time in this one process: in each round
+and for each format the bare codec, reading, and the pipeline.
 """
 
 from __future__ import annotations
@@ -44,7 +48,11 @@ def main() -> None:
         "--rounds", type=int, default=5, help="0: processor time alone, which other work hardly changes"
     )
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--as", dest="formats", metavar="F,F", help="of wav, flac, vorbis, opus, mp3, m4a")
     args = parser.parse_args()
+    if args.formats:
+        compare_formats(args, args.formats.split(","))
+        return
     from pipelines.bulk.executors.inline import Inline
     from pipelines.bulk.executors.local import Local
 
@@ -79,6 +87,49 @@ def main() -> None:
         f"busy no pipeline can keep more than {codec_time / (codec_time + reading):.3f}. The whole pipeline, in one "
         f"process: {whole_time:.2f} s, which keeps {codec_time / whole_time:.3f}"
     )
+
+
+def compare_formats(args: argparse.Namespace, kinds: list[str]) -> None:
+    """Processor time of the codec, of reading and of the pipeline, by format; medians over the rounds."""
+    import torch
+    from sound_formats import write_as
+
+    from pipelines.bulk.encoding import fixed_cpu_threads
+    from tokenizer import Codec
+
+    codec = Codec.from_pretrained(args.codec)
+    taken: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, seconds = write_part(args.source, args.hours, Path(folder))
+        manifests = {kind: write_as(kind, manifest, Path(folder, kind)) for kind in kinds}
+        held = {
+            kind: [(torch.from_numpy(wave), torch.from_numpy(lengths)) for wave, lengths in batches(manifests[kind])]
+            for kind in kinds
+        }
+        for number in range(max(1, args.rounds)):
+            for kind in kinds:
+                with fixed_cpu_threads():
+                    encode(codec, held[kind][:1])
+                    began = time.process_time()
+                    encode(codec, held[kind])
+                    codec_time = time.process_time() - began
+                began = time.process_time()
+                for _ in batches(manifests[kind]):
+                    pass
+                reading = time.process_time() - began
+                whole = pipeline_processor_time(manifests[kind], args.codec, Path(folder, f"{kind}-{number}"))
+                taken[kind].append((codec_time, reading, whole))
+                print(f"{kind}: codec {codec_time:.2f} s, reading {reading:.2f} s, pipeline {whole:.2f} s", flush=True)
+    print(f"\n{args.codec}, {seconds / 3600:.2f} h, {max(1, args.rounds)} rounds, processor time\n")
+    print("| format | codec | reading, decoding, resampling | whole pipeline | share of the codec | of all rounds |")
+    print("|---|---|---|---|---|---|")
+    for kind, rounds in taken.items():
+        codec_time, reading, whole = (statistics.median(side) for side in zip(*rounds, strict=True))
+        shares = sorted(bare_time / pipe for bare_time, _, pipe in rounds)
+        print(
+            f"| {kind} | {codec_time:.2f} s | {reading:.2f} s | {whole:.2f} s | {statistics.median(shares):.3f} | "
+            f"{shares[0]:.3f} to {shares[-1]:.3f} |"
+        )
 
 
 def print_table(
@@ -127,7 +178,7 @@ def batches(manifest: Path) -> Iterator[Batch]:
 
     rate, sharding = 16000, Sharding(hours=SHARD_HOURS)
     shard: list[PlannedCut] = []
-    cuts = [PlannedCut(item.cut, member="") for item in read_cuts([str(manifest)])]
+    cuts = [PlannedCut.of(item, "") for item in read_cuts([str(manifest)])]
     for number, cut in enumerate(cuts, 1):
         shard.append(cut)
         if number < len(cuts) and not sharding.is_full(len(shard), sum(cut.seconds for cut in shard)):
@@ -153,7 +204,7 @@ def pipeline_processor_time(manifest: Path, name: str, out: Path) -> float:
     from tokenizer import Codec
 
     codec = Codec.from_pretrained(name)
-    cuts = [PlannedCut(item.cut, member=f"cut-{i}") for i, item in enumerate(read_cuts([str(manifest)]))]
+    cuts = [PlannedCut.of(item, f"cut-{i}") for i, item in enumerate(read_cuts([str(manifest)]))]
     with fixed_cpu_threads():
         encode_cuts(cuts[:1], codec, Encoding())
         began = time.process_time()

@@ -71,7 +71,7 @@ def estimate(inputs: list[str], selection: Selection, sharding: Sharding, codec:
     in_shard, shard_tar, shard_seconds = 0, 0, 0.0
     sample: list[tuple[PlannedCut, int]] = []
     for item in source:
-        planned = PlannedCut(item.cut, item.audio, member=member_id(item.cut["id"]))
+        planned = PlannedCut.of(item, member_id(item.cut["id"]))
         samples = expected_samples(planned.cut, planned.seconds, codec.sample_rate_in)
         count = codec.token_count(samples) if samples else 0
         unusable += not samples
@@ -127,7 +127,7 @@ def measured_rate(inputs: list[str], selection: Selection, encoding: Encoding, c
 
 def _some(source: SelectedCuts, seconds: float) -> Iterator[PlannedCut]:
     for item in source:
-        planned = PlannedCut(item.cut, item.audio, member=member_id(item.cut["id"]))
+        planned = PlannedCut.of(item, member_id(item.cut["id"]))
         yield planned
         seconds -= planned.seconds
         if seconds <= 0:

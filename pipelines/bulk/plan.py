@@ -136,7 +136,7 @@ class SelectedCuts:
     def __next__(self) -> SourceCut:
         for item in self._source:
             if not self._selection.skips(item.seconds):
-                return SourceCut(self._selection.narrowed(item.cut), item.audio)
+                return SourceCut(self._selection.narrowed(item.cut), item.audio, item.hosts)
             self.skipped += 1
         raise StopIteration
 
@@ -164,7 +164,7 @@ def _divide(layout: Layout, identity: dict[str, Any]) -> Plan:
     def shard_from(first: SourceCut) -> Iterator[PlannedCut]:
         cuts, seconds = 0, 0.0
         for item in itertools.chain([first], source):
-            yield PlannedCut(item.cut, item.audio, member=member_id(item.cut["id"], seen.occurrence(item.cut["id"])))
+            yield PlannedCut.of(item, member_id(item.cut["id"], seen.occurrence(item.cut["id"])))
             cuts, seconds = cuts + 1, seconds + item.seconds
             if sharding.is_full(cuts, seconds):
                 break

@@ -134,9 +134,11 @@ def _cut_list_file(layout: Layout, shard: int) -> Folder:
 
 def _stored(planned: PlannedCut) -> dict[str, Any]:
     audio = {} if planned.audio is None else {"audio": asdict(planned.audio)}
-    return {"member": planned.member, "cut": planned.cut, **audio}
+    hosts = {} if planned.hosts is None else {"hosts": planned.hosts}
+    return {"member": planned.member, "cut": planned.cut, **audio, **hosts}
 
 
 def _planned(stored: dict[str, Any]) -> PlannedCut:
     audio = TarSlice(**stored["audio"]) if "audio" in stored else None
-    return PlannedCut(stored["cut"], audio, member=stored["member"])
+    hosts = tuple(stored["hosts"]) if "hosts" in stored else None
+    return PlannedCut(stored["cut"], audio, hosts, member=stored["member"])

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from pipelines.bulk.progress import read_speed
-    from pipelines.format.description import read_description
+    from pipelines.format.description import read_intact
     from pipelines.format.layout import Layout
     from pipelines.report.figures import collect
     from pipelines.report.report_page import render
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         check_place(args.html)  # before minutes of work
     speed = read_speed(args.log) if args.log else None
-    shards = len(read_description(Layout(args.out)).shards)
+    shards = len(read_intact(Layout(args.out)).shards)
     with tqdm(total=min(shards, args.sample_shards or shards), unit="shard", disable=not sys.stderr.isatty()) as bar:
         figures = collect(args.out, args.sample_shards, bar.update)
     if args.html:

@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-clipped", type=float, metavar="X", help="drop segments with more than this share of samples clipped"
     )
     parser.add_argument("--min-bandwidth", type=float, metavar="HZ", help="drop segments with less bandwidth")
+    parser.add_argument(
+        "--min-dnsmos",
+        type=float,
+        metavar="M",
+        help="drop segments whose predicted opinion score (DNSMOS, 1 to 5) is below this, and write it as dnsmos; "
+        "needs focalstream[judges]",
+    )
     add_access_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the statistics only, write nothing")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -55,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.output.endswith(MANIFEST_SUFFIXES):
         raise InputError(f"{args.output}: expected a name that ends in {' or '.join(MANIFEST_SUFFIXES)}")
     wanted = Segmentation(args.min_seconds, args.max_seconds, args.merge_pauses, args.margin, args.threshold)
-    limits = Limits(args.min_level, args.max_clipped, args.min_bandwidth)
+    limits = Limits(args.min_level, args.max_clipped, args.min_bandwidth, args.min_dnsmos)
     access = Access(args.allow_commands, tuple(args.allow_host))
     inputs, statistics = find_inputs(args.source), Statistics()
     check_output(args.output, *(place for place in inputs if "://" not in place))

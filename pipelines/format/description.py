@@ -186,6 +186,21 @@ def read_description(layout: Layout) -> Description:
     return _parsed(content, str(layout.dataset))
 
 
+def read_intact(layout: Layout) -> Description:
+    """The content of `dataset.json`, for what is made from it.
+
+    Raises:
+        InputError: as `read_description`, or its content has another checksum than it states.
+    """
+    description = read_description(layout)
+    if not is_intact(layout.dataset):
+        raise InputError(
+            f"{layout.dataset}: its content does not match its checksum; `focalstream repair {layout.out}` restores it "
+            "from its copy, or restore it from a backup"
+        )
+    return description
+
+
 def is_intact(path: Folder) -> bool:
     """Whether the file, `dataset.json` or its copy, is JSON whose content has the checksum that it states."""
     try:

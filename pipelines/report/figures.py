@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pipelines.format.description import Description, read_description
+from pipelines.format.description import Description, read_intact
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Quarantined, read_quarantine
 from pipelines.format.shards import read_codes, read_cuts
@@ -112,7 +112,7 @@ def collect(out: Folder, sample_shards: int | None = None, progress: Callable[[]
         InputError: there is no dataset, or a file of it is missing or damaged.
     """
     layout = Layout(out)
-    description = read_description(layout)
+    description = read_intact(layout)
     figures = Figures(description, np.zeros(description.codec.codebook_size, np.int64))
     for name, stored in _files(description):
         kind = next((kind for begin, kind in KINDS.items() if name.startswith(begin)), "ledgers")

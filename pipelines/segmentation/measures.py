@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,19 +22,23 @@ class Limits:
         min_level: dB below full scale, of the mean power.
         max_clipped: share of samples at full scale.
         min_bandwidth: Hz.
+        min_dnsmos: predicted mean opinion score, from 1 to 5; 1 drops nothing.
     """
 
     min_level: float | None = None
     max_clipped: float | None = None
     min_bandwidth: float | None = None
+    min_dnsmos: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_clipped is not None and not 0 <= self.max_clipped <= 1:
             raise InputError(f"max_clipped is {self.max_clipped}, expected a share from 0 to 1")
+        if self.min_dnsmos is not None and not 1 <= self.min_dnsmos <= 5:
+            raise InputError(f"min_dnsmos is {self.min_dnsmos}, expected an opinion score from 1 to 5")
 
     @property
     def any(self) -> bool:
-        return (self.min_level, self.max_clipped, self.min_bandwidth) != (None, None, None)
+        return self != Limits()
 
     def broken(self, values: dict[str, float]) -> str | None:
         """The name of the first value that is beyond its limit."""
@@ -43,7 +48,24 @@ class Limits:
             return "clipped"
         if self.min_bandwidth is not None and values["bandwidth_hz"] < self.min_bandwidth:
             return "bandwidth_hz"
+        if self.min_dnsmos is not None and values["dnsmos"] < self.min_dnsmos:
+            return "dnsmos"
         return None
+
+
+def load_dnsmos() -> Callable[[np.ndarray], float]:
+    """What predicts the mean opinion score of float samples [S] at `METRICS_RATE` Hz: DNSMOS (see `package_judges`).
+
+    Raises:
+        InputError: the package with its weights is not installed.
+    """
+    from tokenizer.metrics import package_judges
+
+    try:
+        judge = package_judges.load_dnsmos()
+    except ImportError as error:
+        raise InputError(f"DNSMOS: {error}; {package_judges.HINTS['dnsmos']}, or leave out --min-dnsmos") from None
+    return lambda wave: round(judge(wave, wave), 2)
 
 
 def measure(wave: np.ndarray, sample_rate: int) -> dict[str, float]:

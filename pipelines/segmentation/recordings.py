@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.segmentation.measures import Limits, measure
+from pipelines.segmentation.measures import Limits, load_dnsmos, measure
 from pipelines.segmentation.segments import Segment, Segmentation, find_segments
 from pipelines.segmentation.speech_activity import SAMPLE_RATE, SpeechActivity
 from pipelines.sources.audio import expected_samples, read_resampled, read_wave
 from pipelines.sources.cuts import SourceCut, describe_source
 from tokenizer.errors import InputError
+from tokenizer.metrics.intrusive import METRICS_RATE
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +73,10 @@ def segment_recordings(
     read once more, and its values stand in `custom`.
 
     Raises:
-        InputError: a cut is of a Shar folder, whose audio later commands could not find, or a mix.
+        InputError: a cut is of a Shar folder, whose audio later commands could not find, or a mix; a judge of the
+            limits is not installed.
     """
+    dnsmos = None if limits.min_dnsmos is None else load_dnsmos()
     activity = SpeechActivity()
     for item in items:
         if item.audio is not None or item.cut["type"] not in ("MonoCut", "MultiCut", "Cut"):
@@ -96,7 +99,9 @@ def segment_recordings(
             cut = _cut_of(item, segment, number)
             if measured or limits.any:
                 rate = int(item.cut["recording"]["sampling_rate"])
-                values = measure(read_wave(SourceCut(cut), rate), rate)
+                values = measure(read_wave(SourceCut(cut, hosts=item.hosts), rate), rate)
+                if dnsmos is not None:
+                    values["dnsmos"] = dnsmos(read_wave(SourceCut(cut, hosts=item.hosts), METRICS_RATE))
                 cut["custom"] = {**cut["custom"], **values}
                 if broken := limits.broken(values):
                     statistics.limited[broken] = statistics.limited.get(broken, 0) + 1

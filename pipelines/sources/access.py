@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.storage.places import is_url
+from pipelines.storage.redirects import origin
 
 REFUSED = "refused"  # the type of a source that may not be read; what it was stands in "refused"
 FILE_SOURCES = ("file", "url")  # Lhotse's audio sources that are a path or a URL
@@ -34,24 +35,23 @@ class Access:
         """Whether a source of this manifest may be read."""
         if source["type"] == "command":
             return self.commands
-        place = source["source"]
-        if not is_url(manifest) or source["type"] not in FILE_SOURCES or not isinstance(place, str):
+        place, allowed = source["source"], self.reachable(manifest)
+        if allowed is None or source["type"] not in FILE_SOURCES or not isinstance(place, str):
             return True
-        allowed = {host.rstrip("/").lower() for host in self.hosts} | {origin(manifest).rstrip("/")}
         if not is_url(place):
             return LOCAL_FILES.rstrip("/") in allowed
         *outer, last = place.split("::")
         return origin(last).rstrip("/") in allowed and all(part.partition("://")[0] in _INSIDE for part in outer)
 
+    def reachable(self, manifest: str) -> tuple[str, ...] | None:
+        """The hosts that audio of this manifest may come from; None for any."""
+        if not is_url(manifest):
+            return None
+        return tuple(sorted({host.rstrip("/").lower() for host in (*self.hosts, origin(manifest))}))
+
 
 NO_MORE = Access()
 """Nothing is allowed besides."""
-
-
-def origin(url: str) -> str:
-    """Scheme and host (or bucket) of a URL: "https://host"; of a chain like "zip::s3://..." those of its last part."""
-    scheme, _, rest = url.rpartition("::")[2].partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}".lower()
 
 
 def why_refused(source: dict[str, Any]) -> str:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.sources.access import FILE_SOURCES, REFUSED, why_refused
-from pipelines.sources.audio_bytes import open_reader
-from pipelines.sources.cuts import CutError, SourceCut, describe_source, duration, recordings
-from pipelines.storage.places import open_place
+from pipelines.sources.audio_bytes import open_audio, open_reader
+from pipelines.sources.cuts import LONGEST_SECONDS, CutError, SourceCut, describe_source, duration, recordings
+from pipelines.storage.places import is_url, open_place
+from pipelines.storage.redirects import refused_redirect
 from tokenizer.audio_input.contents import LOUDEST, BadAudio
 from tokenizer.audio_input.reader import AudioReader
 from tokenizer.errors import InputError
@@ -85,7 +86,7 @@ def read_resampled(item: SourceCut, samples: int, sample_rate: int) -> Iterator[
         return
     if remaining == samples or (remaining > SHORTAGE_SECONDS * sample_rate and remaining > _tolerance() * sample_rate):
         found, wanted = (samples - remaining) / sample_rate, samples / sample_rate
-        raise CutError("truncated", f"the cut lasts {_shown(wanted)} s, but its audio ends after {found:.3f} s")
+        raise CutError("truncated", f"the cut lasts {wanted:.3f} s, but its audio ends after {found:.3f} s")
     yield np.zeros(remaining, np.float32)
 
 
@@ -120,15 +121,21 @@ def _open_sources(item: SourceCut) -> None:
 def _opened(source: dict[str, Any], item: SourceCut) -> Iterator[AudioReader]:
     """The decoder of a source. Raises CutError for what is wrong with its audio, also while it is read."""
     try:
-        reader, data = open_reader(source, item.audio)
+        reader, data = open_reader(source, item.audio, hosts=item.hosts)
         with contextlib.closing(data):
             yield reader
     except BadAudio as error:
         raise CutError(error.reason, str(error)) from None
+    except Exception as error:
+        if refused := refused_redirect(error):
+            raise CutError("refused", str(refused)) from None
+        raise
 
 
 def _shown(seconds: float) -> str:
-    return f"{seconds:.3f}" if seconds < 1e9 else f"{seconds:g}"
+    if isinstance(seconds, int) and abs(seconds) > LONGEST_SECONDS:
+        return f"a number of {len(str(abs(seconds)))} digits"
+    return f"{seconds:g}"
 
 
 def _why_empty(item: SourceCut) -> str:
@@ -137,7 +144,8 @@ def _why_empty(item: SourceCut) -> str:
         return "the cut has no recording"
     rate = found[0].get("sampling_rate")
     if item.seconds <= 0:
-        return f"the cut's duration is {item.cut.get('duration')} s"
+        seconds = item.cut.get("duration")
+        return f"the cut's duration is {_shown(seconds) if isinstance(seconds, (int, float)) else seconds} s"
     if not isinstance(rate, (int, float)) or not 1 <= rate < math.inf:
         return f"the sampling_rate of its recording is {rate!r}, expected a number of Hz"
     return f"{item.seconds} s is less than one sample of the codec"
@@ -207,8 +215,9 @@ def _blocks_from_files(item: SourceCut) -> Blocks:
 def _start(cut: dict[str, Any], rate: int) -> int:
     """The first sample of a cut; a start below 0 by less than half a sample is a rounded 0."""
     start = cut.get("start") or 0.0
-    if not isinstance(start, (int, float)) or not -0.5 < start * rate < math.inf:
-        raise CutError("impossible start", f"the cut starts at {start} s, expected 0 or more")
+    if not isinstance(start, (int, float)) or not -0.5 / rate < start <= LONGEST_SECONDS:
+        shown = _shown(start) if isinstance(start, (int, float)) else start
+        raise CutError("impossible start", f"the cut starts at {shown} s, expected 0 or more")
     return max(0, source_samples(start, rate))
 
 
@@ -265,7 +274,14 @@ def _blocks_from_lhotse(item: SourceCut) -> Blocks:
 
     for part in [track["cut"] for track in item.cut["tracks"]] if item.cut["type"] == "MixedCut" else [item.cut]:
         _refuse_damage(part, item)
-    cut = deserialize_item(copy.deepcopy(item.cut))  # it takes its argument apart
+    description = copy.deepcopy(item.cut)  # Lhotse takes it apart
+    if item.hosts is not None:  # it would follow redirects to others
+        for recording in recordings(description):
+            for source in recording["sources"]:
+                if source["type"] in FILE_SOURCES and is_url(source["source"]):
+                    with contextlib.closing(open_audio(source, None, item.hosts)) as data:
+                        source["type"], source["source"] = "memory", data.read_at(0, data.size)
+    cut = deserialize_item(description)
     if item.audio is not None:
         with open_place(item.audio.path) as tar:
             tar.seek(item.audio.offset)

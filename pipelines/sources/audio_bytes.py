@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipelines.storage.places import is_url, open_place, size_of
+from pipelines.storage.redirects import origin
 from pipelines.storage.retries import retried
 from tokenizer.audio_input.byte_source import ByteSource, FileBytes
 from tokenizer.audio_input.contents import Contents
@@ -23,15 +24,15 @@ MEMORY_BYTES = 32 << 20  # files behind a URL up to this size are fetched once, 
 class SlicedBytes:
     """Bytes [offset, offset + size) of an open file; a read that fails and may succeed later is made again."""
 
-    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
-        self._file, self._offset, self.size = file, offset, size
+    def __init__(self, file: BinaryIO, offset: int, size: int, host: str = "") -> None:
+        self._file, self._offset, self.size, self._host = file, offset, size, host
 
     def read_at(self, offset: int, size: int) -> bytes:
         def read() -> bytes:
             self._file.seek(self._offset + offset)
             return self._file.read(max(0, min(size, self.size - offset)))
 
-        return retried(read)
+        return retried(read, self._host)
 
     def close(self) -> None:
         self._file.close()
@@ -50,7 +51,11 @@ class _InMemory:
         self._data = b""
 
 
-def open_audio(source: dict[str, Any], audio: TarSlice | None) -> ByteSource:
+Hosts = tuple[str, ...] | None
+"""That audio may come from; None: any."""
+
+
+def open_audio(source: dict[str, Any], audio: TarSlice | None, hosts: Hosts = None) -> ByteSource:
     """The bytes of a Lhotse audio source, or of its place in a Shar tar.
 
     Raises:
@@ -63,8 +68,8 @@ def open_audio(source: dict[str, Any], audio: TarSlice | None) -> ByteSource:
         if not stat.S_ISREG(os.stat(place).st_mode):
             raise OSError("it is no regular file, but a folder, a pipe or a device")
         return FileBytes(open(place, "rb"), size_of(place))
-    size = size_of(place)
-    remote = SlicedBytes(open_place(place), 0, size)
+    size = size_of(place, hosts)
+    remote = SlicedBytes(open_place(place, hosts), 0, size, origin(place))
     if size > MEMORY_BYTES:
         return remote
     data = remote.read_at(0, size)
@@ -76,7 +81,9 @@ _known: dict[Any, Contents] = {}
 _known_lock = threading.Lock()
 
 
-def open_reader(source: dict[str, Any], audio: TarSlice | None, quick: bool = False) -> tuple[AudioReader, ByteSource]:
+def open_reader(
+    source: dict[str, Any], audio: TarSlice | None, quick: bool = False, hosts: Hosts = None
+) -> tuple[AudioReader, ByteSource]:
     """The decoder of a source, and its bytes, which the caller closes. `quick` is for its length only: what does not
     show at the ends of the file is found when it is read.
 
@@ -84,7 +91,7 @@ def open_reader(source: dict[str, Any], audio: TarSlice | None, quick: bool = Fa
         OSError: it cannot be opened.
         BadAudio: it is empty, or no audio that is known.
     """
-    data = open_audio(source, audio)
+    data = open_audio(source, audio, hosts)
     try:
         key = _identity(source, audio, data.size)
         contents = _known.get(key)

@@ -7,6 +7,7 @@ them costs no more than parsing JSON.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
 import math
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "Cut", "PaddingCut")  # Cut: MonoCut's name before Lhotse 0.8
 RESERVED = ("codes", "cut_id")  # custom fields that shards write
 LONGEST_LINE = 1 << 26  # bytes of a manifest; a compressed one could unfold to any length
+LONGEST_SECONDS = 1e9  # of a cut, 32 years; more is a mistake, and would spoil every sum
 BLANK_LINES = 100_000  # one after another; a few kilobytes of gzip hold hundreds of millions
 
 
@@ -39,10 +41,16 @@ class TarSlice:
 
 @dataclass(frozen=True)
 class SourceCut:
-    """A cut as the manifest has it, with recording paths resolved. `audio` is set for cuts of a Shar folder."""
+    """A cut as the manifest has it, with recording paths resolved.
+
+    Attributes:
+        audio: of cuts of a Shar folder.
+        hosts: that its audio may come from, also by redirects of HTTP; None for any.
+    """
 
     cut: dict[str, Any]
     audio: TarSlice | None = None
+    hosts: tuple[str, ...] | None = None
 
     @property
     def id(self) -> str:
@@ -59,6 +67,10 @@ class PlannedCut(SourceCut):
     """One cut of a shard; `member` is its name in the tar."""
 
     member: str
+
+    @classmethod
+    def of(cls, item: SourceCut, member: str) -> PlannedCut:
+        return cls(item.cut, item.audio, item.hosts, member=member)
 
 
 class CutError(Exception):
@@ -119,13 +131,14 @@ def recordings(cut: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def duration(cut: dict[str, Any]) -> float:
-    """Seconds a cut lasts; 0.0 where that is missing, negative or not finite."""
+    """Seconds a cut lasts; 0.0 where that is missing, negative, not finite or beyond `LONGEST_SECONDS`."""
     if cut.get("type") == "MixedCut":
-        return max((track.get("offset", 0.0) + duration(track["cut"]) for track in cut["tracks"]), default=0.0)
-    seconds = cut.get("duration")
+        seconds = max((track.get("offset", 0.0) + duration(track["cut"]) for track in cut["tracks"]), default=0.0)
+    else:
+        seconds = cut.get("duration")
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         return 0.0
-    return float(seconds) if math.isfinite(seconds) and seconds > 0 else 0.0
+    return float(seconds) if 0 < seconds <= LONGEST_SECONDS else 0.0
 
 
 def describe_source(item: SourceCut) -> str:
@@ -144,7 +157,8 @@ def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     number = blank = 0
     try:
-        with open_place(path) as file, gzip.open(file) if path.endswith(".gz") else file as lines:
+        # fsspec's files have a readline without a limit
+        with open_place(path) as file, gzip.open(file) if path.endswith(".gz") else io.BufferedReader(file) as lines:  # type: ignore[type-var]
             for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), 1):
                 if len(line) == LONGEST_LINE:
                     raise ValueError(f"longer than {LONGEST_LINE >> 20} MiB")
@@ -189,7 +203,7 @@ def as_cut(item: dict[str, Any], where: str, rule: PathRule) -> dict[str, Any]:
                 rule.settle(source)
         rule.keep_apart(item)
         duration(item)
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(
             f"{where}: cut {item['id']} is not as Lhotse writes it (at {error}); mend this line"
         ) from error

@@ -17,6 +17,7 @@ from pipelines.storage.places import (
     absolute,
     exists,
     is_folder,
+    is_url,
     join,
     matches,
     name_of,
@@ -58,11 +59,16 @@ def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut
         if is_folder(place):
             yield from read_shar(place, access) if is_shar(place) else read_audio_folder(place)
         elif place.endswith(MANIFEST_SUFFIXES):
-            rule = PathRule(parent(place), access)
+            rule, hosts = PathRule(parent(place), access), access.reachable(place)
             for where, line in read_json_lines(place):
-                yield SourceCut(as_cut(line, where, rule))
+                yield SourceCut(as_cut(line, where, rule), hosts=hosts)
         elif is_audio(place):
             yield audio_file_cut(place, id_beside(place, inputs))
+        elif not is_url(place) and not os.path.isfile(place):
+            raise InputError(
+                f"{place}: is no file, but a pipe or a device; a manifest is read more than once, so write it to a "
+                f"file whose name ends in {' or '.join(MANIFEST_SUFFIXES)} first"
+            )
         else:
             raise InputError(
                 f"{place}: neither a manifest ({', '.join(MANIFEST_SUFFIXES)}) nor audio "

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
+from pipelines.storage.redirects import client_for, origin
 from pipelines.storage.retries import retried
 from tokenizer.errors import InputError
 
@@ -60,12 +61,12 @@ def is_folder(place: str) -> bool:
     return retried(lambda: files.isdir(path))
 
 
-def size_of(place: str) -> int:
-    """Bytes of a file. Raises FileNotFoundError."""
+def size_of(place: str, hosts: tuple[str, ...] | None = None) -> int:
+    """Bytes of a file; `hosts` as of `open_file_system`. Raises FileNotFoundError."""
     if not is_url(place):
         return os.stat(place).st_size
-    files, path = open_file_system(place)
-    return int(retried(lambda: files.size(path)))
+    files, path = open_file_system(place, hosts)
+    return int(retried(lambda: files.size(path), origin(place)))
 
 
 def matches(pattern: str) -> list[str]:
@@ -113,16 +114,17 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-def open_place(place: str) -> BinaryIO:
-    """A file to read and to seek in. Raises FileNotFoundError and other errors of opening."""
+def open_place(place: str, hosts: tuple[str, ...] | None = None) -> BinaryIO:
+    """A file to read and to seek in; `hosts` as of `open_file_system`. Raises FileNotFoundError and other errors of
+    opening."""
     if not is_url(place):
         return open(place, "rb")
-    files, path = open_file_system(place)
-    return cast(BinaryIO, retried(lambda: files.open(path, "rb")))
+    files, path = open_file_system(place, hosts)
+    return cast(BinaryIO, retried(lambda: files.open(path, "rb"), origin(place)))
 
 
-def open_file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it.
+def open_file_system(url: str, hosts: tuple[str, ...] | None = None) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it. `hosts`: where redirects of HTTP may lead; None: anywhere.
 
     Raises:
         InputError: there is no such protocol, or its package is not installed.
@@ -131,6 +133,10 @@ def open_file_system(url: str) -> tuple[Any, str]:
 
     try:
         # Listings are read again every time, because other processes may write there.
-        return fsspec.core.url_to_fs(url, use_listings_cache=False)
+        http = url.rpartition("::")[2].partition("://")[0].lower() in ("http", "https")
+        guarded: dict[str, Any] = {"get_client": client_for(hosts)} if http and hosts is not None else {}
+        if "::" in url:  # of a chain, options stand under the name of their part
+            guarded = {url.rpartition("::")[2].partition("://")[0]: guarded} if guarded else {}
+        return fsspec.core.url_to_fs(url, use_listings_cache=False, **guarded)
     except (ImportError, ValueError) as error:
         raise InputError(f"{url}: cannot be read ({error}); install what it needs or give a local path") from error

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 TRIES = 8  # about a minute with the pauses below
 FIRST_PAUSE = 0.5  # seconds; doubled every time
 LONGEST_PAUSE = 30.0  # seconds
+SILENT_SECONDS = 60.0  # for which a host that did not answer is not asked again
 
 PASSING_STATUS = {408, 425, 429}  # of HTTP; and all from 500 on
 PASSING_ERRNO = {
@@ -54,27 +55,46 @@ PASSING_CLASSES = {
 }
 
 Result = TypeVar("Result")
+_silent: dict[str, float] = {}  # hosts that did not answer, and when they are asked again
 
 
-def retried(request: Callable[[], Result]) -> Result:
-    """The result of `request`, which is repeated after temporary errors, up to `TRIES` times in all.
+class SilentHost(OSError):
+    """A host that did not answer before, and is not asked yet."""
+
+
+def retried(request: Callable[[], Result], host: str = "") -> Result:
+    """The result of `request`, which is repeated after temporary errors, up to `TRIES` times in all. Where a `host` did
+    not answer so many times, it is asked once a minute until it does, and requests in between fail at once.
 
     Pauses are drawn between 0 and a bound that doubles ("full jitter": https://aws.amazon.com/blogs/architecture/
     exponential-backoff-and-jitter), so that a thousand workers that were throttled together do not return together.
 
     Raises:
+        SilentHost: the host did not answer within the last minute.
         the error of the request, if it is permanent (not found, not allowed) or the last try.
     """
-    for number in range(1, TRIES):
+    if time.monotonic() < _silent.get(host, 0.0):
+        raise SilentHost(f"{host} did not answer {TRIES} times; it is asked again later")
+    for number in range(TRIES if host in _silent else 1, TRIES + 1):
         try:
-            return request()
+            result = request()
         except Exception as error:
-            if not may_pass(error):
+            if number == TRIES and host and may_pass(error) and not _answered(error):
+                _silent[host] = time.monotonic() + SILENT_SECONDS
+            if number == TRIES or not may_pass(error):
                 raise
             pause = random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**number))
             log.info("try %d of %d failed (%s: %s); next in %.1f s", number, TRIES, type(error).__name__, error, pause)
             time.sleep(pause)
-    return request()
+        else:
+            _silent.pop(host, None)
+            return result
+    raise AssertionError("the last try returns or raises")
+
+
+def _answered(error: BaseException) -> bool:
+    """Whether a host was there, if only to say that it is busy."""
+    return any(_http_status(cause) is not None for cause in _causes(error))
 
 
 def may_pass(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ from pipelines.bulk.ownership import only_run
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.stored_plan import Plan, PlannedShard, has_plan
 from pipelines.dataset.token_dataset import TokenDataset
-from pipelines.format.description import CodecEntry, Description, read_description
+from pipelines.format.description import CodecEntry, Description, read_intact
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Quarantined, Receipt, quarantined_by_shard, write_receipt
 from pipelines.format.member_ids import SeenIds, member_id
@@ -54,7 +54,7 @@ def merge(sources: list[Path], out: Path, sharding: Sharding) -> Description:
         raise InputError(f"{len(sources)} datasets to merge; expected at least 2")
     refuse_nesting(out, sources)
     codec = TokenDataset(sources).codec_entry  # raises unless all are of one codec
-    descriptions = [read_description(Layout(source)) for source in sources]
+    descriptions = [read_intact(Layout(source)) for source in sources]
     made_from = {"merged": [_origin(source, found) for source, found in zip(sources, descriptions, strict=True)]}
     layout = Layout(out.absolute())
     with rewriting(layout):
@@ -87,7 +87,7 @@ def split(source: Path, out: Path, shares: Mapping[str, float], by: str, shardin
     if bad := [name for name in shares if not name or Path(name).name != name or name == ".."]:
         raise InputError(f"{bad[0]!r} is not the name of a folder; name the parts as in train=0.9 test=0.1")
     refuse_nesting(out, [source])
-    description = read_description(Layout(source))
+    description = read_intact(Layout(source))
     origin = _origin(source, description)
     with contextlib.ExitStack() as stack:
         writers = {}

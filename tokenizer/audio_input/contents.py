@@ -36,6 +36,7 @@ class Stream:
         parts: the bytes to decode, in order; mostly one range of the file.
         frames: samples per channel that its header announces; None where it does not say.
         tolerance: frames by which decoding may differ from `frames` in this format.
+        delay: decoded frames that come before the first, and are dropped: the codec's own, where no header tells.
         md5: of the decoded integers (FLAC); empty where there is none.
         bits: per sample of these integers.
     """
@@ -43,6 +44,7 @@ class Stream:
     parts: tuple[Part, ...]
     frames: int | None = None
     tolerance: int = 0
+    delay: int = 0
     md5: bytes = b""
     bits: int = 0
 

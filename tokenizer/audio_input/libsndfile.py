@@ -46,7 +46,8 @@ class SndfileStream:
         with _open(source, stream.parts, soundfile.SoundFile) as (file, _):
             self.sample_rate, self.channels = file.samplerate, file.channels
             announced = file.frames
-        self.frames = announced if announced < _NO_LENGTH else None
+        self._delay = stream.delay
+        self.frames = max(0, announced - self._delay) if announced < _NO_LENGTH else None
         if kind == "MPEG" and stream.frames is not None and abs(announced - stream.frames) > stream.tolerance:
             raise BadAudio("unreadable", f"libsndfile takes its {stream.frames} samples for {announced}")
 
@@ -63,7 +64,7 @@ class SndfileStream:
         left, done = frames, 0
         forward = self.frames is None
         with _open(self._source, self._stream.parts, _Forward if forward else soundfile.SoundFile) as (file, virtual):
-            _skip(file, start, block)
+            _skip(file, start + self._delay, block)
             while left is None or left > 0:
                 data = self._block(file, virtual, block if left is None else min(block, left), start + done, "float32")
                 if not len(data):
@@ -124,7 +125,7 @@ class SndfileStream:
         with _open(self._source, parts, _Forward) as (file, _), contextlib.suppress(soundfile.LibsndfileError):
             while len(data := file.read(STEP, dtype="float32", always_2d=True)):
                 done += len(data)
-        return done
+        return max(0, done - self._delay)
 
     def _figures(self, decoded: int) -> str:
         found = f"{decoded / self.sample_rate:.3f} s can be decoded"

@@ -11,14 +11,22 @@ from typing import Any
 import numpy as np
 
 from tokenizer.audio_input.byte_source import ByteSource, VirtualFile
+from tokenizer.audio_input.container_ends import is_live_asf
 from tokenizer.audio_input.contents import BadAudio
 from tokenizer.audio_input.kinds import MEDIA_FORMATS
+from tokenizer.audio_input.mpeg import DECODER_DELAY, LAYER_2_DELAY, LAYER_3_DELAY, parse_header
 
 TOLERANCE_SECONDS = 0.2  # containers round, and count the samples that a decoder needs to begin with
 _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0}
 _SAYS_LENGTH = ("MP4", "Matroska", "ASF", "AVI", "WavPack", "TTA", "APE")  # others guess it from their bit rate
 _EXACT_TIMES = ("MP4",)  # to the sample, so that a reader may begin in the middle
 PREROLL_SECONDS = 1.0  # decoded before the first sample asked for
+_DELAYS = {"ac3": 256, "eac3": 256, "amrnb": 40, "libopencore_amrnb": 40}
+"""Samples by which a codec's first comes late where its container does not say; for AAC it is a frame. Blocks of such
+codecs overlap, and the first is only half there, so it cannot be less (MP3: see `mpeg`). AMR looks 40 samples ahead
+(3GPP TS 26.071)."""
+AAC_FRAME = 1024
+ROUNDING_SECONDS = 0.001  # of an edit list, whose clock mostly counts thousandths
 
 
 class MediaStream:
@@ -40,8 +48,11 @@ class MediaStream:
             self.sample_rate, self.channels = audio.codec_context.sample_rate, audio.codec_context.channels
             if not self.sample_rate or not self.channels:
                 raise BadAudio("unreadable", "its audio stream says no rate or no channels")
-            seconds = container.seconds() if kind in _SAYS_LENGTH else 0.0
-        self.frames = round(seconds * self.sample_rate) or None
+            says_length = kind in _SAYS_LENGTH and not (kind == "ASF" and is_live_asf(source))
+            seconds = container.seconds() if says_length else 0.0
+            self._delay = container.delay()
+            self._may_seek = kind in _EXACT_TIMES and "amr" not in audio.codec_context.name  # which never forgets
+        self.frames = max(0, round(seconds * self.sample_rate) - self._delay) or None
 
     def count(self) -> int:
         """Frames that decoding gives."""
@@ -84,18 +95,18 @@ class MediaStream:
 
     def _decoded(self, start: int) -> Iterator[np.ndarray]:
         """Blocks [n, C] of one decoded packet each, from frame `start` on."""
-        at = 0
+        at = -self._delay
         with _Container(self._source, self._kind) as container:
-            sought = self._kind in _EXACT_TIMES and start > 2 * PREROLL_SECONDS * self.sample_rate
+            sought = self._may_seek and start > 2 * PREROLL_SECONDS * self.sample_rate
             if sought:
                 container.seek(start / self.sample_rate - PREROLL_SECONDS)
             first = True
-            for frame in container.frames():
+            for frame, size in container.frames():
                 if frame.sample_rate != self.sample_rate or frame.layout.nb_channels != self.channels:
                     raise BadAudio("damaged", "its rate or its number of channels changes on the way")
-                data = _samples(frame)
+                data = _samples(frame)[:size]
                 if first and sought:
-                    at = round(float(frame.pts * frame.time_base) * self.sample_rate)
+                    at += round(container.since_start(frame) * self.sample_rate)
                 first = False
                 if at + len(data) > start:
                     yield data[max(0, start - at) :]
@@ -107,6 +118,7 @@ class _Container:
 
     def __init__(self, source: ByteSource, kind: str) -> None:
         av = _pyav()
+        self._kind = kind
         self._error = av.error.FFmpegError
         self._virtual = VirtualFile(source, [(0, source.size)])
         try:
@@ -140,27 +152,71 @@ class _Container:
             return 0.0
         return (self._container.duration - max(0, self._container.start_time or 0)) / 1e6  # the former is where it ends
 
-    def seek(self, seconds: float) -> None:
-        self._container.seek(int(seconds / self.audio.time_base), stream=self.audio)
+    def delay(self) -> int:
+        """Samples by which the audio comes late; 0 where the container says it, because FFmpeg then drops them. Takes
+        the first packet."""
+        codec = self.audio.codec_context
+        name = codec.name.partition("float")[0].partition("_fixed")[0]
+        if name not in (*_DELAYS, "aac", "mp1", "mp2", "mp3"):
+            return 0
+        packet = next(self._container.demux(self.audio), None)
+        if packet is None or (None not in (packet.pts, self.audio.start_time) and packet.pts < self.audio.start_time):
+            return 0
+        if name == "aac":
+            return codec.frame_size or AAC_FRAME
+        if name in _DELAYS:
+            return _DELAYS[name]
+        frame = parse_header(bytes(packet)[:4])  # an MPEG-TS does not say which layer it is
+        return LAYER_3_DELAY + DECODER_DELAY if frame is None or frame.layer == 3 else LAYER_2_DELAY
 
-    def frames(self) -> Iterator[Any]:
-        """Every decoded frame from where it stands. Raises BadAudio where one cannot be decoded."""
+    def seek(self, seconds: float) -> None:
+        begin = self.audio.start_time or 0
+        self._container.seek(begin + int(seconds / self.audio.time_base), stream=self.audio)
+
+    def since_start(self, frame: Any) -> float:
+        """Seconds from the first sample of the stream to the first of a frame."""
+        return float((frame.pts - (self.audio.start_time or 0)) * self.audio.time_base)
+
+    def frames(self) -> Iterator[tuple[Any, int]]:
+        """Every decoded frame from where it stands, and how many of its samples count, as the last is filled up.
+        Raises BadAudio where one cannot be decoded."""
         after = 0.0  # seconds, of what is sound
+        end, last = None, None  # of the packets; the frame that another may follow
         try:
             for packet in self._container.demux(self.audio):
+                if packet.pts is not None and packet.duration:
+                    end = packet.pts + packet.duration
                 for frame in packet.decode():
+                    if last is not None:
+                        yield last, last.samples
+                    last = None
                     if packet.is_corrupt or frame.is_corrupt:
                         raise BadAudio("damaged", f"the audio is damaged after {after:.3f} s")
                     after += frame.samples / frame.sample_rate
-                    yield frame
+                    last = frame
         except EOFError:
-            return
+            pass
         except self._error as error:
+            if last is not None:
+                yield last, last.samples
             self._virtual.check()
             raise BadAudio(
                 "damaged", f"the audio cannot be decoded after {after:.3f} s ({error.__class__.__name__})"
             ) from None
+        if last is not None:
+            yield last, self._counted(last, end)
         self._virtual.check()
+
+    def _counted(self, last: Any, end: int | None) -> int:
+        """Samples of the last frame before the end by packets and edit list."""
+        if self._kind not in _EXACT_TIMES or end is None or last.pts is None:
+            return last.samples
+        seconds = end * self.audio.time_base
+        if self.audio.duration:
+            edited = (self.audio.start_time or 0) + self.audio.duration
+            seconds = min(seconds, edited * self.audio.time_base + ROUNDING_SECONDS)
+        samples = round((seconds - last.pts * last.time_base) * last.sample_rate)
+        return samples if 0 < samples < last.samples else last.samples
 
 
 def _samples(frame: Any) -> np.ndarray:

@@ -3,6 +3,10 @@
 A file's length stands nowhere but in an optional first frame (Xing, Info: frames in the stream), so the frames are
 counted: each header says its frame's length. Sources: ISO 11172-3, ISO 13818-3; the Xing and LAME tags as in
 mpg123's and LAME's documentation.
+
+The first decoded samples are the delay of the codec. LAME writes its own delay and the samples behind the last into the
+header frame, and the decoder (mpg123) goes by that. Without it the least that any encoder adds is dropped; how much its
+last frame was filled up with nobody can tell.
 """
 
 from __future__ import annotations
@@ -23,6 +27,13 @@ _KBPS = {
     (2, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (2, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+HEAD_BYTES = 192  # of a frame that are looked at: up to the delay in a LAME tag
+LAYER_2_DELAY = 481  # samples, of the filter bank when encoding and decoding (also of layer 1)
+DECODER_DELAY = 529  # of layer 3; mpg123 drops these samples by itself
+LAYER_3_DELAY = 576
+"""Samples of delay that LAME's own decoder assumes of an encoder that does not say; with those of the decoder 1105.
+Fewer than 1057 (481 of the filter bank, 576 by which blocks overlap) cannot be: samples before that are only half
+there, also where a file was cut out of a longer one."""
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
@@ -103,8 +114,8 @@ def first_frame(data: bytes, within: int | None = None) -> int | None:
 def examine_mpeg(source: ByteSource, quick: bool = False) -> Contents | None:
     """The streams of a file: joined files are several. None where no frame is found. `quick` takes it for one sound
     stream where its header frame announces as many bytes as there are."""
-    if quick and (samples := _samples_where_whole(source)):
-        return Contents("MPEG", (Stream(((0, source.size),), tolerance=samples),))
+    if quick and (stream := _as_announced(source)):
+        return Contents("MPEG", (stream,))
     groups = _groups(source)
     # one frame more than announced is an encoder that did not count its last
     groups = [g for i, g in enumerate(groups) if g.frames > 1 or g.announced is not None or i == 0]
@@ -128,7 +139,8 @@ def examine_mpeg(source: ByteSource, quick: bool = False) -> Contents | None:
             detail = f"its last frame breaks off; {group.frames / per_second:.3f} s of whole frames are there"
             damage.append(Damage("truncated", detail))
     if len(groups) == 1 and groups[0].announced is not None and _size_is_right(groups[0].header, source.size):
-        streams: tuple[Stream, ...] = (Stream(((0, source.size),), tolerance=groups[0].first.samples),)
+        whole = Stream(((0, source.size),), tolerance=groups[0].first.samples, delay=_delay(3, groups[0].header))
+        streams: tuple[Stream, ...] = (whole,)
     else:
         streams = tuple(map(_stream, groups))
     return Contents("MPEG", streams, tuple(damage))
@@ -165,17 +177,33 @@ def _figures(group: _Group) -> str:
 
 def _stream(group: _Group) -> Stream:
     begin, size, tolerance = group.begin, group.end - group.begin, group.first.samples
-    tag = group.first.side
+    tag, delay = group.first.side, _delay(group.first.layer, group.header)
     if group.announced is not None and group.header[36:40] != b"VBRI":
         if _size_is_right(group.header, size):
-            return Stream(((begin, size),), tolerance=tolerance)
+            return Stream(((begin, size),), tolerance=tolerance, delay=delay)
         head = group.header[: tag + 12] + struct.pack(">I", size)
-        return Stream((head, (begin + len(head), size - len(head))), tolerance=tolerance)
+        return Stream((head, (begin + len(head), size - len(head))), tolerance=tolerance, delay=delay)
+    samples = group.frames * tolerance
     if group.first.layer != 3:  # which has no header frames
-        return Stream(((begin, size),), group.frames * tolerance, tolerance)
+        return Stream(((begin, size),), samples, tolerance, delay)
     if group.header:  # of a kind that the decoder does not go by
         begin, size = begin + group.first.length, size - group.first.length
-    return Stream((_header_frame(group.first, group.frames), (begin, size)), group.frames * tolerance, tolerance)
+    return Stream((_header_frame(group.first, group.frames), (begin, size)), samples, tolerance, delay)
+
+
+def _delay(layer: int, header: bytes) -> int:
+    """Samples that come before the first, beside those that the decoder drops by itself. `header` begins the header
+    frame, or is empty."""
+    if layer != 3:
+        return LAYER_2_DELAY
+    frame = parse_header(header)
+    if frame is None or header[36:40] == b"VBRI":
+        return LAYER_3_DELAY
+    tag = frame.side
+    flags = int.from_bytes(header[tag + 4 : tag + 8], "big")
+    lame = tag + 8 + sum(size for bit, size in enumerate((4, 4, 100, 4)) if flags >> bit & 1)
+    named, delay = header[lame : lame + 1], int.from_bytes(header[lame + 21 : lame + 23], "big") >> 4
+    return 0 if named.strip(b"\0") and delay else LAYER_3_DELAY
 
 
 def _size_is_right(header: bytes, size: int) -> bool:
@@ -188,17 +216,18 @@ def _size_is_right(header: bytes, size: int) -> bool:
     return not flags & 2 or abs(announced - size) <= announced // 100
 
 
-def _samples_where_whole(source: ByteSource) -> int:
-    """Samples a frame of a file whose header frame announces its size; 0 of others."""
+def _as_announced(source: ByteSource) -> Stream | None:
+    """The one stream of a file whose header frame announces its size; None of others."""
     window = Window(source, 1 << 16)
     at = tag_size(window, 0)
-    head = window.at(at, 60)
+    head = window.at(at, HEAD_BYTES)
     frame = parse_header(head)
-    if frame is None or not _announced(frame, head):
-        return 0
-    tag = frame.side
-    flags, _, announced = struct.unpack(">III", head[tag + 4 : tag + 16]) if head[36:40] != b"VBRI" else (0, 0, 0)
-    return frame.samples if flags & 2 and 0 <= source.size - at - announced <= 2 * ID3V1_BYTES else 0
+    if frame is None or not _announced(frame, head) or head[36:40] == b"VBRI":
+        return None
+    flags, _, announced = struct.unpack(">III", head[frame.side + 4 : frame.side + 16])
+    if not flags & 2 or not 0 <= source.size - at - announced <= 2 * ID3V1_BYTES:
+        return None
+    return Stream(((0, source.size),), tolerance=frame.samples, delay=_delay(3, head))
 
 
 def _groups(source: ByteSource) -> list[_Group]:
@@ -262,11 +291,11 @@ def _header_frame(like: Frame, frames: int) -> bytes:
 
 
 def _walk(source: ByteSource) -> Iterator[tuple[int, Frame, bytes, int]]:
-    """(offset, frame, its first 60 bytes, bytes before it that are neither frame nor tag) of each whole frame."""
+    """(offset, frame, its first `HEAD_BYTES`, bytes before it that are neither frame nor tag) of each whole frame."""
     window, at, junk = Window(source), 0, 0
     current: Frame | None = None
     while at < source.size:
-        head = window.at(at, 60)
+        head = window.at(at, HEAD_BYTES)
         frame = parse_header(head)
         if frame is not None and at + frame.length > source.size:
             return  # the last frame is not whole

@@ -6,6 +6,7 @@ are mirrored first.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 from tokenizer.audio_input.byte_source import ByteSource, Window
 from tokenizer.audio_input.contents import Contents, Damage, Stream
+from tokenizer.audio_input.glances import SMALL_BYTES, is_one_stream
 
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _AUDIO = {b"\x01vorbis": "Vorbis", b"OpusHead": "Opus", b"\x7fFLAC": "FLAC", b"Speex   ": "Speex"}
@@ -38,7 +40,7 @@ TAIL_BYTES = 1 << 16  # that hold the last page
 
 def examine_ogg(source: ByteSource, quick: bool = False) -> Contents:
     """The streams of a file, with what is damaged or missing. `quick` takes it for one sound stream where its last
-    page is the end of the stream that its first page begins."""
+    page is the end of the stream that its first page begins, and a few looks in between find no other."""
     if quick and _one_stream(source):
         return Contents("Ogg", (Stream(((0, source.size),)),))
     links: list[_Link] = []
@@ -73,9 +75,28 @@ def examine_ogg(source: ByteSource, quick: bool = False) -> Contents:
 
 
 def _one_stream(source: ByteSource) -> bool:
+    if source.size <= SMALL_BYTES:
+        return False
     tail = source.read_at(max(0, source.size - TAIL_BYTES), TAIL_BYTES)
     last = tail[max(0, tail.rfind(b"OggS\0")) :]
-    return len(last) > 27 and bool(last[5] & END) and last[14:18] == source.read_at(14, 4)
+    first = source.read_at(0, 27)
+    ends = len(last) > 27 and bool(last[5] & END) and last[14:18] == first[14:18]
+    return ends and is_one_stream(source, _begins_in, _page_number)
+
+
+def _begins_in(data: bytes) -> bool:
+    return re.search(rb"OggS\0[\2\3\6\7]", data) is not None
+
+
+def _page_number(data: bytes) -> int | None:
+    """The number of the first whole page in `data`."""
+    at = -1
+    while (at := data.find(b"OggS\0", at + 1)) >= 0:
+        size = 27 + sum(data[at + 27 : at + 27 + data[at + 26]]) + data[at + 26] if at + 27 < len(data) else 0
+        page = data[at : at + size]
+        if size and len(page) == size and _checksum(page) == page[22:26]:
+            return struct.unpack("<I", page[18:22])[0]
+    return None
 
 
 def _contents(source: ByteSource, links: list[_Link], damage: list[Damage]) -> Contents:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from tokenizer.audio_input.byte_source import ByteSource
+from tokenizer.audio_input.container_ends import cut_off
 from tokenizer.audio_input.contents import BadAudio, Contents, NoAudio, Stream
 from tokenizer.audio_input.flac import examine_flac
 from tokenizer.audio_input.kinds import HEAD_BYTES, LIBSNDFILE_KINDS, MEDIA_FORMATS, kind_of
@@ -42,6 +44,8 @@ def examine(source: ByteSource, quick: bool = False) -> Contents:
         return examine_mpeg(source, quick) or whole
     if kind == "WAV":
         return examine_wav(source) or whole
+    if kind not in LIBSNDFILE_KINDS:
+        return whole if quick else replace(whole, damage=cut_off(kind, source))
     return examine_sizes(kind, source)
 
 
@@ -96,8 +100,15 @@ class AudioReader:
     def refuse_damage(self, end: float) -> None:
         """Raise BadAudio where the bytes of the file show damage that begins before second `end`."""
         for damage in self._contents.damage:
-            if end >= (self.frames() / self.sample_rate if damage.at is None else damage.at):
+            if end >= (self._seconds_decoded() if damage.at is None and end < np.inf else damage.at or 0.0):
                 raise BadAudio(damage.reason, damage.detail)
+
+    def _seconds_decoded(self) -> float:
+        """Up to the end; infinity where decoding fails on the way, and so says where by itself."""
+        try:
+            return self.frames() / self.sample_rate
+        except BadAudio:
+            return np.inf
 
     def read(self, start: int = 0, frames: int | None = None, block: int | None = None) -> Iterator[np.ndarray]:
         """float32 blocks [n, C], in [-1, 1], of up to `frames` frames (None: all that there are) from `start` on.
@@ -125,14 +136,14 @@ class AudioReader:
 
 def _opened(source: ByteSource, contents: Contents) -> list[SndfileStream | MediaStream]:
     kind = contents.kind
-    if kind not in LIBSNDFILE_KINDS:
-        return [MediaStream(source, kind)]
     try:
+        if kind not in LIBSNDFILE_KINDS:
+            return [MediaStream(source, kind)]
         return [SndfileStream(source, stream, kind) for stream in contents.streams]
     except BadAudio as error:
         for damage in contents.damage:
             raise BadAudio(damage.reason, damage.detail) from None
-        if kind not in MEDIA_FORMATS:
+        if kind not in MEDIA_FORMATS or kind not in LIBSNDFILE_KINDS:
             raise
         try:  # some codecs in these containers only FFmpeg has
             return [MediaStream(source, kind)]

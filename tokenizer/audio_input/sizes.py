@@ -109,7 +109,62 @@ def _voc(window: Window) -> tuple[int, int]:
     return 0, 0
 
 
-_READERS = {"SVX": _svx, "VOC": _voc, "AIFF": _aiff, "AU": _au, "RF64": _rf64, "W64": _w64, "CAF": _caf, "SPH": _sph}
+def _avr(window: Window) -> tuple[int, int]:
+    head = window.at(0, 128)
+    if len(head) < 128:
+        return 0, 0
+    stereo, bits, frames = struct.unpack(">12xhh10xI", head[:30])
+    return frames * (2 if stereo else 1) * (bits // 8), window.size - 128
+
+
+def _paf(window: Window) -> tuple[int, int]:
+    """It says no length; but a sample is either there or not."""
+    big = window.at(0, 4) == b" paf"
+    code, channels = struct.unpack((">" if big else "<") + "16x2I", window.at(0, 24).ljust(24, b"\0"))
+    return _to_whole_blocks(window.size - 2048, {0: 2, 1: 32, 2: 1}.get(code, 1) * min(channels, 1 << 16))
+
+
+def _ircam(window: Window) -> tuple[int, int]:
+    little = window.at(0, 4) in (b"\x64\xa3\x01\0", b"\x64\xa3\x02\0", b"\x64\xa3\x03\0")
+    channels, code = struct.unpack(("<" if little else ">") + "8x2I", window.at(0, 16).ljust(16, b"\0"))
+    return _to_whole_blocks(window.size - 1024, {2: 2, 4: 4, 0x40004: 4}.get(code, 1) * min(channels, 1 << 16))
+
+
+def _to_whole_blocks(there: int, block: int) -> tuple[int, int]:
+    return (there + -there % block, there) if there > 0 and block else (0, 0)
+
+
+def _wve(window: Window) -> tuple[int, int]:
+    head = window.at(0, 32)
+    return (int.from_bytes(head[18:22], "big"), window.size - 32) if len(head) == 32 else (0, 0)
+
+
+def _mat(window: Window) -> tuple[int, int]:
+    """MATLAB 5: matrices, each with its size, which libsndfile itself writes 8 too large."""
+    at, order = 128, "<" if window.at(126, 2) == b"IM" else ">"
+    while at + 8 <= window.size:
+        size = struct.unpack(order + "4xI", window.at(at, 8))[0]
+        if at + size > window.size:
+            return size, window.size - at - 8
+        at += 8 + size
+    return 0, 0
+
+
+_READERS = {
+    "SVX": _svx,
+    "VOC": _voc,
+    "AIFF": _aiff,
+    "AU": _au,
+    "RF64": _rf64,
+    "W64": _w64,
+    "CAF": _caf,
+    "SPH": _sph,
+    "AVR": _avr,
+    "PAF": _paf,
+    "IRCAM": _ircam,
+    "WVE": _wve,
+    "MAT": _mat,
+}
 
 
 def _unfinished_caf(window: Window) -> tuple[Part, ...]:

@@ -130,3 +130,40 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, words, message):
     assert main(["segment", *words]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob(".segment-*"))
+
+
+def test_segments_are_dropped_by_their_predicted_opinion_score(tmp_path, capsys, monkeypatch):
+    """A judge that goes by the level stands for the network, whose weights are in a package."""
+    from tokenizer.metrics import package_judges
+
+    heard = []
+
+    def judge(original, wave):
+        heard.append(len(wave))
+        return 4.0 if np.abs(wave).max() > 0.1 else 2.0
+
+    loud = spoken(["ada-01"], 2.0, np.random.default_rng(4))[0]
+    soundfile.write(tmp_path / "a.flac", np.concatenate([loud, 0.08 / np.abs(loud).max() * loud]), 16000)
+    words = ["segment", str(tmp_path / "a.flac"), str(tmp_path / "cuts.jsonl.gz"), "--json"]
+    monkeypatch.setattr(package_judges, "load_dnsmos", lambda: judge)
+    found = {}
+    for limit in ("1", "3.5"):
+        assert main([*words, "--min-dnsmos", limit]) == 0
+        found[limit] = (json.loads(capsys.readouterr().out), [cut["custom"]["dnsmos"] for cut in cuts_in(words[2])])
+    assert set(found["1"][1]) == {2.0, 4.0} and set(found["3.5"][1]) == {4.0}
+    assert found["3.5"][0]["dropped_by_limits"] == {"dnsmos": found["1"][1].count(2.0)}
+    assert main([*words, "--min-dnsmos", "9"]) == 2
+    assert "expected an opinion score from 1 to 5" in capsys.readouterr().err
+
+
+def test_without_its_package_the_judge_is_one_line(tmp_path, capsys, monkeypatch):
+    from tokenizer.metrics import package_judges
+
+    def missing(package):
+        raise ImportError(f"{package} is not installed")
+
+    soundfile.write(tmp_path / "a.flac", spoken(["ada-01"], 0.5, np.random.default_rng(4))[0], 16000)
+    monkeypatch.setattr(package_judges, "package_folder", missing)
+    assert main(["segment", str(tmp_path / "a.flac"), str(tmp_path / "c.jsonl"), "--min-dnsmos", "3"]) == 2
+    assert "speechmos is not installed; pip install focalstream[judges]" in capsys.readouterr().err
+    assert not (tmp_path / "c.jsonl").exists()

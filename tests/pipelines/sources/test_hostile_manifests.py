@@ -12,10 +12,10 @@ import soundfile
 
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.layout import Layout
-from pipelines.sources.access import origin
 from pipelines.sources.audio import read_wave
 from pipelines.sources.cuts import Selection
 from pipelines.sources.manifests import find_inputs, read_cuts
+from pipelines.storage.redirects import origin
 from slm.cli import main
 from tokenizer.errors import InputError
 

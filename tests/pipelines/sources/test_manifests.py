@@ -128,3 +128,9 @@ def test_digest_follows_the_content(write_manifest, speech, tmp_path):
     folder_before = content_digest([str(tmp_path / "audio")])
     soundfile.write(tmp_path / "audio/new.wav", speech(1, 0.2), 16000)
     assert content_digest([str(tmp_path / "audio")]) != folder_before
+
+
+def test_a_manifest_from_a_pipe_is_to_be_written_to_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe: is no file.*write it to a file whose name ends in \.jsonl or"):
+        list(read_cuts(find_inputs(str(tmp_path / "pipe"))))

@@ -58,6 +58,19 @@ def test_merged(finished, failing, tmp_path):
     assert len({entry["shard"] for entry in quarantine(tmp_path / "out")} - {0, 1, 2, 3}) == 0
 
 
+@pytest.mark.parametrize("command", ["merge", "split", "report"])
+def test_a_description_that_was_changed_is_refused(finished, tmp_path, capsys, command):
+    shutil.copytree(finished, tmp_path / "changed")
+    path = tmp_path / "changed/dataset.json"
+    path.write_bytes(path.read_bytes().replace(b'"tokens": ', b'"tokens": 1', 1))
+    changed, out = str(tmp_path / "changed"), str(tmp_path / "out")
+    arguments = {"merge": [out, str(finished), changed], "split": [changed, out, "a=1"], "report": [changed]}
+    assert main([command, *arguments[command]]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "changed/dataset.json: its content does not match its checksum; `focalstream repair" in line
+    assert not (tmp_path / "out").exists()
+
+
 def quarantine(out):
     return [json.loads(line) for line in Layout(out).quarantine.read_text().splitlines()]
 

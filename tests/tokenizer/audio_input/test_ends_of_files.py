@@ -62,7 +62,7 @@ def test_a_recording_that_was_never_finalised_is_read(tmp_path: Path, make) -> N
         assert len(wave) == len(WAVE) and np.abs(wave - WAVE).max() < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["SVX", "VOC"])
+@pytest.mark.parametrize("kind", ["SVX", "VOC", "AVR", "MAT5"])
 def test_a_cut_file_is_truncated_with_both_figures(tmp_path: Path, kind: str) -> None:
     data = encoded(kind)
     (tmp_path / "whole").write_bytes(data)
@@ -72,6 +72,16 @@ def test_a_cut_file_is_truncated_with_both_figures(tmp_path: Path, kind: str) ->
         read_audio(tmp_path / "cut", RATE)
     with pytest.raises(InputError, match="truncated"):
         read_wave(audio_file_cut(str(tmp_path / "cut"), "a"), RATE)
+
+
+@pytest.mark.parametrize(("kind", "cut"), [("PAF", 1001), ("IRCAM", 1001)])
+def test_a_file_that_says_no_length_is_truncated_within_a_sample(tmp_path: Path, kind: str, cut: int) -> None:
+    data = encoded(kind)
+    (tmp_path / "whole").write_bytes(data)
+    assert len(read_audio(tmp_path / "whole", RATE)) == len(WAVE)
+    (tmp_path / "cut").write_bytes(data[:-cut])
+    with pytest.raises(InputError, match="truncated"):
+        read_audio(tmp_path / "cut", RATE)
 
 
 def header_length(data: bytes) -> int:
