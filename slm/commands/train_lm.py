@@ -66,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="resume from the latest checkpoint in --out")
     parser.add_argument(
+        "--resume-from",
+        type=int,
+        metavar="STEP",
+        help="resume from the checkpoint of this step in --out, and remove the later ones",
+    )
+    parser.add_argument(
         "--device", default="cpu", help="torch device, for example cuda (with torchrun, one per process)"
     )
     parser.add_argument(
@@ -120,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
             codec=codec,
             text_model=args.text_model,
             related_codec=args.related_codec,
+            resume_from=args.resume_from,
         )
     status = 128 + signal.Signals[report.stopped_by] if report.stopped_by in SIGNALS else 0
     if ranks.rank:

@@ -68,6 +68,7 @@ class TrainSettings:
     )
     compile: bool = setting("compile the layers (torch.compile): a slow first step, then faster ones", False)
     recompute: bool = setting("recompute layers in the backward pass: less memory, more computation", False)
+    keep_every: int = setting("also keep the checkpoints of the steps that are multiples of this; 0: none", 0)
     sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
     speech_weight: float = setting("weight of rows of speech alone, relative to the next three", 1.0)
     text_to_speech_weight: float = setting("weight of rows of speech after its text (see --text-model)", 0.0)
@@ -92,7 +93,7 @@ class TrainSettings:
             if not getattr(self, name) > 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0")
         not_negative = (
-            "warmup_steps final_learning_rate weight_decay patience seed sample_every speech_weight "
+            "warmup_steps final_learning_rate weight_decay patience seed sample_every keep_every speech_weight "
             "text_to_speech_weight speech_to_text_weight interleaved_weight"
         )
         for name in not_negative.split():
@@ -144,6 +145,14 @@ class TrainSettings:
         """Weight of each task; see `slm.documents.tasks`."""
         tasks = ("speech", "text_to_speech", "speech_to_text", "interleaved")
         return {task: getattr(self, f"{task}_weight") for task in tasks}
+
+    @property
+    def decay_begins(self) -> int | None:
+        """The step after which the rate of schedule wsd decays; None: it has no level part to go back to."""
+        if self.schedule != "wsd":
+            return None
+        begins = self.steps - max(1, round(self.steps * self.decay_fraction))
+        return begins if begins > self.warmup_steps else None
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""

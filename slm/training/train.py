@@ -80,6 +80,7 @@ def train(
     text_model: Path | None = None,
     seconds: float = math.inf,
     related_codec: bool = False,
+    resume_from: int | None = None,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
@@ -100,6 +101,7 @@ def train(
         seconds: of training, at most, from its first step on; the learning rate then falls by this time where that is
             ahead of the steps. Such a run depends on the machine's speed.
         related_codec: keep the codes of `init_from` though its codec is a different one; see `slm.training.warm_start`.
+        resume_from: resume from the checkpoint of this step instead, and remove the later ones.
 
     Raises:
         InputError: the device cannot be used; datasets and codec do not belong together; rows cannot be divided among
@@ -107,8 +109,12 @@ def train(
             not fit; or a gradient is no longer finite.
     """
     check_device(device)
+    resume = resume or resume_from is not None
     if related_codec and init_from is None:
         raise InputError("--related-codec keeps the codes of another model: name the model with --init-from")
+    bfloat16 = resolved_bfloat16(settings.bfloat16, device, out / "run.json", say=show_progress and not ranks.rank)
+    settings = dataclasses.replace(settings, bfloat16=bfloat16)
+    folder = RunFolder(out, settings, ranks, resume, show_progress)
     sources = read_data(data)
     dataset = TokenDataset(sources.places, cache)
     validation_data = TokenDataset(list(held_out), cache) if held_out else None
@@ -121,8 +127,6 @@ def train(
         vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
     training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
-    bfloat16 = resolved_bfloat16(settings.bfloat16, device, out / "run.json", say=show_progress and not ranks.rank)
-    settings = dataclasses.replace(settings, bfloat16=bfloat16)
     torch.manual_seed(settings.seed)
     model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
     if init_from is not None and not resume:
@@ -137,13 +141,12 @@ def train(
             layer.compile()
     trainee = distribute(model, settings.parallel, ranks)
     optimizer = Optimizers(model.named_parameters(), settings, settings.learning_rate, in_layers)
-    folder = RunFolder(out, settings.keep_checkpoints, ranks)
     identity = data_identity(dataset, validation_data, sources, init_from, vocabulary, data_for.texts, related_codec)
     silent = ranks.rank > 0
     if data_for.note and show_progress and not silent:
         print(data_for.note, file=sys.stderr)
     with (
-        folder.begin(model, optimizer, settings, identity, resume) as progress,
+        folder.begin(model, optimizer, identity, resume_from) as progress,
         stop_signals() as signals,
         Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
     ):
@@ -184,7 +187,8 @@ def train(
                     waves = write_samples(speaker, vocabulary, data_for.validation[SPEECH_TASK], codec, place)
                     monitor.hear(progress.step, waves, codec.sample_rate_out if codec else 0)
             stopped_by = reason_to_stop(progress, settings, signals, ranks, device) or ("" if in_time else "time")
-            if stopped_by or progress.step % settings.save_every == 0 or progress.best_step == progress.step:
+            is_due = progress.step % settings.save_every == 0 or progress.step == settings.decay_begins
+            if stopped_by or is_due or progress.best_step == progress.step:
                 folder.save(model, vocabulary, optimizer, progress)
     best_bits = progress.best_bits_per_token if progress.best_step >= 0 else None
     return TrainReport(

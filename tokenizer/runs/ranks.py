@@ -7,10 +7,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from tokenizer.errors import InputError
+
+Value = TypeVar("Value")
 
 PATIENCE = timedelta(days=2)  # of the others while the first decodes the corpus; NCCL's default is 10 minutes
 
@@ -35,6 +40,34 @@ class Ranks:
         """Wait until all processes are here."""
         if self.world > 1:
             dist.barrier()
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all processes, in their order, in every process. Values can be pickled."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All processes run the block; if it raises InputError or OSError in one of them, it does in all.
+
+        So no process waits for one that has stopped. The block itself must not make the processes wait for each other.
+
+        Raises:
+            InputError: of this process, or else the first of another, with the same message.
+        """
+        own: Exception | None = None
+        try:
+            yield
+        except (InputError, OSError) as error:
+            own = error
+        messages = self.gather(None if own is None else str(own))
+        if own is not None:
+            raise own
+        if heard := next((message for message in messages if message is not None), None):
+            raise InputError(heard)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its mean over the processes: one sum of one flat tensor.

@@ -14,11 +14,14 @@ import pytest
 import torch
 
 import slm.training.train
-from slm.checkpoint import load_lm
-from slm.training.run_folder import RunFolder
+from pipelines.dataset.token_dataset import TokenDataset
+from slm.checkpoint import checkpoints_of, load_lm
+from slm.training.loaders import loaders
 from slm.training.train import train
+from slm.vocabulary import Vocabulary
 from tests.slm.conftest import MODEL, SETTINGS
 from tests.slm.training.test_train import log_of
+from tokenizer.errors import InputError
 from tokenizer.runs.ranks import Ranks, join_ranks
 
 CONFIG = dataclasses.replace(MODEL, dropout=0.0)  # processes draw dropout for themselves
@@ -73,7 +76,7 @@ def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_
     stop_after(7)
     report = train(CONFIG, RUN, [token_dataset], tmp_path / "sharded", resume=True, show_progress=False)
     assert report.step == 7
-    assert [path.name for path in RunFolder(tmp_path / "sharded", 2).checkpoints()][-1] == "step-000007"
+    assert [path.name for path in checkpoints_of(tmp_path / "sharded")][-1] == "step-000007"
     two_processes(token_dataset, tmp_path)
     one, sharded, whole = (log_of(tmp_path / name) for name in ("one", "sharded", "whole"))
     assert [line["step"] for line in sharded] == list(range(1, 10))
@@ -84,12 +87,17 @@ def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_
         np.testing.assert_allclose(found, [expected] * 2, rtol=1e-4)
         assert len(set(expected)) == len(expected)
     models = [load_lm(tmp_path / name / "step-000009")[0].state_dict() for name in ("one", "sharded", "whole")]
+    (tmp_path / "sharded/step-000009/optimizer/shard-00002-model-00001-of-00001.safetensors").unlink()
+    for listed in (True, False):
+        if not listed:
+            (tmp_path / "sharded/step-000009/files.json").unlink()
+        with pytest.raises(InputError, match=r"step-000009: cannot be resumed from \(.* is missing\)"):
+            train(CONFIG, RUN, [token_dataset], tmp_path / "sharded", resume=True, show_progress=False)
     for other in models[1:]:
         torch.testing.assert_close(other, models[0], atol=2e-3, rtol=1e-3)  # the learning rate is 1e-2
 
 
-def test_rows_that_cannot_be_divided_are_refused(token_dataset, tmp_path):
-    from tokenizer.errors import InputError
-
+def test_rows_that_cannot_be_divided_are_refused(token_dataset):
+    dataset = TokenDataset(token_dataset)
     with pytest.raises(InputError, match="4 rows per step cannot be divided among 3 ranks"):
-        train(CONFIG, RUN, [token_dataset], tmp_path / "run", show_progress=False, ranks=Ranks(0, 3))
+        loaders(RUN, dataset, Vocabulary(dataset.codebook_size, 50.0, "codec", "ab" * 32), None, ranks=Ranks(0, 3))
