@@ -53,6 +53,7 @@ class TokenDataset:
 
     Attributes:
         lengths: int64 [N], tokens of each cut.
+        places: each of `out`, as it was given.
         folder_begins: the first cut of each of `out`, then N.
 
     Raises:
@@ -72,6 +73,7 @@ class TokenDataset:
         self._shards: list[TarShard | PackedCodes] = []
         self._remotes: list[CachedDataset | None] = []  # of each shard
         begins, lengths, counts = [], [], []
+        self.places = [str(folder) for folder in folders]
         self.folder_begins = [0]
         self._codec: CodecEntry | None = None
         for folder in folders:

@@ -72,6 +72,11 @@ def loaders(
     folders = [training]
     if weights is not None:
         folders = np.split(training, np.searchsorted(training, dataset.folder_begins[1:-1]))
+        if (empty := next((n for n, folder in enumerate(folders) if not len(folder)), None)) is not None:
+            raise InputError(
+                f"{dataset.places[empty]}: all of its cuts are held out for validation; name --held-out, or leave this "
+                "dataset out"
+            )
     parts, shares, validation = [], [], {}
     for task, task_weight in tasks.items():
         found = [

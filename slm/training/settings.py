@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizer.errors import InputError
-from tokenizer.parsed import dataclass_from_dict
+from tokenizer.parsed import dataclass_from_dict, read_yaml_file
 from tokenizer.runs.precision import check_bfloat16
 from tokenizer.runs.schedule import warmup_cosine, warmup_stable_decay
 
@@ -175,8 +175,6 @@ def read_settings(
     Raises:
         InputError: the file does not exist or is not YAML, keys are unknown or missing, or values do not fit.
     """
-    import yaml
-
     from slm.model.transformer import (
         ModelConfig,  # here, because importing PyTorch would slow down `train-lm --help`
     )
@@ -185,14 +183,13 @@ def read_settings(
     if not path.exists() and (CONFIGS / f"{name_or_path}.yaml").is_file():
         path = CONFIGS / f"{name_or_path}.yaml"
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml_file(path)
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
         raise InputError(f"config '{name_or_path}': no such file; expected a YAML file, or one of: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
     if not isinstance(raw, dict) or set(raw) != {"model", "train"}:
-        raise InputError(f"{path}: expected exactly the sections 'model' and 'train'")
+        found = ", ".join(f"{key!r}" for key in raw) if isinstance(raw, dict) else type(raw).__name__
+        raise InputError(f"{path}: expected exactly the sections 'model' and 'train', found {found}")
     for section, found in raw.items():
         if not isinstance(found, dict):
             raise InputError(f"{path}: {section}: expected settings, found {type(found).__name__}")

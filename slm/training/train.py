@@ -112,11 +112,18 @@ def train(
     resume = resume or resume_from is not None
     if related_codec and init_from is None:
         raise InputError("--related-codec keeps the codes of another model: name the model with --init-from")
+    if settings.row_tokens < model_config.context and not resume:
+        raise InputError(
+            f"train.row_tokens is {settings.row_tokens}, model.context {model_config.context}: the model would never "
+            f"be trained on a context that long; give --row-tokens {model_config.context} or more, or --model "
+            f"context={settings.row_tokens}"
+        )
     bfloat16 = resolved_bfloat16(settings.bfloat16, device, out / "run.json", say=show_progress and not ranks.rank)
     settings = dataclasses.replace(settings, bfloat16=bfloat16)
     folder = RunFolder(out, settings, ranks, resume, show_progress)
     sources = read_data(data)
     dataset = TokenDataset(sources.places, cache)
+    sources.check_cuts(dataset.folder_begins)
     validation_data = TokenDataset(list(held_out), cache) if held_out else None
     text = None if text_model is None else TextModel.load(text_model)
     codec_name = dataset.codec["name"]

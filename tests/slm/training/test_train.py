@@ -266,6 +266,15 @@ def test_a_mixture_holds_out_of_each_dataset_and_trains_on_the_rest(lm_settings,
     assert training.tokens_per_epoch + validation["speech"].tokens_per_epoch == int((dataset.lengths + 2).sum())
 
 
+def test_a_mixture_names_a_dataset_that_has_no_cuts_left(lm_settings, token_dataset, monkeypatch):
+    dataset = TokenDataset([token_dataset] * 2)
+    first = dataset.folder_begins[1]
+    monkeypatch.setattr("slm.training.loaders.split", lambda *_: (np.arange(first, len(dataset)), np.arange(first)))
+    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
+    with pytest.raises(InputError, match=f"{token_dataset}: all of its cuts are held out"):
+        loaders(lm_settings, dataset, vocabulary, None, (3.0, 1.0))
+
+
 def test_rows_longer_than_all_cuts_are_refused(lm_config, lm_settings, token_dataset, tmp_path):
     settings = dataclasses.replace(lm_settings, row_tokens=100_000)
     with pytest.raises(InputError, match=r"train\.row_tokens is 100000, but all cuts for training together have \d+"):
