@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="DATASET",
-        help="datasets for validation; default: a share of the cuts of --data",
+        help="datasets for validation; default: a share of the recordings of --data",
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder for shards behind URLs")
     parser.add_argument(
@@ -136,6 +136,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{report.parameters / 1e6:.2f} M parameters, {report.training_tokens:,} tokens an epoch")
         print(f"stopped by {report.stopped_by} after step {report.step} ({report.epochs:.2f} epochs)")
+        if report.skipped:
+            print(f"{report.skipped} batches were skipped; log.jsonl has their steps")
         if report.best_bits_per_token is not None:
             seconds = report.best_bits_per_second
             means = "mean of the tasks by weight" if seconds is None else f"{seconds:.1f} bits per second of speech"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.dataset.batches import Framing, PackedBatches, split_held_out
+from pipelines.dataset.batches import Framing, PackedBatches
 from pipelines.dataset.mixture import MixedBatches, WeightedData
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.documents.interleaved import InterleavedBatches, InterleavedFraming
@@ -24,6 +24,7 @@ from slm.documents.tasks import (
 )
 from slm.documents.word_times import Words
 from slm.text_model import texts_of
+from slm.training.held_out import sources_of, split
 from slm.training.settings import TrainSettings
 from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
 from tokenizer.errors import InputError
@@ -38,6 +39,7 @@ class Loaders(NamedTuple):
     validation: dict[str, PackedBatches]  # of each task, with all rows
     targets_per_character: float  # of held-out texts, including their end tokens; NaN without text
     texts: str | None  # sha256 of all texts' pieces, and of the word times if a task has them
+    sources: dict[str, PackedBatches]  # held-out speech of each dataset of a mixture by itself; may be empty
     note: str  # which cuts are used for the tasks with text; "" without text
 
 
@@ -105,8 +107,21 @@ def loaders(
     if held_out_transcripts.texts is not None:
         targets, characters = targets_and_characters(held_out_transcripts.texts, held_out_cuts)
         targets_per_character = targets / characters
+    source = dataset if held_out is None else held_out
+    sources = {}
+    if settings.validate_by_source and SPEECH_TASK in tasks and (weights is not None or held_out is not None):
+        parts_of = sources_of(source.places, source.folder_begins, held_out_cuts)
+        for name, part in parts_of.items() if len(parts_of) > 1 else ():
+            speech = _batches(SPEECH_TASK, settings, source, vocabulary, held_out_transcripts, part)
+            assert speech is not None
+            sources[name] = speech
     return Loaders(
-        mixed, validation, targets_per_character, identity(transcripts), note(transcripts, dataset, training, settings)
+        mixed,
+        validation,
+        targets_per_character,
+        identity(transcripts),
+        sources,
+        note(transcripts, dataset, training, settings),
     )
 
 
@@ -159,15 +174,6 @@ def check_text(vocabulary: Vocabulary, tasks: Sequence[str]) -> None:
             "a text model is given, but no task uses it; set one or more of --text-to-speech-weight, "
             "--speech-to-text-weight and --interleaved-weight"
         )
-
-
-def split(
-    dataset: TokenDataset, held_out: TokenDataset | None, settings: TrainSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of cuts for training, of `dataset`, and for validation, of `held_out` or else of `dataset`."""
-    if held_out is not None:
-        return np.arange(len(dataset)), np.arange(len(held_out))
-    return split_held_out(len(dataset), settings.held_out_fraction, settings.seed)
 
 
 def _batches(

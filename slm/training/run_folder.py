@@ -53,10 +53,20 @@ MAY_CHANGE = {
     f"train.{name}"
     for name in (
         *("steps", "validate_every", "validation_rows", "patience", "save_every", "keep_checkpoints", "keep_every"),
-        *("sample_every", "rows_at_once", "parallel", "compile", "recompute"),
+        *(
+            "sample_every",
+            "validate_by_source",
+            "skip_limit",
+            "skip_sigma",
+            "rows_at_once",
+            "parallel",
+            "compile",
+            "recompute",
+        ),
     )
 }
 MAY_FALL = {"train.learning_rate", "train.final_learning_rate"}  # to go on calmly after a loss that rose
+FORMERLY = {"held_out_by": "cut"}  # what runs did before there was the setting, where that is not its default
 
 LOCK = ".lock"
 UNFINISHED = (".unfinished.*", ".shared-*")  # files that a killed process may leave beside the lock
@@ -70,6 +80,9 @@ class Progress:
     best_step: int = -1
     best_bits_per_token: float = float("inf")
     validations_since_best: int = 0
+    skipped: int = 0  # batches, and what `slm.training.spikes` compares with
+    latest_losses: tuple[float, ...] = ()
+    latest_norms: tuple[float, ...] = ()
 
 
 class RunFolder:
@@ -169,7 +182,10 @@ class RunFolder:
         changed = differences(known_sections, record)
         if refused := sorted(change.name for change in changed if not may_change(change)):
             lower = "; a learning rate may only be lowered" if MAY_FALL & set(refused) else ""
-            raise InputError(f"{self.path}: this run began with another {', '.join(refused)}{lower}; use another --out")
+            raise InputError(
+                f"{self.path}: this run began with another {', '.join(refused)}{lower}; give what its run.json says, "
+                "or use another --out"
+            )
         chosen = found[-1] if step is None else self.path / f"step-{step:06d}"
         progress = self._load(chosen, model, optimizer)
         self._tell(f"resuming after step {progress.step}")
@@ -257,7 +273,7 @@ class RunFolder:
         try:
             record = dict(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
             # Settings newer than the run have their defaults.
-            defaults = {setting.name: setting.default for setting in fields(TrainSettings)}
+            defaults = {setting.name: setting.default for setting in fields(TrainSettings)} | FORMERLY
             return {**record, "train": {**defaults, **record["train"]}}
         except FileNotFoundError:
             raise InputError(f"{self.path}: holds no training run; start without --resume") from None

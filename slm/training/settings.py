@@ -48,7 +48,9 @@ class TrainSettings:
     validate_every: int = setting("steps between validations on held-out speech")
     validation_rows: int = setting("rows of a validation at most, always the same rows")
     patience: int = setting("end the run after this many validations without a new best; 0: never")
-    held_out_fraction: float = setting("share of the cuts used for validation if no held-out dataset is given")
+    held_out_fraction: float = setting(
+        "share of the recordings (see held_out_by) used for validation if no held-out dataset is given"
+    )
     save_every: int = setting("steps between checkpoints")
     keep_checkpoints: int = setting("latest checkpoints to keep, beside the best")
     seed: int = setting("seed of the weights, the order of the cuts, and dropout")
@@ -69,6 +71,20 @@ class TrainSettings:
     compile: bool = setting("compile the layers (torch.compile): a slow first step, then faster ones", False)
     recompute: bool = setting("recompute layers in the backward pass: less memory, more computation", False)
     keep_every: int = setting("also keep the checkpoints of the steps that are multiples of this; 0: none", 0)
+    held_out_by: str = setting(
+        "without --held-out, hold out whole recordings, whole speakers, or single cuts",
+        "recording",
+        ("recording", "speaker", "cut"),
+    )
+    validate_by_source: bool = setting("validate each dataset of a mixture, or of --held-out, also by itself", True)
+    skip_limit: int = setting(
+        "batches that may be skipped in the run because their gradient is not finite; 0: the first ends the run", 0
+    )
+    skip_sigma: float = setting(
+        "with --skip-limit: also skip batches whose loss or gradient is this many standard deviations above the mean "
+        "of the latest 128 steps (6 is usual); 0: none",
+        0.0,
+    )
     sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
     speech_weight: float = setting("weight of rows of speech alone, relative to the next three", 1.0)
     text_to_speech_weight: float = setting("weight of rows of speech after its text (see --text-model)", 0.0)
@@ -93,8 +109,8 @@ class TrainSettings:
             if not getattr(self, name) > 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0")
         not_negative = (
-            "warmup_steps final_learning_rate weight_decay patience seed sample_every keep_every speech_weight "
-            "text_to_speech_weight speech_to_text_weight interleaved_weight"
+            "warmup_steps final_learning_rate weight_decay patience seed sample_every keep_every skip_limit skip_sigma "
+            "speech_weight text_to_speech_weight speech_to_text_weight interleaved_weight"
         )
         for name in not_negative.split():
             if getattr(self, name) < 0:
