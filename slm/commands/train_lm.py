@@ -109,9 +109,10 @@ def run(args: argparse.Namespace) -> int:
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
     overrides = {name: value for name, value in vars(args).items() if name in names}
     model, settings = read_settings(args.config, overrides, values_of_pairs(args.model, "--model", "heads=4"))
-    check_device(args.device)
-    codec = None if args.codec is None else Codec.from_pretrained(args.codec, device=args.device)
     with join_ranks(args.device) as (ranks, device):
+        with ranks.together():
+            check_device(device)
+            codec = None if args.codec is None else Codec.from_pretrained(args.codec, device=device)
         report = train(
             model,
             settings,

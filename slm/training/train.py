@@ -106,24 +106,25 @@ def train(
     if held_out:  # then it is not used, and equal for all such runs
         settings = dataclasses.replace(settings, held_out_by="cut")
     folder = RunFolder(out, settings, ranks, resume, show_progress)
-    sources = read_data(data)
-    dataset = TokenDataset(sources.places, cache)
-    sources.check_cuts(dataset.folder_begins)
-    validation_data = TokenDataset(list(held_out), cache) if held_out else None
-    text = None if text_model is None else TextModel.load(text_model)
-    codec_name = dataset.codec["name"]
-    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, codec_name, dataset.fingerprint, text)
-    if validation_data is not None:
-        vocabulary.check(str(held_out[0]), validation_data.fingerprint, validation_data.codebook_size)
-    if codec is not None:
-        vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
-    data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
-    training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
-    torch.manual_seed(settings.seed)
-    model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
-    if init_from is not None and not resume:
-        warm_start(model, vocabulary, init_from, settings.seed, related_codec)
-    model.to(device).train()
+    with ranks.together():
+        sources = read_data(data)
+        dataset = TokenDataset(sources.places, cache)
+        sources.check_cuts(dataset.folder_begins)
+        validation_data = TokenDataset(list(held_out), cache) if held_out else None
+        text = None if text_model is None else TextModel.load(text_model)
+        codec_name = dataset.codec["name"]
+        vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, codec_name, dataset.fingerprint, text)
+        if validation_data is not None:
+            vocabulary.check(str(held_out[0]), validation_data.fingerprint, validation_data.codebook_size)
+        if codec is not None:
+            vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
+        data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
+        training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
+        torch.manual_seed(settings.seed)
+        model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
+        if init_from is not None and not resume:
+            warm_start(model, vocabulary, init_from, settings.seed, related_codec)
+        model.to(device).train()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = flops_per_token(model, settings.row_tokens)
     peak, source = peak_flops(device, bfloat16)
@@ -142,6 +143,7 @@ def train(
         stop_signals() as signals,
         Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
     ):
+        ranks.keep_pace()
         spikes = Spikes(settings, progress.skipped, progress.latest_losses, progress.latest_norms)
         stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
         started = time.perf_counter()

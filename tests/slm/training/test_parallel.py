@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 import slm.training.train
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import checkpoints_of, load_lm
+from slm.cli import main
 from slm.training.loaders import loaders
 from slm.training.train import train
 from slm.vocabulary import Vocabulary
@@ -54,16 +56,36 @@ def stop_after(step: int, here: bool = True) -> None:
     slm.training.train.train_step = step_and_signal
 
 
-def two_processes(token_dataset: Path, out: Path) -> None:
+def dying_child(token_dataset: Path, out: Path) -> None:
+    """Process 1 is killed at its third step."""
+    real_step = slm.training.train.train_step
+
+    def step_and_die(*args):
+        if args[4] == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real_step(*args)
+
+    slm.training.train.train_step = step_and_die
+    sys.exit(main(f"train-lm --config tiny --data {token_dataset} --out {out / 'run'} --no-bfloat16".split()))
+
+
+def refused_child(token_dataset: Path, out: Path) -> None:
+    """Process 1 alone finds its data damaged."""
+    data = token_dataset if os.environ["RANK"] == "0" else out / "nothing"
+    sys.exit(main(f"train-lm --config tiny --data {data} --out {out / 'run'} --no-bfloat16".split()))
+
+
+def two_processes(token_dataset: Path, out: Path, what: str = "child") -> subprocess.CompletedProcess:
     program = out / "child.py"
     program.write_text(
-        f"from pathlib import Path\nfrom tests.slm.training.test_parallel import child\n"
-        f"child(Path({str(token_dataset)!r}), Path({str(out)!r}))\n"
+        f"from pathlib import Path\nfrom tests.slm.training.test_parallel import {what}\n"
+        f"{what}(Path({str(token_dataset)!r}), Path({str(out)!r}))\n"
     )
     root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, cwd=root, env=environment)
+    check = what == "child"
+    return subprocess.run(command, check=check, cwd=root, env=environment, capture_output=not check, text=True)
 
 
 @pytest.mark.slow
@@ -95,6 +117,22 @@ def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_
             train(CONFIG, RUN, [token_dataset], tmp_path / "sharded", resume=True, show_progress=False)
     for other in models[1:]:
         torch.testing.assert_close(other, models[0], atol=2e-3, rtol=1e-3)  # the learning rate is 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("dying_child", "process 0 of 2 on .*: another process has died or stopped answering .*Continue with --resume"),
+        ("refused_child", ".*nothing.*"),
+    ],
+)
+def test_a_process_that_dies_or_refuses_ends_the_run_with_one_line(token_dataset, tmp_path, what, message):
+    done = two_processes(token_dataset, tmp_path, what)
+    said = [line for line in done.stderr.splitlines() if line.startswith("focalstream")]
+    assert done.returncode and len(said) == 1 and re.fullmatch(f"focalstream train-lm: {message}", said[0]), done.stderr
+    ours = done.stderr.partition("ChildFailedError")[0]  # torchrun ends with a traceback of its own
+    assert "slm/training" not in ours, done.stderr
 
 
 def test_rows_that_cannot_be_divided_are_refused(token_dataset):
