@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict, read_yaml_file
-from tokenizer.runs.precision import check_bfloat16
+from tokenizer.runs.precision import AUTO, check_bfloat16
 from tokenizer.runs.schedule import warmup_cosine, warmup_stable_decay
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ class TrainSettings:
         "ddp",
         ("ddp", "fsdp"),
     )
-    compile: bool = setting("compile the layers (torch.compile): a slow first step, then faster ones", False)
+    compile: bool | str = setting(
+        "compile the layers (torch.compile): a slow first step, then faster ones (auto, in a config: on CUDA)", "auto"
+    )
     recompute: bool = setting("recompute layers in the backward pass: less memory, more computation", False)
     keep_every: int = setting("also keep the checkpoints of the steps that are multiples of this; 0: none", 0)
     held_out_by: str = setting(
@@ -101,6 +103,8 @@ class TrainSettings:
             if isinstance(value, float) and not (math.isfinite(value) or unbounded):
                 raise InputError(f"train.{option.name} is {value}; expected a finite number")
         check_bfloat16(self.bfloat16, "train.bfloat16")
+        if not isinstance(self.compile, bool) and self.compile != AUTO:
+            raise InputError(f"train.compile is {self.compile!r}; expected true, false or {AUTO}")
         positive = (
             "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
             "keep_checkpoints"
@@ -155,6 +159,10 @@ class TrainSettings:
             )
         if self.rows % self.rows_at_once:
             raise InputError(f"train.rows {self.rows} must be a multiple of train.rows_at_once {self.rows_at_once}")
+
+    def compiles_on(self, device: str) -> bool:
+        """Whether the layers are compiled on a torch device."""
+        return device.startswith("cuda") if self.compile == AUTO else bool(self.compile)
 
     @property
     def task_weights(self) -> dict[str, float]:

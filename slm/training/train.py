@@ -24,6 +24,7 @@ from pipelines.dataset.mixture import read_data
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import model_of
 from slm.documents.tasks import SPEECH_TASK
+from slm.model.packed_attention import leave_uncompiled
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel
 from slm.training.loaders import data_identity, loaders
@@ -129,7 +130,8 @@ def train(
     flops = flops_per_token(model, settings.row_tokens)
     peak, source = peak_flops(device, bfloat16)
     model.recompute = settings.recompute
-    if settings.compile:
+    if settings.compiles_on(device):
+        leave_uncompiled()
         for layer in model.layers:
             layer.compile()
     trainee = distribute(model, settings.parallel, ranks)

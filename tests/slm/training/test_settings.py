@@ -88,6 +88,15 @@ def test_a_missing_and_a_doubled_key_are_named_with_the_file(tmp_path):
         read_settings(str(path), {})
 
 
+def test_layers_are_compiled_on_cuda_unless_told_otherwise(lm_settings):
+    found = [lm_settings.compiles_on(device) for device in ("cpu", "cuda", "cuda:3")]
+    assert found == [False, True, True]
+    assert dataclasses.replace(lm_settings, compile=True).compiles_on("cpu")
+    assert not dataclasses.replace(lm_settings, compile=False).compiles_on("cuda")
+    with pytest.raises(InputError, match=r"train\.compile is 'often'; expected true, false or auto"):
+        dataclasses.replace(lm_settings, compile="often")
+
+
 def test_rows_shorter_than_the_context_are_refused(lm_config, lm_settings, token_dataset, tmp_path):
     short = dataclasses.replace(lm_settings, row_tokens=32)
     with pytest.raises(InputError, match=r"row_tokens is 32, model\.context 48: .* --model context=32"):
