@@ -33,7 +33,7 @@ def split(
     if by == "cut" or len(dataset) < 2:
         return split_held_out(len(dataset), settings.held_out_fraction, settings.seed)
     try:
-        groups = groups_of(dataset.cuts(), by)
+        groups = dataset.kept(f"{by}s-1", lambda: {"groups": groups_of(dataset.cuts(), by)})["groups"]
     except MissingFile as error:
         raise InputError(f"{error}; or name --held-out DATASET, or give --held-out-by cut") from None
     count = int(groups.max()) + 1

@@ -126,12 +126,20 @@ def loaders(
 
 
 def read_transcripts(dataset: TokenDataset, vocabulary: Vocabulary, tasks: Sequence[str]) -> Transcripts:
-    """Read the texts and the word times that the tasks need; each reads all files of cuts."""
+    """Read the texts and the word times that the tasks need; each reads all files of cuts, of a large dataset once."""
     texts, words, model = None, None, vocabulary.text
-    if model is not None and any(task in TWO_PART_TASKS for task in tasks):
-        texts = Texts.encode(model, texts_of(dataset.cuts()))
-    if model is not None and INTERLEAVED_TASK in tasks:
-        words = Words.read(model, dataset.cuts(), dataset.lengths, dataset.token_rate)
+    if model is None:
+        return Transcripts(texts, words)
+    text_model, name = model, model.fingerprint[:32]
+    if any(task in TWO_PART_TASKS for task in tasks):
+        kept = dataset.kept(f"texts-1-{name}", lambda: vars(Texts.encode(text_model, texts_of(dataset.cuts()))))
+        texts = Texts(**kept)
+    if INTERLEAVED_TASK in tasks:
+        kept = dataset.kept(
+            f"words-1-{name}",
+            lambda: vars(Words.read(text_model, dataset.cuts(), dataset.lengths, dataset.token_rate)),
+        )
+        words = Words(**kept)
     return Transcripts(texts, words)
 
 
@@ -239,8 +247,8 @@ def data_identity(
     validation = held_out.lengths if held_out is not None else np.zeros(0, np.int64)
     return {
         "codec_fingerprint": dataset.fingerprint,
-        "cut_lengths": hashlib.sha256(dataset.lengths.tobytes()).hexdigest(),
-        "held_out_cut_lengths": hashlib.sha256(validation.tobytes()).hexdigest(),
+        "cut_lengths": hashlib.sha256(np.ascontiguousarray(dataset.lengths).data).hexdigest(),
+        "held_out_cut_lengths": hashlib.sha256(np.ascontiguousarray(validation).data).hexdigest(),
         "weights": list(sources.weights) if sources.weights else None,
         **({"init_from": init_from} if init_from is not None else {}),
         **({"related_codec": True} if related_codec else {}),

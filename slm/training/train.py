@@ -29,6 +29,7 @@ from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel
 from slm.training.loaders import data_identity, loaders
 from slm.training.parallel import distribute, settle, whole_weights
+from slm.training.prefetch import Prefetched
 from slm.training.reporting import TrainReport, bar_line, held_out_record, validation_line
 from slm.training.run_folder import Progress, RunFolder
 from slm.training.samples import write_samples
@@ -144,6 +145,7 @@ def train(
         folder.begin(model, optimizer, identity, resume_from) as progress,
         stop_signals() as signals,
         Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
+        Prefetched(training, settings.steps) as batches,
     ):
         ranks.keep_pace()
         spikes = Spikes(settings, progress.skipped, progress.latest_losses, progress.latest_norms)
@@ -154,7 +156,7 @@ def train(
             rate = settings.rate_at(max(progress.step, int(settings.steps * (began - started) / seconds)))
             share = rate / settings.learning_rate
             loss, norm, skipped = train_step(
-                trainee, optimizer, training.batch(progress.step), settings, progress.step, share, ranks, spikes
+                trainee, optimizer, batches.batch(progress.step), settings, progress.step, share, ranks, spikes
             )
             speed = settings.rows * settings.row_tokens / (time.perf_counter() - began)
             progress = dataclasses.replace(
