@@ -17,12 +17,11 @@ The contents do not depend on the number of processes, and no file is a pickle.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from slm.model.transformer import LanguageModel
 from slm.training.checkpoint_files import check_files, check_shared, seal
 from slm.training.optimizer_state import read_optimizer_state, reason_of, write_optimizer_state
 from slm.training.parallel import load_weights, whole_weights
+from slm.training.resuming import FORMERLY, MAY_FALL, jump, may_change
 from slm.training.settings import TrainSettings
 from slm.vocabulary import Vocabulary
 from tokenizer.checkpoint import read_weights
@@ -46,27 +46,7 @@ from tokenizer.parsed import dataclass_from_dict
 from tokenizer.runs.monitor import forget_from
 from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.ranks import Ranks
-from tokenizer.runs.settings import Difference, differences
-
-# Settings that may change on resuming: none changes a batch, or more than the rounding of a step.
-MAY_CHANGE = {
-    f"train.{name}"
-    for name in (
-        *("steps", "validate_every", "validation_rows", "patience", "save_every", "keep_checkpoints", "keep_every"),
-        *(
-            "sample_every",
-            "validate_by_source",
-            "skip_limit",
-            "skip_sigma",
-            "rows_at_once",
-            "parallel",
-            "compile",
-            "recompute",
-        ),
-    )
-}
-MAY_FALL = {"train.learning_rate", "train.final_learning_rate"}  # to go on calmly after a loss that rose
-FORMERLY = {"held_out_by": "cut"}  # what runs did before there was the setting, where that is not its default
+from tokenizer.runs.settings import differences
 
 LOCK = ".lock"
 UNFINISHED = (".unfinished.*", ".shared-*")  # files that a killed process may leave beside the lock
@@ -114,8 +94,20 @@ class RunFolder:
                 raise InputError(f"{path}: is a file; name a folder for the run")
             if resume and not path.exists():
                 raise InputError(f"{path}: holds no training run; start without --resume")
+        self._is_new = not path.exists() and not ranks.rank
         with ranks.together():
             path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def removed_if_refused(self) -> Iterator[None]:
+        """If the block raises InputError, remove the folder that was made for this run, while it is empty."""
+        try:
+            yield
+        except InputError:
+            if self._is_new:
+                with suppress(OSError):
+                    self.path.rmdir()
+            raise
 
     def checkpoints(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
@@ -130,8 +122,8 @@ class RunFolder:
         A run that stopped before its first checkpoint starts again in both cases.
 
         Args:
-            model, optimizer: filled from the checkpoint when resuming. Of the settings only those in `MAY_CHANGE` may
-                differ from the stored ones, and those in `MAY_FALL` be lower.
+            model, optimizer: filled from the checkpoint when resuming. Of the settings only those in `slm.training.resuming` may
+                differ from the stored ones, and learning rates be lower.
             identity: of the data; must equal the stored one.
             step: go back to the checkpoint of this step and remove the later ones; None: the latest.
 
@@ -324,24 +316,3 @@ def discard(folder: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
     os.replace(folder, hidden)
     shutil.rmtree(hidden)
-
-
-def may_change(change: Difference) -> bool:
-    """Whether a run may be resumed with this changed setting."""
-    return change.name in MAY_CHANGE or (change.name in MAY_FALL and change.wanted < change.stored)
-
-
-def jump(stored: dict[str, Any], settings: TrainSettings, step: int) -> list[str]:
-    """A line if the learning rate of the step after `step` is not the one that the run would have had."""
-    try:
-        before = dataclass_from_dict(TrainSettings, stored, "train")
-    except InputError:  # settings that this version does not know
-        return []
-    old, new = before.rate_at(step), settings.rate_at(step)
-    if math.isclose(old, new, rel_tol=1e-9):
-        return []
-    line = f"the learning rate jumps here from {old:.3g} to {new:.3g}"
-    begins = before.decay_begins
-    if begins is not None and begins < step:
-        line += f": the decay had begun after step {begins}; --resume-from a step up to that one avoids the jump"
-    return [line]

@@ -108,7 +108,7 @@ def train(
     if held_out:  # then it is not used, and equal for all such runs
         settings = dataclasses.replace(settings, held_out_by="cut")
     folder = RunFolder(out, settings, ranks, resume, show_progress)
-    with ranks.together():
+    with folder.removed_if_refused(), ranks.together():
         sources = read_data(data)
         dataset = TokenDataset(sources.places, cache)
         sources.check_cuts(dataset.folder_begins)
