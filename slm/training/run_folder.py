@@ -122,8 +122,8 @@ class RunFolder:
         A run that stopped before its first checkpoint starts again in both cases.
 
         Args:
-            model, optimizer: filled from the checkpoint when resuming. Of the settings only those in `slm.training.resuming` may
-                differ from the stored ones, and learning rates be lower.
+            model, optimizer: filled from the checkpoint when resuming. `slm.training.resuming` says which settings
+                may differ from the stored ones.
             identity: of the data; must equal the stored one.
             step: go back to the checkpoint of this step and remove the later ones; None: the latest.
 
