@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=2 python benchmarks/lm_training.py [--config small] [--float32] [--device cuda]
 
 Both keep documents apart with the same mask and positions, both step with fused AdamW, in turns, in one process;
-without dropout, which Llama lacks. `transformers` runs SDPA attention, and its own loss over all logits. The first
-lines show that both compute the same loss. Times are medians of steps, by the clock, and of the processor time they
-took, which a busy machine disturbs less.
+without dropout, which Llama lacks. `transformers` runs SDPA attention on a CPU and FlexAttention on a GPU (add
+--compile there; this has not run on one yet), and its own loss over all logits. The first lines show that both compute
+the same loss. Times are medians of steps, by the clock, and of the processor time they took, which a busy machine
+disturbs less.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from pipelines.dataset.batches import Batch
 from slm.documents.tasks import summed_loss, targets_of
 from slm.model.cross_entropy import IGNORED
+from slm.model.packed_attention import block_mask
 from slm.model.transformer import LanguageModel
 from slm.training.settings import read_settings
 
@@ -58,7 +60,7 @@ def main() -> None:
             tie_word_embeddings=config.tied_embeddings,
             max_position_embeddings=2**16,
             use_cache=False,
-            attn_implementation="sdpa",
+            attn_implementation="flex_attention" if args.device.startswith("cuda") else "sdpa",
         )
     )
     state = ours.state_dict()
@@ -122,8 +124,11 @@ def llama_loss(model: LlamaForCausalLM, batch: Batch, bfloat16: bool, device: st
     """Nats per target of the same batch, by the arguments that `transformers` has for it."""
     tokens, documents, positions = (torch.from_numpy(field[:, :-1]).to(device) for field in batch)
     targets = torch.from_numpy(targets_of(batch)).to(device)
-    same = documents[:, :, None] == documents[:, None, :]
-    visible = (same & torch.ones_like(same[0]).tril())[:, None]
+    if tokens.device.type == "cuda":
+        visible = block_mask(documents, tokens, tokens.shape[1])
+    else:
+        same = documents[:, :, None] == documents[:, None, :]
+        visible = (same & torch.ones_like(same[0]).tril())[:, None]
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16):
         output = model(tokens, attention_mask=visible, position_ids=positions, labels=targets, shift_labels=targets)
     loss: Tensor = output.loss

@@ -111,7 +111,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()  # here a full disk is one line; at exit it would be a traceback
         return status
     except (InputError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(f"focalstream {args.command}: {describe(error)}", file=sys.stderr)
+        if not getattr(error, "is_said", False):
+            print(f"focalstream {args.command}: {describe(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print(f"focalstream {args.command}: interrupted", file=sys.stderr)

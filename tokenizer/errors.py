@@ -13,7 +13,12 @@ class InputError(ValueError):
 
     The message names the thing, its value, what was expected and what to do. The command line prints it as one line
     and exits with status 2; any other exception is a defect of this program and keeps its traceback.
+
+    Attributes:
+        is_said: another process of this machine prints the line (`tokenizer.runs.ranks`).
     """
+
+    is_said = False
 
 
 def printable(text: str) -> str:

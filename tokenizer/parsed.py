@@ -4,11 +4,68 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenizer.errors import InputError
 
 Config = TypeVar("Config")
+
+# Numbers as YAML 1.2 has them; PyYAML follows 1.1, to which 1e-5 and 5e5 are words.
+FLOAT = re.compile(
+    r"[-+]?(\.[0-9_]+|[0-9][0-9_]*\.[0-9_]*)([eE][-+]?[0-9]+)?$|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"
+    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+)
+WHOLE = re.compile(r"[-+]?[0-9]+[eE]\+?[0-9]{1,3}$")  # 5e5, for settings that count
+
+
+def read_yaml(text: str) -> Any:
+    """YAML text to plain values; 1e-5 and 5e5 are numbers.
+
+    Raises:
+        InputError: in one line, with the line of the text: it is not YAML, or a key is there twice.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def number(loader: Any, node: Any) -> Any:
+        word = node.value.replace("_", "")
+        return (
+            int(float(word)) if WHOLE.match(word) else float(word.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        )
+
+    def mapping(loader: Any, node: Any) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise InputError(f"line {key.start_mark.line + 1}: the key {key.value!r} is there twice; remove one")
+            seen.add(key.value if isinstance(key.value, str) else id(key))
+        yield from yaml.SafeLoader.construct_yaml_map(loader, node)
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
+    Loader.add_constructor("tag:yaml.org,2002:float", number)
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, OverflowError, RecursionError) as error:
+        raise InputError(f"not a YAML file ({' '.join(str(error).split())})") from None
+
+
+def read_yaml_file(path: Path) -> Any:
+    """`read_yaml` of a file. Raises InputError, naming the file, and FileNotFoundError."""
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a YAML file ({error})") from None
 
 
 def dataclass_from_dict(cls: type[Config], raw: Any, section: str) -> Config:
@@ -38,10 +95,11 @@ def dataclass_from_dict(cls: type[Config], raw: Any, section: str) -> Config:
         if not _fits(value, kind):
             raise InputError(f"{section}: {key} is {value!r}, expected {kind}")
         values[key] = value
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise InputError(f"{section}: {str(error).split('__init__() ')[-1]}") from None
+    for name, field in fields.items():
+        required = field.init and field.default is field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise InputError(f"{section}: the key {name!r} is missing; expected {field.type}")
+    return cls(**values)
 
 
 def values_of_pairs(pairs: list[str], option: str, example: str) -> dict[str, Any]:
@@ -54,16 +112,14 @@ def values_of_pairs(pairs: list[str], option: str, example: str) -> dict[str, An
     Raises:
         InputError: a pair without "=", or whose value is not YAML.
     """
-    import yaml
-
     values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise InputError(f"{option} {pair}: expected KEY=VALUE, such as {example}")
         try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            values[key] = read_yaml(value)
+        except InputError:
             raise InputError(
                 f"{option} {pair}: {value!r} is not a YAML value; expected KEY=VALUE, such as {example}"
             ) from None

@@ -152,7 +152,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads < 0 or args.workers < 0:
         raise InputError(f"--threads {args.threads} and --workers {args.workers}: expected 0 or more")
-    check_device(args.device)
     config = configuration(args)
     check_trainable(config)
     if args.threads:
@@ -160,6 +159,8 @@ def run(args: argparse.Namespace) -> int:
     initial = None if args.init_from is None else Codec.from_pretrained(args.init_from)
     rate = config.model.sample_rate_out
     with join_ranks(args.device) as (ranks, device):
+        with ranks.together():
+            check_device(device)
         check_resume(args, config, first=not ranks.rank)
         with ranks.first():
             training = corpus(args.data, args.out / "corpus" / "train", rate)

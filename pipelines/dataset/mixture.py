@@ -15,6 +15,7 @@ import numpy as np
 
 from pipelines.dataset.batches import Batch, PackedBatches, ranks_rows, shuffled
 from tokenizer.errors import InputError
+from tokenizer.parsed import read_yaml_file
 
 BLOCK_ROWS = 10_000
 MIXTURE_STREAM = 2  # keeps this draw apart from those of epochs and held-out cuts
@@ -27,10 +28,23 @@ class WeightedData:
     Attributes:
         places: folders or URLs.
         weights: of each, above 0; None: no mixture, but all of them as one dataset.
+        file: the YAML file that named them, for messages.
     """
 
     places: tuple[str, ...]
     weights: tuple[float, ...] | None = None
+    file: str | None = None
+
+    def check_cuts(self, begins: Sequence[int]) -> None:
+        """Raise InputError for a dataset with a weight but without cuts, or if none has cuts.
+
+        Args:
+            begins: the first cut of each dataset, then the number of all cuts (`TokenDataset.folder_begins`).
+        """
+        for place, first, last in zip(self.places, begins[:-1], begins[1:], strict=True):
+            if first == last and (self.weights is not None or not begins[-1]):
+                where = place if self.file is None else f"{self.file}: {place}"
+                raise InputError(f"{where}: this dataset has no cuts; leave it out, or tokenize some audio first")
 
 
 class MixedBatches:
@@ -125,21 +139,27 @@ def read_data(arguments: Sequence[str | Path]) -> WeightedData:
 
 
 def _with_weight(argument: str | Path) -> tuple[str, float | None]:
-    place, colon, weight = str(argument).rpartition(":")
+    place, colon, word = str(argument).rpartition(":")
     try:
-        return (place, float(weight)) if colon and not Path(argument).exists() else (str(argument), None)
+        if not colon or Path(argument).exists():
+            return str(argument), None
+        weight = float(word)
     except ValueError:  # "s3://bucket/tokens", or a folder with a colon in its name that does not exist
         return str(argument), None
+    if not 0 < weight < math.inf:
+        raise InputError(f"--data {argument}: the weight is {word}; expected a number above 0, or leave it out")
+    return place, weight
 
 
 def _read_file(path: Path) -> WeightedData:
-    import yaml
-
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
-    numbers = isinstance(raw, dict) and all(type(weight) in (int, float) for weight in raw.values())
-    if not raw or not numbers:
+        raw = read_yaml_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if not raw or not isinstance(raw, dict):
         raise InputError(f"{path}: expected a map of datasets to weights, one 'PLACE: WEIGHT' a line")
-    return WeightedData(tuple(map(str, raw)), tuple(map(float, raw.values())))
+    for place, weight in raw.items():
+        if type(weight) not in (int, float) or not 0 < weight < math.inf:
+            found = "has no weight" if weight is None else f"has the weight {weight!r}"
+            raise InputError(f"{path}: {place}: {found}; expected a number above 0 (leave out what is not to be used)")
+    return WeightedData(tuple(map(str, raw)), tuple(map(float, raw.values())), str(path))

@@ -1,20 +1,25 @@
 """Random access to tokenized datasets: `TokenDataset`, what the language model's loader reads.
 
-Opening reads `dataset.json` and the per-shard index (16 bytes per cut); tokens are read from memory-mapped files, the
-tars or the packed ones, so a corpus of any size opens in bounded memory. Files behind a URL are first downloaded into a
-local cache: the index when the dataset is opened, a shard when one of its cuts is read.
+Opening reads `dataset.json` and the per-shard index (16 bytes per cut), or for many shards one joined index
+(`pipelines.dataset.joined_index`); tokens are read from memory-mapped files, the tars or the packed ones, so a corpus
+of any size opens in bounded memory. Files behind a URL are first downloaded into a local cache: the index when the
+dataset is opened, a shard when one of its cuts is read. Threads may read from one dataset at the same time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.dataset.cache import CachedDataset, MissingFile
+from pipelines.dataset.joined_index import JoinedIndex, OpenedFolder, identity_of, is_large
+from pipelines.dataset.kept import Arrays, kept_arrays
 from pipelines.dataset.mapped_shards import PackedCodes, TarShard, mappable
 from pipelines.format.description import CodecEntry, Description, read_description
 from pipelines.format.layout import Layout
@@ -24,19 +29,30 @@ from pipelines.sources.cuts import read_json_lines
 from pipelines.storage.folders import Folder, RemotePath, dataset_folder
 from tokenizer.errors import InputError
 
-MOST_MAPPED = 16_384  # shards mapped at a time: Linux allows a process 65,530 maps
+MOST_MAPPED = 49_152  # shards mapped at a time: Linux allows a process 65,530 maps
+FILES_LEFT = 8_192  # file descriptors that are left for others
 ITEM = 2  # bytes of a token
+KEPT_FROM = 100_000  # cuts: what is read from all files of cuts of so many is kept
 PARSED_SHARDS = 4  # shards whose cut ids are held at a time
 
 
 def most_mapped() -> int:
-    """Shards to map at a time: each holds a file descriptor, and half of those are left for others."""
+    """Shards to map at a time: each holds a file descriptor, and some are left for others.
+
+    The soft limit of open files, often 1,024, is raised as far as the hard one allows.
+    """
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
         return MOST_MAPPED
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_MAPPED if files == resource.RLIM_INFINITY else min(MOST_MAPPED, files // 2)
+    files, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_MAPPED + FILES_LEFT
+    if files != resource.RLIM_INFINITY and files < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_MAPPED if files == resource.RLIM_INFINITY else min(MOST_MAPPED, max(files // 2, files - FILES_LEFT))
 
 
 MAPPED_SHARDS = most_mapped()
@@ -53,6 +69,7 @@ class TokenDataset:
 
     Attributes:
         lengths: int64 [N], tokens of each cut.
+        places: each of `out`, as it was given.
         folder_begins: the first cut of each of `out`, then N.
 
     Raises:
@@ -69,36 +86,47 @@ class TokenDataset:
         folders = [out] if isinstance(out, (str, Path, RemotePath)) else list(out)
         if not folders:
             raise InputError("no tokenized dataset was given: expected at least one folder")
-        self._shards: list[TarShard | PackedCodes] = []
-        self._remotes: list[CachedDataset | None] = []  # of each shard
-        begins, lengths, counts = [], [], []
-        self.folder_begins = [0]
+        self.places = [str(folder) for folder in folders]
         self._codec: CodecEntry | None = None
-        for folder in folders:
-            place = dataset_folder(str(folder))
-            remote = CachedDataset(place, cache) if isinstance(place, RemotePath) else None
-            layout = remote.layout if remote else Layout(place)
-            description = read_description(layout)
-            self._adopt_codec(folder, description.codec, folders[0])
-            shards = _shards(layout, description, remote is not None, packed)
-            if remote:
-                indexes = [layout.codes_index(shard.entry.shard) for shard in shards]
-                remote.fetch(indexes, [shard.entry for shard in shards])
-            for shard in shards:
-                shard_begins, shard_lengths = shard.index()
-                begins.append(shard_begins)
-                lengths.append(shard_lengths)
-                counts.append(len(shard_lengths))
-            self._shards += shards
-            self._remotes += [remote] * len(shards)
-            self.folder_begins.append(sum(counts))
-        empty = np.zeros(0, np.int64)
-        self.lengths: np.ndarray = np.concatenate([empty, *lengths])
-        self._begins = np.concatenate([empty, *begins])  # bytes in the shard's map
-        self._first_cut = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)  # of each shard, then the total
-        self._packed = np.array([shard.packed for shard in self._shards], bool)
+        self._lock = threading.Lock()
         self._maps: OrderedDict[int, memoryview] = OrderedDict()
         self._ids: OrderedDict[int, list[str]] = OrderedDict()
+        self._shards: Sequence[TarShard | PackedCodes]
+        self._remotes: Sequence[CachedDataset | None]  # of each shard
+        places = [dataset_folder(str(folder)) for folder in folders]
+        on_disk = [place for place in places if isinstance(place, Path)]
+        self._local: list[Path] = []  # where the `dataset.json` of each folder is
+        if len(on_disk) == len(places) and is_large(on_disk):
+            joined = JoinedIndex(on_disk, packed, lambda folder: _opened(Layout(folder), None, packed))
+            for folder, codec in zip(folders, joined.codecs, strict=True):
+                self._adopt_codec(folder, codec, folders[0])
+            self._local = on_disk
+            self._shards, self._remotes = joined.shards, [None] * len(joined.shards)
+            counts, folder_shards = joined.counts, joined.folder_shards
+            self._packed = joined.shards.packed
+            self.lengths, self._begins = joined.lengths, joined.begins
+        else:
+            all_shards: list[TarShard | PackedCodes] = []
+            begins, lengths, remotes, folder_shards = [], [], [], [0]
+            for folder, place in zip(folders, places, strict=True):
+                remote = CachedDataset(place, cache) if isinstance(place, RemotePath) else None
+                layout = remote.layout if remote else Layout(place)
+                opened = _opened(layout, remote, packed)
+                self._local.append(mappable(layout.out))
+                self._adopt_codec(folder, opened.codec, folders[0])
+                begins += opened.begins
+                lengths += opened.lengths
+                all_shards += opened.shards
+                remotes += [remote] * len(opened.shards)
+                folder_shards.append(len(all_shards))
+            counts = np.array([len(found) for found in lengths], np.int64)
+            self._shards, self._remotes = all_shards, remotes
+            self._packed = np.array([shard.packed for shard in all_shards], bool)
+            empty = np.zeros(0, np.int64)
+            self.lengths = np.concatenate([empty, *lengths])
+            self._begins = np.concatenate([empty, *begins])  # bytes in the shard's map
+        self._first_cut = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)  # of each shard, then the total
+        self.folder_begins: list[int] = self._first_cut[folder_shards].tolist()
 
     def _adopt_codec(self, folder: str | Folder, codec: CodecEntry, first: str | Folder) -> None:
         ours = self._codec = self._codec or codec
@@ -193,6 +221,10 @@ class TokenDataset:
 
     def _mapped(self, shards: set[int]) -> dict[int, memoryview]:
         """The maps of some shards; remote files that are missing are downloaded first, many at a time."""
+        with self._lock:
+            return self._mapped_alone(shards)
+
+    def _mapped_alone(self, shards: set[int]) -> dict[int, memoryview]:
         missing = [shard for shard in shards if shard not in self._maps]
         for remote in {id(found): found for shard in missing if (found := self._remotes[shard])}.values():
             own = [self._shards[shard] for shard in missing if self._remotes[shard] is remote]
@@ -248,6 +280,17 @@ class TokenDataset:
             except OSError as error:
                 raise InputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
 
+    def kept(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        """Arrays that are made of `cuts`; of a large dataset, from the user's cache or put there.
+
+        Args:
+            name: of the way they are made, and what they depend on beside the dataset; part of a file name.
+            make: called where they are not kept; by one process of the machine while the others wait.
+        """
+        if len(self) < KEPT_FROM:
+            return make()
+        return kept_arrays(f"{name}-{identity_of(self._local)[:32]}", make)
+
     def _cuts_file(self, shard: int) -> Path:
         found, remote = self._shards[shard], self._remotes[shard]
         path = mappable(found.layout.cuts_file(found.entry.shard))
@@ -272,7 +315,21 @@ class TokenDataset:
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps are reopened in the process that unpickles (a DataLoader worker): pickling one would copy the shard.
-        return {**self.__dict__, "_maps": OrderedDict(), "_ids": OrderedDict()}
+        return {**self.__dict__, "_maps": OrderedDict(), "_ids": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _opened(layout: Layout, remote: CachedDataset | None, packed: bool | None) -> OpenedFolder:
+    """Read a folder shard by shard; `remote` is where its files come from."""
+    description = read_description(layout)
+    shards = _shards(layout, description, remote is not None, packed)
+    if remote:
+        indexes = [layout.codes_index(shard.entry.shard) for shard in shards]
+        remote.fetch(indexes, [shard.entry for shard in shards])
+    pairs = [shard.index() for shard in shards]
+    return OpenedFolder(description.codec, shards, [begins for begins, _ in pairs], [lengths for _, lengths in pairs])
 
 
 def _shards(

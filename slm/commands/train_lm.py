@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="DATASET",
-        help="datasets for validation; default: a share of the cuts of --data",
+        help="datasets for validation; default: a share of the recordings of --data",
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder for shards behind URLs")
     parser.add_argument(
@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="written by `focalstream train-text`, for tasks with text (--text-to-speech-weight and the like)",
     )
     parser.add_argument("--resume", action="store_true", help="resume from the latest checkpoint in --out")
+    parser.add_argument(
+        "--resume-from",
+        type=int,
+        metavar="STEP",
+        help="resume from the checkpoint of this step in --out, and remove the later ones",
+    )
     parser.add_argument(
         "--device", default="cpu", help="torch device, for example cuda (with torchrun, one per process)"
     )
@@ -103,9 +109,10 @@ def run(args: argparse.Namespace) -> int:
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
     overrides = {name: value for name, value in vars(args).items() if name in names}
     model, settings = read_settings(args.config, overrides, values_of_pairs(args.model, "--model", "heads=4"))
-    check_device(args.device)
-    codec = None if args.codec is None else Codec.from_pretrained(args.codec, device=args.device)
     with join_ranks(args.device) as (ranks, device):
+        with ranks.together():
+            check_device(device)
+            codec = None if args.codec is None else Codec.from_pretrained(args.codec, device=device)
         report = train(
             model,
             settings,
@@ -120,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
             codec=codec,
             text_model=args.text_model,
             related_codec=args.related_codec,
+            resume_from=args.resume_from,
         )
     status = 128 + signal.Signals[report.stopped_by] if report.stopped_by in SIGNALS else 0
     if ranks.rank:
@@ -129,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{report.parameters / 1e6:.2f} M parameters, {report.training_tokens:,} tokens an epoch")
         print(f"stopped by {report.stopped_by} after step {report.step} ({report.epochs:.2f} epochs)")
+        if report.skipped:
+            print(f"{report.skipped} batches were skipped; log.jsonl has their steps")
         if report.best_bits_per_token is not None:
             seconds = report.best_bits_per_second
             means = "mean of the tasks by weight" if seconds is None else f"{seconds:.1f} bits per second of speech"

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 IGNORED = -100  # a target that is left out of the loss
-ROWS_AT_ONCE = 512  # their logits fit a CPU's cache; on a GPU, 512 rows of 65,536 logits take 134 MB
+ROWS_AT_ONCE = 512  # on a CPU: their logits fit its cache
+LOGITS_AT_ONCE = 1 << 28  # on a GPU, in float32: 1 GiB, so that a few large products do it
 
 
 def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -40,6 +41,11 @@ def matrix_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
+def rows_at_once(device: str, vocabulary_size: int) -> int:
+    """Targets whose logits are in memory together, on a kind of device."""
+    return ROWS_AT_ONCE if device == "cpu" else max(ROWS_AT_ONCE, LOGITS_AT_ONCE // vocabulary_size)
+
+
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
@@ -48,8 +54,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
         factor = weight.to(dtype)
         total = torch.zeros((), dtype=exact, device=hidden.device)
         to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        for start in range(0, len(hidden), ROWS_AT_ONCE):
-            here = slice(start, start + ROWS_AT_ONCE)
+        at_once = rows_at_once(hidden.device.type, len(weight))
+        for start in range(0, len(hidden), at_once):
+            here = slice(start, start + at_once)
             rows = hidden[here].to(dtype)
             counted = targets[here] != IGNORED
             wanted = targets[here].clamp(min=0)[:, None]

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from slm.model.code_bits import CODE_EMBEDDINGS, BitEmbedding, BitGroupHead, begin_as_bits
 from slm.model.cross_entropy import matrix_dtype, summed_cross_entropy
+from slm.model.packed_attention import Visible, attend, visible_tokens
 from tokenizer.errors import InputError
 
 
@@ -115,16 +116,14 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, config.kv_heads * config.head_width, bias=False)
         self.o_proj = nn.Linear(config.heads * config.head_width, config.width, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
-        """[B, T, D] -> [B, T, D]; `visible` [B, 1, T, T] is added to the scores (None: causal)."""
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Visible | None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; `visible` is from `slm.model.packed_attention.visible_tokens`."""
         batch, tokens, _ = x.shape
         query = self.q_proj(x).view(batch, tokens, self.heads, self.head_width).transpose(1, 2)
         key = self.k_proj(x).view(batch, tokens, self.kv_heads, self.head_width).transpose(1, 2)
         value = self.v_proj(x).view(batch, tokens, self.kv_heads, self.head_width).transpose(1, 2)
         query, key = rotate(query, *rotation), rotate(key, *rotation)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=visible, is_causal=visible is None, enable_gqa=self.heads != self.kv_heads
-        )
+        mixed = attend(query, key, value, visible)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
 
 
@@ -159,7 +158,7 @@ class Layer(nn.Module):
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], visible: Visible | None) -> Tensor:
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotation, visible))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
 
@@ -233,18 +232,10 @@ class LanguageModel(nn.Module):
         Returns:
             [B, T, V] logits; with targets the summed cross-entropy in nats, a scalar.
         """
-        steps = torch.arange(tokens.shape[1], device=tokens.device)
         if positions is None:
-            positions = steps.expand_as(tokens)
-        visible = None
-        if documents is not None or tokens.shape[1] > self.config.context:
-            behind = steps[:, None] - steps[None, :]
-            visible = ((behind >= 0) & (behind < self.config.context))[None]
-            if documents is not None:
-                visible = visible & (documents[:, :, None] == documents[:, None, :])
-            dtype = matrix_dtype(self.norm.weight)
-            visible = torch.zeros(visible.shape, dtype=dtype, device=tokens.device).masked_fill_(~visible, -torch.inf)
-            visible = visible[:, None]
+            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        dtype = matrix_dtype(self.norm.weight)
+        visible = visible_tokens(documents, tokens, self.config.context, dtype)
         hidden = self._hidden(tokens, positions, visible)
         if targets is None:
             return self.lm_head(hidden)
@@ -260,7 +251,7 @@ class LanguageModel(nn.Module):
             del weights["lm_head.weight"]
         return weights
 
-    def _hidden(self, tokens: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
+    def _hidden(self, tokens: Tensor, positions: Tensor, visible: Visible | None) -> Tensor:
         """[B, T] ids -> [B, T, D] after the last norm."""
         x = self.dropout(self.embed_tokens(tokens))
         rotation = rotary_angles(positions, self.config.head_width, self.config.rope_theta, x.dtype)

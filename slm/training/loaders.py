@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.dataset.batches import Framing, PackedBatches, split_held_out
+from pipelines.dataset.batches import Framing, PackedBatches
 from pipelines.dataset.mixture import MixedBatches, WeightedData
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.documents.interleaved import InterleavedBatches, InterleavedFraming
@@ -24,6 +24,7 @@ from slm.documents.tasks import (
 )
 from slm.documents.word_times import Words
 from slm.text_model import texts_of
+from slm.training.held_out import sources_of, split
 from slm.training.settings import TrainSettings
 from slm.vocabulary import BOS, EOS, FIRST_CODE, Vocabulary
 from tokenizer.errors import InputError
@@ -38,6 +39,7 @@ class Loaders(NamedTuple):
     validation: dict[str, PackedBatches]  # of each task, with all rows
     targets_per_character: float  # of held-out texts, including their end tokens; NaN without text
     texts: str | None  # sha256 of all texts' pieces, and of the word times if a task has them
+    sources: dict[str, PackedBatches]  # held-out speech of each dataset of a mixture by itself; may be empty
     note: str  # which cuts are used for the tasks with text; "" without text
 
 
@@ -72,6 +74,11 @@ def loaders(
     folders = [training]
     if weights is not None:
         folders = np.split(training, np.searchsorted(training, dataset.folder_begins[1:-1]))
+        if (empty := next((n for n, folder in enumerate(folders) if not len(folder)), None)) is not None:
+            raise InputError(
+                f"{dataset.places[empty]}: all of its cuts are held out for validation; name --held-out, or leave this "
+                "dataset out"
+            )
     parts, shares, validation = [], [], {}
     for task, task_weight in tasks.items():
         found = [
@@ -100,18 +107,39 @@ def loaders(
     if held_out_transcripts.texts is not None:
         targets, characters = targets_and_characters(held_out_transcripts.texts, held_out_cuts)
         targets_per_character = targets / characters
+    source = dataset if held_out is None else held_out
+    sources = {}
+    if settings.validate_by_source and SPEECH_TASK in tasks and (weights is not None or held_out is not None):
+        parts_of = sources_of(source.places, source.folder_begins, held_out_cuts)
+        for name, part in parts_of.items() if len(parts_of) > 1 else ():
+            speech = _batches(SPEECH_TASK, settings, source, vocabulary, held_out_transcripts, part)
+            assert speech is not None
+            sources[name] = speech
     return Loaders(
-        mixed, validation, targets_per_character, identity(transcripts), note(transcripts, dataset, training, settings)
+        mixed,
+        validation,
+        targets_per_character,
+        identity(transcripts),
+        sources,
+        note(transcripts, dataset, training, settings),
     )
 
 
 def read_transcripts(dataset: TokenDataset, vocabulary: Vocabulary, tasks: Sequence[str]) -> Transcripts:
-    """Read the texts and the word times that the tasks need; each reads all files of cuts."""
+    """Read the texts and the word times that the tasks need; each reads all files of cuts, of a large dataset once."""
     texts, words, model = None, None, vocabulary.text
-    if model is not None and any(task in TWO_PART_TASKS for task in tasks):
-        texts = Texts.encode(model, texts_of(dataset.cuts()))
-    if model is not None and INTERLEAVED_TASK in tasks:
-        words = Words.read(model, dataset.cuts(), dataset.lengths, dataset.token_rate)
+    if model is None:
+        return Transcripts(texts, words)
+    text_model, name = model, model.fingerprint[:32]
+    if any(task in TWO_PART_TASKS for task in tasks):
+        kept = dataset.kept(f"texts-1-{name}", lambda: vars(Texts.encode(text_model, texts_of(dataset.cuts()))))
+        texts = Texts(**kept)
+    if INTERLEAVED_TASK in tasks:
+        kept = dataset.kept(
+            f"words-1-{name}",
+            lambda: vars(Words.read(text_model, dataset.cuts(), dataset.lengths, dataset.token_rate)),
+        )
+        words = Words(**kept)
     return Transcripts(texts, words)
 
 
@@ -154,15 +182,6 @@ def check_text(vocabulary: Vocabulary, tasks: Sequence[str]) -> None:
             "a text model is given, but no task uses it; set one or more of --text-to-speech-weight, "
             "--speech-to-text-weight and --interleaved-weight"
         )
-
-
-def split(
-    dataset: TokenDataset, held_out: TokenDataset | None, settings: TrainSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of cuts for training, of `dataset`, and for validation, of `held_out` or else of `dataset`."""
-    if held_out is not None:
-        return np.arange(len(dataset)), np.arange(len(held_out))
-    return split_held_out(len(dataset), settings.held_out_fraction, settings.seed)
 
 
 def _batches(
@@ -228,8 +247,8 @@ def data_identity(
     validation = held_out.lengths if held_out is not None else np.zeros(0, np.int64)
     return {
         "codec_fingerprint": dataset.fingerprint,
-        "cut_lengths": hashlib.sha256(dataset.lengths.tobytes()).hexdigest(),
-        "held_out_cut_lengths": hashlib.sha256(validation.tobytes()).hexdigest(),
+        "cut_lengths": hashlib.sha256(np.ascontiguousarray(dataset.lengths).data).hexdigest(),
+        "held_out_cut_lengths": hashlib.sha256(np.ascontiguousarray(validation).data).hexdigest(),
         "weights": list(sources.weights) if sources.weights else None,
         **({"init_from": init_from} if init_from is not None else {}),
         **({"related_codec": True} if related_codec else {}),

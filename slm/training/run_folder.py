@@ -6,6 +6,7 @@ OUT/tensorboard/      the same, where TensorBoard is installed
 OUT/step-000500/      config.json, vocabulary.json, model.safetensors: the model, for `slm.checkpoint`
     optimizer/          the optimizer's state by parameter name (torch.distributed.checkpoint), a file per process
     progress.json       `Progress`
+    files.json          every file's bytes and sha256; see `slm.training.checkpoint_files`
 OUT/best.json         the best checkpoint on held-out speech
 OUT/samples/          samples of runs with train.sample_every; see `slm.training.samples`
 OUT/.lock             held by the training process
@@ -18,23 +19,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from torch import Tensor
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint import CheckpointException
 
 from pipelines.storage.locks import flocked
 from slm.checkpoint import BEST, check_fit, checkpoints_of, write_lm
 from slm.model.transformer import LanguageModel
+from slm.training.checkpoint_files import check_files, check_shared, seal
+from slm.training.optimizer_state import read_optimizer_state, reason_of, write_optimizer_state
 from slm.training.parallel import load_weights, whole_weights
+from slm.training.resuming import FORMERLY, MAY_FALL, jump, may_change
 from slm.training.settings import TrainSettings
 from slm.vocabulary import Vocabulary
 from tokenizer.checkpoint import read_weights
@@ -46,16 +48,8 @@ from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.settings import differences
 
-# Settings that may change on resuming: none changes a batch, or more than the rounding of a step.
-MAY_CHANGE = {
-    f"train.{name}"
-    for name in (
-        *("steps", "validate_every", "validation_rows", "patience", "save_every", "keep_checkpoints", "sample_every"),
-        *("rows_at_once", "parallel", "compile", "recompute"),
-    )
-}
-
 LOCK = ".lock"
+UNFINISHED = (".unfinished.*", ".shared-*")  # files that a killed process may leave beside the lock
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,9 @@ class Progress:
     best_step: int = -1
     best_bits_per_token: float = float("inf")
     validations_since_best: int = 0
+    skipped: int = 0  # batches, and what `slm.training.spikes` compares with
+    latest_losses: tuple[float, ...] = ()
+    latest_norms: tuple[float, ...] = ()
 
 
 class RunFolder:
@@ -73,20 +70,44 @@ class RunFolder:
 
     Args:
         path: created if it is missing.
-        keep: number of the latest checkpoints to keep.
+        settings: the run's settings.
         ranks: this process and the number of processes.
+        resume: refuse a folder that is not there, before it is made.
+        say: print what changed on resuming.
 
     Raises:
-        InputError: the path is a file.
+        InputError: the path is a file or cannot be made, or there is no run to resume.
     """
 
-    def __init__(self, path: Path, keep: int, ranks: Ranks = Ranks()) -> None:  # noqa: B008
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path}: is a file; name a folder for the run")
-        self.path = path
-        self._keep = keep
-        self._ranks = ranks
-        path.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self,
+        path: Path,
+        settings: TrainSettings,
+        ranks: Ranks = Ranks(),  # noqa: B008
+        resume: bool = False,
+        say: bool = False,
+    ) -> None:
+        self.path, self._settings, self._ranks = path, settings, ranks
+        self._resume, self._say = resume, say and not ranks.rank
+        with ranks.together():
+            if path.exists() and not path.is_dir():
+                raise InputError(f"{path}: is a file; name a folder for the run")
+            if resume and not path.exists():
+                raise InputError(f"{path}: holds no training run; start without --resume")
+        self._is_new = not path.exists() and not ranks.rank
+        with ranks.together():
+            path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def removed_if_refused(self) -> Iterator[None]:
+        """If the block raises InputError, remove the folder that was made for this run, while it is empty."""
+        try:
+            yield
+        except InputError:
+            if self._is_new:
+                with suppress(OSError):
+                    self.path.rmdir()
+            raise
 
     def checkpoints(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
@@ -94,48 +115,43 @@ class RunFolder:
 
     @contextmanager
     def begin(
-        self,
-        model: LanguageModel,
-        optimizer: Optimizers,
-        settings: TrainSettings,
-        identity: dict[str, Any],
-        resume: bool,
+        self, model: LanguageModel, optimizer: Optimizers, identity: dict[str, Any], step: int | None = None
     ) -> Iterator[Progress]:
-        """Start a run in an empty folder, or load the latest checkpoint of the same run. Locks the folder meanwhile.
+        """Start a run in an empty folder, or load a checkpoint of the same run. Locks the folder meanwhile.
 
         A run that stopped before its first checkpoint starts again in both cases.
 
         Args:
-            model, optimizer: filled from the checkpoint when resuming.
-            settings: the run's settings; on resuming, only those in `MAY_CHANGE` may differ from the stored ones.
+            model, optimizer: filled from the checkpoint when resuming. `slm.training.resuming` says which settings
+                may differ from the stored ones.
             identity: of the data; must equal the stored one.
-            resume: whether to load the latest checkpoint.
+            step: go back to the checkpoint of this step and remove the later ones; None: the latest.
 
         Raises:
-            InputError: the folder holds other files, a different run, or a run in progress; or there is no run to
-                resume.
+            InputError: the folder holds other files, a different run, or a run in progress; the processes do not share
+                it; or there is no such checkpoint, or a damaged one.
         """
-        if not (self.path / "run.json").exists() and (strange := self._strange()):
-            raise InputError(
-                f"{self.path}: is not empty ({strange} is in it) and holds no training run; name a new or an empty "
-                "folder"
-            )
-        self._ranks.meet()  # all processes have checked before anything changes
+        with self._ranks.together():  # all processes have checked before anything changes
+            if not (self.path / "run.json").exists() and (strange := self._strange()):
+                raise InputError(
+                    f"{self.path}: is not empty ({strange} is in it) and holds no training run; name a new or an empty "
+                    "folder"
+                )
         with ExitStack() as held:
-            if not self._ranks.rank:
-                try:
-                    held.enter_context(flocked(self.path / LOCK, wait=False))
-                except BlockingIOError:
-                    raise InputError(
-                        f"{self.path}: another process is training in it; wait until it ends, or use another --out"
-                    ) from None
-            self._ranks.meet()
-            record = {"model": model.config.to_dict(), "train": asdict(settings), "data": identity}
-            progress = self._resumed(model, optimizer, record) if resume else self._fresh()
-            self._ranks.meet()
-            if not self._ranks.rank:
-                self._tidy(progress, record)
-            self._ranks.meet()
+            with self._ranks.together():
+                if not self._ranks.rank:
+                    try:
+                        held.enter_context(flocked(self.path / LOCK, wait=False))
+                    except BlockingIOError:
+                        raise InputError(
+                            f"{self.path}: another process is training in it; wait until it ends, or use another --out"
+                        ) from None
+            check_shared(self.path, self._ranks)
+            record = {"model": model.config.to_dict(), "train": asdict(self._settings), "data": identity}
+            progress = self._resumed(model, optimizer, record, step) if self._resume else self._fresh()
+            with self._ranks.together():
+                if not self._ranks.rank:
+                    self._tidy(progress, record)
             yield progress
 
     def _fresh(self) -> Progress:
@@ -143,78 +159,135 @@ class RunFolder:
             raise InputError(f"{self.path}: holds a training run; pass --resume to continue it, or use another --out")
         return Progress()
 
-    def _resumed(self, model: LanguageModel, optimizer: Optimizers, record: dict[str, Any]) -> Progress:
-        recorded = self._recorded()
-        if not self.checkpoints():
+    def _resumed(
+        self, model: LanguageModel, optimizer: Optimizers, record: dict[str, Any], step: int | None
+    ) -> Progress:
+        """Load a checkpoint. Adds to `record` what changed over the run's resumptions."""
+        found = self.checkpoints()
+        if step is not None and step not in (steps := [step_of(folder) for folder in found]):
+            known = ", ".join(map(str, steps)) or "none"
+            raise InputError(f"{self.path}: has no checkpoint of step {step}; its checkpoints are of steps: {known}")
+        if not found:
             return Progress()
-        known = {section: recorded.get(section) for section in record}  # later versions may record more
-        changed = {difference.name for difference in differences(known, record)} - MAY_CHANGE
-        if changed:
+        recorded = self._recorded()
+        known_sections = {section: recorded.get(section) for section in record}  # later versions may record more
+        changed = differences(known_sections, record)
+        if refused := sorted(change.name for change in changed if not may_change(change)):
+            lower = "; a learning rate may only be lowered" if MAY_FALL & set(refused) else ""
             raise InputError(
-                f"{self.path}: this run began with another {', '.join(sorted(changed))}; use another --out"
+                f"{self.path}: this run began with another {', '.join(refused)}{lower}; give what its run.json says, "
+                "or use another --out"
             )
-        return self._load(model, optimizer)
+        chosen = found[-1] if step is None else self.path / f"step-{step:06d}"
+        progress = self._load(chosen, model, optimizer)
+        self._tell(f"resuming after step {progress.step}")
+        lines = [str(change) for change in changed] + jump(recorded["train"], self._settings, progress.step)
+        for line in lines:
+            self._tell(f"  {line}")
+        later = [folder for folder in found if step_of(folder) > progress.step]
+        if later:
+            self._tell(f"  removed later checkpoints: {', '.join(folder.name for folder in later)}")
+        with self._ranks.together():
+            for folder in later if not self._ranks.rank else []:
+                discard(folder)
+        if before := recorded.get("resumed", []):
+            record["resumed"] = before
+        if lines:
+            record["resumed"] = [*before, {"step": progress.step, "changed": lines}]
+        return progress
+
+    def _tell(self, line: str) -> None:
+        if self._say:
+            print(line, file=sys.stderr)
 
     def _strange(self) -> str | None:
-        return next((entry.name for entry in self.path.iterdir() if entry.name != LOCK), None)
+        ours = {LOCK} | {entry.name for pattern in UNFINISHED for entry in self.path.glob(pattern)}
+        return next((entry.name for entry in self.path.iterdir() if entry.name not in ours), None)
 
     def _tidy(self, progress: Progress, record: dict[str, Any]) -> None:
-        """Remove from the folder what does not belong to a run at `progress`."""
+        """Write run.json, first so that a kill leaves a run, and remove what does not belong to one at `progress`."""
+        write_atomically(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+        for pattern in UNFINISHED:
+            for leftover in self.path.glob(pattern):
+                leftover.unlink()
         for leftover in self.path.glob(".step-*"):  # from a run killed while saving
             shutil.rmtree(leftover)
         self._point_to_best(progress)
         forget_from(self.path / "log.jsonl", progress.step)
-        write_atomically(self.path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
 
     def save(self, model: LanguageModel, vocabulary: Vocabulary, optimizer: Optimizers, progress: Progress) -> None:
-        """Write the checkpoint of a step, update best.json, and delete checkpoints that are neither recent nor best."""
+        """Write the checkpoint of a step, update best.json, and delete checkpoints that are not to be kept.
+
+        Raises:
+            InputError: in all processes, if one cannot write its share; nothing of the checkpoint is left then.
+        """
         final = self.path / f"step-{progress.step:06d}"
         temporary = self.path / f".{final.name}"
         weights = whole_weights(model)
+        try:
+            with self._ranks.together():
+                if not self._ranks.rank:
+                    write_lm(model.config, weights, vocabulary, temporary, torch.float32)
+                    write_atomically(temporary / "progress.json", json.dumps(asdict(progress)).encode())
+            write_optimizer_state(temporary / "optimizer", model, optimizer, self._ranks)
+            seal(temporary, self._ranks)
+            with self._ranks.together():
+                if not self._ranks.rank:
+                    os.replace(temporary, final)
+                    sync_folder(self.path)
+                    self._point_to_best(progress)
+        except (InputError, OSError) as error:
+            if not self._ranks.rank:
+                shutil.rmtree(temporary, ignore_errors=True)
+            last = self.checkpoints()[-1:]
+            raise InputError(
+                f"{final}: the checkpoint cannot be written ({reason_of(error)}); the last one is "
+                f"{last[0].name if last else 'none'}: mend this, then continue with --resume"
+            ) from None
         if not self._ranks.rank:
-            write_lm(model.config, weights, vocabulary, temporary, torch.float32)
-            write_atomically(temporary / "progress.json", json.dumps(asdict(progress)).encode())
+            kept = self._kept(progress)
+            for folder in self.checkpoints():
+                if step_of(folder) not in kept:
+                    discard(folder)
         self._ranks.meet()
-        writer = dcp.HuggingFaceStorageWriter(str(temporary / "optimizer"), save_distributed=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is")  # a warning that there is only one process
-            dcp.save(optimizer_state(model, optimizer), storage_writer=writer, no_dist=self._ranks.world == 1)
-        if not self._ranks.rank:
-            os.replace(temporary, final)
-            sync_folder(self.path)
-            self._point_to_best(progress)
-            for folder in self.checkpoints()[: -self._keep]:
-                if folder.name != f"step-{progress.best_step:06d}":
-                    shutil.rmtree(folder)
-        self._ranks.meet()
+
+    def _kept(self, progress: Progress) -> set[int]:
+        """Steps whose checkpoints stay: the latest, the best, every Nth, and the last one before the decay."""
+        steps = [step_of(folder) for folder in self.checkpoints()]
+        kept = {*steps[-self._settings.keep_checkpoints :], progress.best_step}
+        if every := self._settings.keep_every:
+            kept |= {step for step in steps if step % every == 0}
+        if (begins := self._settings.decay_begins) is not None:
+            kept |= {max((step for step in steps if step <= begins), default=-1)}
+        return kept
 
     def _recorded(self) -> dict[str, Any]:
         try:
             record = dict(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
             # Settings newer than the run have their defaults.
-            defaults = {setting.name: setting.default for setting in fields(TrainSettings)}
+            defaults = {setting.name: setting.default for setting in fields(TrainSettings)} | FORMERLY
             return {**record, "train": {**defaults, **record["train"]}}
         except FileNotFoundError:
             raise InputError(f"{self.path}: holds no training run; start without --resume") from None
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{self.path / 'run.json'}: is damaged ({error}); use another --out") from None
 
-    def _load(self, model: LanguageModel, optimizer: Optimizers) -> Progress:
-        """Put the latest checkpoint into the model and the optimizer."""
-        latest = self.checkpoints()[-1]
+    def _load(self, folder: Path, model: LanguageModel, optimizer: Optimizers) -> Progress:
+        """Put a checkpoint into the model and the optimizer."""
         try:
-            weights = read_weights(latest / "model.safetensors")
-            check_fit(model, weights, latest / "model.safetensors")
+            check_files(folder, self._ranks)
+            weights = read_weights(folder / "model.safetensors")
+            check_fit(model, weights, folder / "model.safetensors")
             load_weights(model, weights)
-            progress = dataclass_from_dict(Progress, json.loads((latest / "progress.json").read_text()), "progress")
-            read_optimizer_state(latest / "optimizer", model, optimizer, self._ranks)
+            progress = dataclass_from_dict(Progress, json.loads((folder / "progress.json").read_text()), "progress")
+            read_optimizer_state(folder / "optimizer", model, optimizer, self._ranks)
         except (
             *(InputError, OSError, RuntimeError, ValueError, KeyError, SafetensorError),
-            dcp.CheckpointException,
+            CheckpointException,
         ) as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{latest}: cannot be resumed from ({reason}); delete this folder to resume from the checkpoint before"
+                f"{folder}: cannot be resumed from ({reason_of(error)}); delete this folder to resume from the "
+                "checkpoint before"
             ) from None
         if progress.best_step >= 0 and not (self.path / f"step-{progress.best_step:06d}").is_dir():
             return replace(progress, best_step=-1, best_bits_per_token=float("inf"))  # it was deleted
@@ -232,40 +305,14 @@ class RunFolder:
         write_atomically(self.path / BEST, (json.dumps(best, indent=2) + "\n").encode())
 
 
-def optimizer_state(model: LanguageModel, optimizer: Optimizers) -> dict[str, Tensor]:
-    """The optimizer's tensors as "layers.0.mlp.up_proj.weight/exp_avg"."""
-    states = {parameter: state for member in optimizer.members for parameter, state in member.state.items()}
-    return {
-        f"{name}/{kind}": tensor
-        for name, parameter in model.named_parameters()
-        for kind, tensor in states[parameter].items()
-    }
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(folder.name.removeprefix("step-"))
 
 
-def read_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimizers, ranks: Ranks) -> None:
-    """Fill an optimizer that has not stepped yet. Each process reads its own shards.
-
-    Raises:
-        OSError, SafetensorError, ValueError, CheckpointException: the files are damaged or belong to another model.
-    """
-    reader = dcp.HuggingFaceStorageReader(str(folder))
-    parameters = dict(model.named_parameters())
-    state: dict[str, Tensor] = {}
-    for key, stored in reader.read_metadata().state_dict_metadata.items():
-        name = key.rpartition("/")[0]
-        assert isinstance(stored, TensorStorageMetadata)
-        if name not in parameters:
-            raise ValueError(f"the optimizer's state has an unknown parameter {name}")
-        like = parameters[name].detach()
-        is_moment = stored.size == like.shape  # otherwise a count of steps
-        state[key] = torch.zeros_like(like) if is_moment else torch.zeros(stored.size, device=like.device)
-    if missing := parameters.keys() - {key.rpartition("/")[0] for key in state}:
-        raise ValueError(f"the optimizer's state lacks {sorted(missing)[0]}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is")
-        dcp.load(state, storage_reader=reader, no_dist=ranks.world == 1)
-    for member in optimizer.members:
-        for name, parameter in parameters.items():
-            if any(parameter is mine for group in member.param_groups for mine in group["params"]):
-                kinds = {k.rpartition("/")[2]: tensor for k, tensor in state.items() if k.rpartition("/")[0] == name}
-                member.state[parameter].update(kinds)
+def discard(folder: Path) -> None:
+    """Delete a checkpoint. It is renamed first, so that a kill does not leave a part of it as a checkpoint."""
+    hidden = folder.with_name(f".{folder.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(folder, hidden)
+    shutil.rmtree(hidden)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizer.errors import InputError
-from tokenizer.parsed import dataclass_from_dict
-from tokenizer.runs.precision import check_bfloat16
+from tokenizer.parsed import dataclass_from_dict, read_yaml_file
+from tokenizer.runs.precision import AUTO, check_bfloat16
 from tokenizer.runs.schedule import warmup_cosine, warmup_stable_decay
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ class TrainSettings:
     validate_every: int = setting("steps between validations on held-out speech")
     validation_rows: int = setting("rows of a validation at most, always the same rows")
     patience: int = setting("end the run after this many validations without a new best; 0: never")
-    held_out_fraction: float = setting("share of the cuts used for validation if no held-out dataset is given")
+    held_out_fraction: float = setting(
+        "share of the recordings (see held_out_by) used for validation if no held-out dataset is given"
+    )
     save_every: int = setting("steps between checkpoints")
     keep_checkpoints: int = setting("latest checkpoints to keep, beside the best")
     seed: int = setting("seed of the weights, the order of the cuts, and dropout")
@@ -66,8 +68,25 @@ class TrainSettings:
         "ddp",
         ("ddp", "fsdp"),
     )
-    compile: bool = setting("compile the layers (torch.compile): a slow first step, then faster ones", False)
+    compile: bool | str = setting(
+        "compile the layers (torch.compile): a slow first step, then faster ones (auto, in a config: on CUDA)", "auto"
+    )
     recompute: bool = setting("recompute layers in the backward pass: less memory, more computation", False)
+    keep_every: int = setting("also keep the checkpoints of the steps that are multiples of this; 0: none", 0)
+    held_out_by: str = setting(
+        "without --held-out, hold out whole recordings, whole speakers, or single cuts",
+        "recording",
+        ("recording", "speaker", "cut"),
+    )
+    validate_by_source: bool = setting("validate each dataset of a mixture, or of --held-out, also by itself", True)
+    skip_limit: int = setting(
+        "batches that may be skipped in the run because their gradient is not finite; 0: the first ends the run", 0
+    )
+    skip_sigma: float = setting(
+        "with --skip-limit: also skip batches whose loss or gradient is this many standard deviations above the mean "
+        "of the latest 128 steps (6 is usual); 0: none",
+        0.0,
+    )
     sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
     speech_weight: float = setting("weight of rows of speech alone, relative to the next three", 1.0)
     text_to_speech_weight: float = setting("weight of rows of speech after its text (see --text-model)", 0.0)
@@ -84,6 +103,8 @@ class TrainSettings:
             if isinstance(value, float) and not (math.isfinite(value) or unbounded):
                 raise InputError(f"train.{option.name} is {value}; expected a finite number")
         check_bfloat16(self.bfloat16, "train.bfloat16")
+        if not isinstance(self.compile, bool) and self.compile != AUTO:
+            raise InputError(f"train.compile is {self.compile!r}; expected true, false or {AUTO}")
         positive = (
             "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
             "keep_checkpoints"
@@ -92,8 +113,8 @@ class TrainSettings:
             if not getattr(self, name) > 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0")
         not_negative = (
-            "warmup_steps final_learning_rate weight_decay patience seed sample_every speech_weight "
-            "text_to_speech_weight speech_to_text_weight interleaved_weight"
+            "warmup_steps final_learning_rate weight_decay patience seed sample_every keep_every skip_limit skip_sigma "
+            "speech_weight text_to_speech_weight speech_to_text_weight interleaved_weight"
         )
         for name in not_negative.split():
             if getattr(self, name) < 0:
@@ -139,11 +160,23 @@ class TrainSettings:
         if self.rows % self.rows_at_once:
             raise InputError(f"train.rows {self.rows} must be a multiple of train.rows_at_once {self.rows_at_once}")
 
+    def compiles_on(self, device: str) -> bool:
+        """Whether the layers are compiled on a torch device."""
+        return device.startswith("cuda") if self.compile == AUTO else bool(self.compile)
+
     @property
     def task_weights(self) -> dict[str, float]:
         """Weight of each task; see `slm.documents.tasks`."""
         tasks = ("speech", "text_to_speech", "speech_to_text", "interleaved")
         return {task: getattr(self, f"{task}_weight") for task in tasks}
+
+    @property
+    def decay_begins(self) -> int | None:
+        """The step after which the rate of schedule wsd decays; None: it has no level part to go back to."""
+        if self.schedule != "wsd":
+            return None
+        begins = self.steps - max(1, round(self.steps * self.decay_fraction))
+        return begins if begins > self.warmup_steps else None
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -166,8 +199,6 @@ def read_settings(
     Raises:
         InputError: the file does not exist or is not YAML, keys are unknown or missing, or values do not fit.
     """
-    import yaml
-
     from slm.model.transformer import (
         ModelConfig,  # here, because importing PyTorch would slow down `train-lm --help`
     )
@@ -176,14 +207,13 @@ def read_settings(
     if not path.exists() and (CONFIGS / f"{name_or_path}.yaml").is_file():
         path = CONFIGS / f"{name_or_path}.yaml"
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml_file(path)
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
         raise InputError(f"config '{name_or_path}': no such file; expected a YAML file, or one of: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
     if not isinstance(raw, dict) or set(raw) != {"model", "train"}:
-        raise InputError(f"{path}: expected exactly the sections 'model' and 'train'")
+        found = ", ".join(f"{key!r}" for key in raw) if isinstance(raw, dict) else type(raw).__name__
+        raise InputError(f"{path}: expected exactly the sections 'model' and 'train', found {found}")
     for section, found in raw.items():
         if not isinstance(found, dict):
             raise InputError(f"{path}: {section}: expected settings, found {type(found).__name__}")

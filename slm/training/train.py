@@ -15,26 +15,27 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
-from pipelines.dataset.batches import Batch, PackedBatches
 from pipelines.dataset.mixture import read_data
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import model_of
-from slm.documents.tasks import NO_DOCUMENT, SPEECH_TASK, TEXT_TASKS, summed_loss, targets_of
-from slm.model.cross_entropy import IGNORED
+from slm.documents.tasks import SPEECH_TASK
+from slm.model.packed_attention import leave_uncompiled
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel
 from slm.training.loaders import data_identity, loaders
-from slm.training.parallel import distribute, settle, whole, whole_weights, without_gradient_sync
+from slm.training.parallel import distribute, settle, whole_weights
+from slm.training.prefetch import Prefetched
+from slm.training.reporting import TrainReport, bar_line, held_out_record, validation_line
 from slm.training.run_folder import Progress, RunFolder
 from slm.training.samples import write_samples
 from slm.training.settings import TrainSettings
+from slm.training.spikes import Spikes
+from slm.training.steps import in_layers, train_step, validate
 from slm.training.utilisation import flops_per_token, peak_flops
 from slm.training.warm_start import warm_start
 from slm.vocabulary import Vocabulary
@@ -46,22 +47,6 @@ from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.precision import resolved_bfloat16
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.stop_signals import stop_signals
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """How a run ended. Bits are means over the targets of held-out rows: codes and ends, or with text
-    (`slm.documents.tasks`) the weighted mean of the tasks, which has no bits per second. None before a validation."""
-
-    step: int
-    best_step: int | None
-    best_bits_per_token: float | None
-    best_bits_per_second: float | None  # of speech
-    parameters: int
-    training_tokens: int  # tokens of one epoch
-    epochs: float
-    stopped_by: str  # "end", "patience", "time", or the signal's name
-    codec_streams: bool  # whether the dataset's codec streams, which `focalstream continue` needs
 
 
 def train(
@@ -80,6 +65,7 @@ def train(
     text_model: Path | None = None,
     seconds: float = math.inf,
     related_codec: bool = False,
+    resume_from: int | None = None,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
@@ -88,7 +74,7 @@ def train(
         settings: the run's settings.
         data: folders or URLs written by `focalstream tokenize`, all of one codec; see `read_data`.
         out: the run's folder; see `slm.training.run_folder`.
-        held_out: datasets for validation; none: a share of the cuts of `data`.
+        held_out: datasets for validation; none: a share of the recordings of `data`.
         resume: continue from the latest checkpoint in `out`.
         device: a torch device.
         show_progress: draw a bar if stderr is a terminal, and print a line for each validation.
@@ -100,6 +86,7 @@ def train(
         seconds: of training, at most, from its first step on; the learning rate then falls by this time where that is
             ahead of the steps. Such a run depends on the machine's speed.
         related_codec: keep the codes of `init_from` though its codec is a different one; see `slm.training.warm_start`.
+        resume_from: resume from the checkpoint of this step instead, and remove the later ones.
 
     Raises:
         InputError: the device cannot be used; datasets and codec do not belong together; rows cannot be divided among
@@ -107,62 +94,88 @@ def train(
             not fit; or a gradient is no longer finite.
     """
     check_device(device)
+    resume = resume or resume_from is not None
     if related_codec and init_from is None:
         raise InputError("--related-codec keeps the codes of another model: name the model with --init-from")
-    sources = read_data(data)
-    dataset = TokenDataset(sources.places, cache)
-    validation_data = TokenDataset(list(held_out), cache) if held_out else None
-    text = None if text_model is None else TextModel.load(text_model)
-    codec_name = dataset.codec["name"]
-    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, codec_name, dataset.fingerprint, text)
-    if validation_data is not None:
-        vocabulary.check(str(held_out[0]), validation_data.fingerprint, validation_data.codebook_size)
-    if codec is not None:
-        vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
-    data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
-    training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
+    if settings.row_tokens < model_config.context and not resume:
+        raise InputError(
+            f"train.row_tokens is {settings.row_tokens}, model.context {model_config.context}: the model would never "
+            f"be trained on a context that long; give --row-tokens {model_config.context} or more, or --model "
+            f"context={settings.row_tokens}"
+        )
     bfloat16 = resolved_bfloat16(settings.bfloat16, device, out / "run.json", say=show_progress and not ranks.rank)
     settings = dataclasses.replace(settings, bfloat16=bfloat16)
-    torch.manual_seed(settings.seed)
-    model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
-    if init_from is not None and not resume:
-        warm_start(model, vocabulary, init_from, settings.seed, related_codec)
-    model.to(device).train()
+    if held_out:  # then it is not used, and equal for all such runs
+        settings = dataclasses.replace(settings, held_out_by="cut")
+    folder = RunFolder(out, settings, ranks, resume, show_progress)
+    with folder.removed_if_refused(), ranks.together():
+        sources = read_data(data)
+        dataset = TokenDataset(sources.places, cache)
+        sources.check_cuts(dataset.folder_begins)
+        validation_data = TokenDataset(list(held_out), cache) if held_out else None
+        text = None if text_model is None else TextModel.load(text_model)
+        codec_name = dataset.codec["name"]
+        vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, codec_name, dataset.fingerprint, text)
+        if validation_data is not None:
+            vocabulary.check(str(held_out[0]), validation_data.fingerprint, validation_data.codebook_size)
+        if codec is not None:
+            vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
+        data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
+        training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
+        torch.manual_seed(settings.seed)
+        model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
+        if init_from is not None and not resume:
+            warm_start(model, vocabulary, init_from, settings.seed, related_codec)
+        model.to(device).train()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = flops_per_token(model, settings.row_tokens)
     peak, source = peak_flops(device, bfloat16)
     model.recompute = settings.recompute
-    if settings.compile:
+    if settings.compiles_on(device):
+        leave_uncompiled()
         for layer in model.layers:
             layer.compile()
     trainee = distribute(model, settings.parallel, ranks)
     optimizer = Optimizers(model.named_parameters(), settings, settings.learning_rate, in_layers)
-    folder = RunFolder(out, settings.keep_checkpoints, ranks)
     identity = data_identity(dataset, validation_data, sources, init_from, vocabulary, data_for.texts, related_codec)
     silent = ranks.rank > 0
     if data_for.note and show_progress and not silent:
         print(data_for.note, file=sys.stderr)
     with (
-        folder.begin(model, optimizer, settings, identity, resume) as progress,
+        folder.begin(model, optimizer, identity, resume_from) as progress,
         stop_signals() as signals,
         Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
+        Prefetched(training, settings.steps) as batches,
     ):
+        ranks.keep_pace()
+        spikes = Spikes(settings, progress.skipped, progress.latest_losses, progress.latest_norms)
         stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
         started = time.perf_counter()
         while not stopped_by:
             began = time.perf_counter()
             rate = settings.rate_at(max(progress.step, int(settings.steps * (began - started) / seconds)))
             share = rate / settings.learning_rate
-            loss, norm = train_step(
-                trainee, optimizer, training.batch(progress.step), settings, progress.step, share, ranks
+            loss, norm, skipped = train_step(
+                trainee, optimizer, batches.batch(progress.step), settings, progress.step, share, ranks, spikes
             )
             speed = settings.rows * settings.row_tokens / (time.perf_counter() - began)
-            progress = dataclasses.replace(progress, step=progress.step + 1)
-            record = {
-                "step": progress.step,
-                "bits_per_token": loss / math.log(2),
-                **({"bits_per_second": loss / math.log(2) * vocabulary.token_rate} if speech_alone else {}),
+            progress = dataclasses.replace(
+                progress,
+                step=progress.step + 1,
+                skipped=spikes.skipped,
+                latest_losses=tuple(spikes.losses),
+                latest_norms=tuple(spikes.norms),
+            )
+            bits_per_token = loss / math.log(2)
+            numbers = {
+                "bits_per_token": bits_per_token,
+                **({"bits_per_second": bits_per_token * vocabulary.token_rate} if speech_alone else {}),
                 "gradient_norm": norm,
+            }
+            record: dict[str, Any] = {
+                "step": progress.step,
+                **{name: value if math.isfinite(value) else None for name, value in numbers.items()},  # JSON has no NaN
+                **({"skipped": spikes.skipped} if skipped else {}),
                 "learning_rate": rate,
                 "tokens_per_second": round(speed, 1),
                 "utilisation": round(speed * flops / (peak * ranks.world), 4),
@@ -170,12 +183,21 @@ def train(
             in_time = not ranks.any(time.perf_counter() - started >= seconds, device)
             if progress.step % settings.validate_every == 0 or progress.step == settings.steps or not in_time:
                 bits = {task: validate(trainee, part, settings, ranks) for task, part in data_for.validation.items()}
+                by_source = {}
+                for name, part in data_for.sources.items():
+                    by_source[name] = validate(trainee, part, settings, ranks)
                 settle(model)
-                record |= held_out_record(bits, settings, vocabulary, data_for.targets_per_character)
+                record |= held_out_record(bits, settings, vocabulary, data_for.targets_per_character, by_source)
                 progress = judged(progress, record["held_out_bits_per_token"])
                 if show_progress and not silent:
                     monitor.bar.write(validation_line(record), file=sys.stderr)
             monitor.step(record, bar_line(record, source))
+            if skipped and show_progress and not silent:
+                monitor.bar.write(
+                    f"step {progress.step}: batch skipped (loss {loss:.3f}, gradient norm {norm:.3g}), "
+                    f"{spikes.skipped} of at most {settings.skip_limit}",
+                    file=sys.stderr,
+                )
             if settings.sample_every and progress.step % settings.sample_every == 0:
                 weights = whole_weights(model)
                 if not silent:
@@ -184,7 +206,8 @@ def train(
                     waves = write_samples(speaker, vocabulary, data_for.validation[SPEECH_TASK], codec, place)
                     monitor.hear(progress.step, waves, codec.sample_rate_out if codec else 0)
             stopped_by = reason_to_stop(progress, settings, signals, ranks, device) or ("" if in_time else "time")
-            if stopped_by or progress.step % settings.save_every == 0 or progress.best_step == progress.step:
+            is_due = progress.step % settings.save_every == 0 or progress.step == settings.decay_begins
+            if stopped_by or is_due or progress.best_step == progress.step:
                 folder.save(model, vocabulary, optimizer, progress)
     best_bits = progress.best_bits_per_token if progress.best_step >= 0 else None
     return TrainReport(
@@ -196,111 +219,9 @@ def train(
         training_tokens=training.tokens_per_epoch,
         epochs=progress.step * settings.rows * settings.row_tokens / training.tokens_per_epoch,
         stopped_by=stopped_by,
+        skipped=progress.skipped,
         codec_streams=dataset.codec.get("first_samples", 1) == 1,  # absent in version 0.1.0, where codecs stream
     )
-
-
-def train_step(
-    trainee: nn.Module,
-    optimizer: Optimizers,
-    batch: Batch,
-    settings: TrainSettings,
-    step: int,
-    share: float = 1.0,
-    ranks: Ranks = Ranks(),  # noqa: B008
-) -> tuple[float, float]:
-    """One optimizer step.
-
-    Args:
-        trainee: a model, or its distributed wrapper.
-        optimizer: of its parameters.
-        batch: this process's rows.
-        settings: the run's.
-        step: number of the step, from 0.
-        share: factor on the learning rate.
-        ranks: this process and the number of processes.
-
-    Returns:
-        The loss in nats per target and the gradient's norm before clipping, both over all processes.
-    """
-    torch.manual_seed(settings.seed * 1_000_003 + step + (ranks.rank << 52))  # dropout; 2^52 is above all such seeds
-    device = next(trainee.parameters()).device
-    # The mean over processes, because gradients are averaged too.
-    counted = torch.tensor(float((targets_of(batch) != IGNORED).sum()), device=device)
-    targets = max(1.0, float(ranks.mean(counted)))  # 0 if all rows lie inside documents with text
-    optimizer.zero_grad()
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    rows = len(batch.tokens)
-    for first in range(0, rows, settings.rows_at_once):
-        part = Batch(*(field[first : first + settings.rows_at_once] for field in batch))
-        with without_gradient_sync(trainee) if first + settings.rows_at_once < rows else nullcontext():
-            loss = summed_loss(trainee, part, settings.bfloat16 is True) / targets
-            loss.backward()
-        total += loss.detach()
-    nats = float(ranks.mean(total))
-    norm = float(whole(nn.utils.clip_grad_norm_(optimizer.parameters, settings.clip_norm)))
-    if not math.isfinite(norm):
-        raise InputError(
-            f"step {step + 1}: the gradient is no longer finite (loss {nats:.3f}); train with a train.learning_rate "
-            f"below {settings.learning_rate} or a longer train.warmup_steps"
-        )
-    optimizer.step(share)
-    return nats, norm
-
-
-@torch.no_grad()
-def validate(
-    trainee: nn.Module,
-    batches: PackedBatches,
-    settings: TrainSettings,
-    ranks: Ranks = Ranks(),  # noqa: B008
-) -> float:
-    """Bits per target over the held-out rows, each document once. Processes alternate in blocks of `rows_at_once`.
-
-    Raises:
-        InputError: the rows have no targets.
-    """
-    trainee.eval()
-    rows = min(settings.validation_rows, batches.rows_per_epoch)
-    sums = torch.zeros(2, dtype=torch.float64, device=next(trainee.parameters()).device)  # of nats, and targets
-    for first in range(0, rows, settings.rows_at_once * ranks.world):
-        mine = first + settings.rows_at_once * ranks.rank
-        start = min(mine, rows - 1)  # a process without rows computes too: FSDP needs all processes in every pass
-        batch = batches.rows(start, min(start + settings.rows_at_once, rows))
-        # The last row continues into the next epoch, which repeats the documents.
-        batch.documents[batch.documents >= batches.documents_per_epoch] = NO_DOCUMENT
-        nats = summed_loss(trainee, batch, settings.bfloat16 is True)
-        if mine < rows:
-            sums += torch.stack([nats.double(), sums.new_tensor(float((targets_of(batch) != IGNORED).sum()))])
-    trainee.train()
-    total, count = ranks.mean(sums).tolist()
-    if not count:
-        raise InputError(
-            f"the ends of the {rows} held-out rows cut all documents with text; give a longer train.row_tokens than "
-            f"{batches.row_tokens}, or more train.validation_rows"
-        )
-    return total / count / math.log(2)
-
-
-def in_layers(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon may update a parameter: matrices of layers, not embeddings, heads or gains."""
-    return name.startswith("layers.") and parameter.ndim == 2
-
-
-def held_out_record(
-    bits: dict[str, float], settings: TrainSettings, vocabulary: Vocabulary, targets_per_character: float
-) -> dict[str, float]:
-    """The log's record of a validation. The weighted mean of the tasks' `bits` per target decides the best step."""
-    if list(bits) == [SPEECH_TASK]:
-        (speech,) = bits.values()
-        return {"held_out_bits_per_token": speech, "held_out_bits_per_second": speech * vocabulary.token_rate}
-    weights = {task: settings.task_weights[task] for task in bits}
-    mean = sum(bits[task] * weight for task, weight in weights.items()) / sum(weights.values())
-    record = {"held_out_bits_per_token": mean}
-    record |= {f"held_out_{task}_bits_per_token": found for task, found in bits.items()}
-    if "speech_to_text" in bits:
-        record["held_out_speech_to_text_bits_per_character"] = bits["speech_to_text"] * targets_per_character
-    return record
 
 
 def judged(progress: Progress, bits: float) -> Progress:
@@ -320,26 +241,3 @@ def reason_to_stop(progress: Progress, settings: TrainSettings, signals: list[st
         return "patience"
     heard = ranks.any(bool(signals), device)
     return [*signals, "SIGTERM"][0] if heard else ""  # another process may have received the signal
-
-
-def bar_line(record: dict[str, float], source: str) -> str:
-    """The progress bar's text for a step; `source` is that of the peak."""
-    return (
-        f"{record['bits_per_token']:.3f} bits/token, {record['tokens_per_second']:.0f} tokens/s, "
-        f"{100 * record['utilisation']:.1f} % of the {source} peak"
-    )
-
-
-def validation_line(record: dict[str, float]) -> str:
-    """The printed line of a validation."""
-    line = f"step {record['step']}: training {record['bits_per_token']:.3f}, held-out "
-    line += f"{record['held_out_bits_per_token']:.3f} bits/token"
-    if "held_out_bits_per_second" in record:
-        return f"{line} = {record['held_out_bits_per_second']:.1f} bits per second of speech"
-    said = []
-    for task in (SPEECH_TASK, *TEXT_TASKS):
-        if (bits := record.get(f"held_out_{task}_bits_per_token")) is not None:
-            characters = record.get(f"held_out_{task}_bits_per_character")
-            more = "" if characters is None else f" = {characters:.3f} bits/character"
-            said.append(f"{task.replace('_', ' ')} {bits:.3f}{more}")
-    return f"{line} ({', '.join(said)})"

@@ -230,7 +230,7 @@ def test_a_speech_model_of_a_related_codec_keeps_its_rows_when_asked(tmp_path, t
 def test_the_command_keeps_the_codes_of_a_related_codec(tiny_lm_dir, token_dataset, tmp_path, capsys):
     model, vocabulary = load_lm(tiny_lm_dir)
     save_lm(model, dataclasses.replace(vocabulary, codec_fingerprint="ef" * 32), tmp_path / "old")
-    shape = {key: value for key, value in dataclasses.asdict(model.config).items() if key != "norm_eps"}
+    shape = dataclasses.asdict(model.config)
     command = ["train-lm", "--config", "tiny", "--data", str(token_dataset), "--row-tokens", "64", "--rows", "4"]
     command += ["--rows-at-once", "4", "--steps", "1", "--warmup-steps", "0", "--validation-rows", "4"]
     command += ["--model", *(f"{key}={str(value).lower()}" for key, value in shape.items())]

@@ -50,13 +50,13 @@ class Monitor:
                 sink.close()
 
     def step(self, record: dict[str, Any], shown: str) -> None:
-        """Note a step: `record` has "step" and numbers by name; `shown` goes into the bar."""
+        """Note a step: `record` has "step" and numbers by name (None: there is none); `shown` goes into the bar."""
         if self.log is not None:
             self.log.write(json.dumps(record) + "\n")
             self.log.flush()
         if self.board is not None:
             for name, value in record.items():
-                if name != "step":
+                if name != "step" and value is not None:
                     self.board.add_scalar(name, value, record["step"])
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()

@@ -128,6 +128,7 @@ def run_stage(
         num_workers=workers,
         pin_memory=device.startswith("cuda"),
     )
+    ranks.keep_pace()
     with stop_signals() as signals, Monitor(out, name, run.step, steps, ranks.rank > 0) as monitor:
         began, stopped = time.perf_counter(), False
         validate_every = config.validate_every or run.schedule.per_epoch

@@ -111,8 +111,38 @@ def test_data_as_commands_name_it(tmp_path):
 def test_data_in_a_file(tmp_path):
     path = tmp_path / "mixture.yaml"
     path.write_text("tokens/a: 0.7\ns3://b/c: 2\n")
-    assert read_data([path]) == WeightedData(("tokens/a", "s3://b/c"), (0.7, 2.0))
+    assert read_data([path]) == WeightedData(("tokens/a", "s3://b/c"), (0.7, 2.0), str(path))
+    path.write_text("tokens/a: 5e5\ntokens/b: 1e-5\n")
+    assert read_data([path]).weights == (5e5, 1e-5)
     for content in ("- a\n", "", "a: heavy\n", "a: [1", "a: true\n"):
         path.write_text(content)
         with pytest.raises(InputError, match=r"mixture\.yaml: "):
             read_data([path])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: 1\nb: 0\n", r"m\.yaml: b: has the weight 0; expected a number above 0"),
+        ("a: 1\nb: -.inf\n", r"m\.yaml: b: has the weight -inf"),
+        ("a: 1\nb:\n", r"m\.yaml: b: has no weight"),
+        ("a: 1\nb: 2\na: 3\n", r"m\.yaml: line 3: the key 'a' is there twice"),
+    ],
+)
+def test_a_weight_that_is_none_is_named_with_file_and_key(tmp_path, content, message):
+    (tmp_path / "m.yaml").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_data([tmp_path / "m.yaml"])
+
+
+def test_a_weight_of_zero_on_the_command_line_is_named():
+    with pytest.raises(InputError, match="--data b:0: the weight is 0; expected a number above 0"):
+        read_data(["a:1", "b:0"])
+
+
+def test_an_empty_dataset_is_named():
+    with pytest.raises(InputError, match=r"^m\.yaml: b: this dataset has no cuts"):
+        WeightedData(("a", "b"), (1.0, 2.0), "m.yaml").check_cuts([0, 5, 5])
+    with pytest.raises(InputError, match=r"^a: this dataset has no cuts"):
+        WeightedData(("a", "b")).check_cuts([0, 0, 0])
+    WeightedData(("a", "b")).check_cuts([0, 0, 5])

@@ -293,8 +293,9 @@ def test_text_settings_that_do_not_fit_are_refused(
             "no cut for training has a text and fits",
         ),
     ):
+        config = dataclasses.replace(lm_config, context=min(lm_config.context, settings.row_tokens))
         with pytest.raises(InputError, match=message):
-            train(lm_config, settings, [texted_dataset], tmp_path / "run", show_progress=False, text_model=text_model)
+            train(config, settings, [texted_dataset], tmp_path / "run", show_progress=False, text_model=text_model)
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match=r"speech_weight, .* are all 0"):
         dataclasses.replace(lm_settings, speech_weight=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,15 @@ import pytest
 import torch
 
 import slm.training.train
-from slm.checkpoint import load_lm
-from slm.training.run_folder import RunFolder
+from pipelines.dataset.token_dataset import TokenDataset
+from slm.checkpoint import checkpoints_of, load_lm
+from slm.cli import main
+from slm.training.loaders import loaders
 from slm.training.train import train
+from slm.vocabulary import Vocabulary
 from tests.slm.conftest import MODEL, SETTINGS
 from tests.slm.training.test_train import log_of
+from tokenizer.errors import InputError
 from tokenizer.runs.ranks import Ranks, join_ranks
 
 CONFIG = dataclasses.replace(MODEL, dropout=0.0)  # processes draw dropout for themselves
@@ -51,16 +56,36 @@ def stop_after(step: int, here: bool = True) -> None:
     slm.training.train.train_step = step_and_signal
 
 
-def two_processes(token_dataset: Path, out: Path) -> None:
+def dying_child(token_dataset: Path, out: Path) -> None:
+    """Process 1 is killed at its third step."""
+    real_step = slm.training.train.train_step
+
+    def step_and_die(*args):
+        if args[4] == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real_step(*args)
+
+    slm.training.train.train_step = step_and_die
+    sys.exit(main(f"train-lm --config tiny --data {token_dataset} --out {out / 'run'} --no-bfloat16".split()))
+
+
+def refused_child(token_dataset: Path, out: Path) -> None:
+    """Process 1 alone finds its data damaged."""
+    data = token_dataset if os.environ["RANK"] == "0" else out / "nothing"
+    sys.exit(main(f"train-lm --config tiny --data {data} --out {out / 'run'} --no-bfloat16".split()))
+
+
+def two_processes(token_dataset: Path, out: Path, what: str = "child") -> subprocess.CompletedProcess:
     program = out / "child.py"
     program.write_text(
-        f"from pathlib import Path\nfrom tests.slm.training.test_parallel import child\n"
-        f"child(Path({str(token_dataset)!r}), Path({str(out)!r}))\n"
+        f"from pathlib import Path\nfrom tests.slm.training.test_parallel import {what}\n"
+        f"{what}(Path({str(token_dataset)!r}), Path({str(out)!r}))\n"
     )
     root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, cwd=root, env=environment)
+    check = what == "child"
+    return subprocess.run(command, check=check, cwd=root, env=environment, capture_output=not check, text=True)
 
 
 @pytest.mark.slow
@@ -73,7 +98,7 @@ def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_
     stop_after(7)
     report = train(CONFIG, RUN, [token_dataset], tmp_path / "sharded", resume=True, show_progress=False)
     assert report.step == 7
-    assert [path.name for path in RunFolder(tmp_path / "sharded", 2).checkpoints()][-1] == "step-000007"
+    assert [path.name for path in checkpoints_of(tmp_path / "sharded")][-1] == "step-000007"
     two_processes(token_dataset, tmp_path)
     one, sharded, whole = (log_of(tmp_path / name) for name in ("one", "sharded", "whole"))
     assert [line["step"] for line in sharded] == list(range(1, 10))
@@ -84,12 +109,33 @@ def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_
         np.testing.assert_allclose(found, [expected] * 2, rtol=1e-4)
         assert len(set(expected)) == len(expected)
     models = [load_lm(tmp_path / name / "step-000009")[0].state_dict() for name in ("one", "sharded", "whole")]
+    (tmp_path / "sharded/step-000009/optimizer/shard-00002-model-00001-of-00001.safetensors").unlink()
+    for listed in (True, False):
+        if not listed:
+            (tmp_path / "sharded/step-000009/files.json").unlink()
+        with pytest.raises(InputError, match=r"step-000009: cannot be resumed from \(.* is missing\)"):
+            train(CONFIG, RUN, [token_dataset], tmp_path / "sharded", resume=True, show_progress=False)
     for other in models[1:]:
         torch.testing.assert_close(other, models[0], atol=2e-3, rtol=1e-3)  # the learning rate is 1e-2
 
 
-def test_rows_that_cannot_be_divided_are_refused(token_dataset, tmp_path):
-    from tokenizer.errors import InputError
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("dying_child", "process 0 of 2 on .*: another process has died or stopped answering .*Continue with --resume"),
+        ("refused_child", ".*nothing.*"),
+    ],
+)
+def test_a_process_that_dies_or_refuses_ends_the_run_with_one_line(token_dataset, tmp_path, what, message):
+    done = two_processes(token_dataset, tmp_path, what)
+    said = [line for line in done.stderr.splitlines() if line.startswith("focalstream")]
+    assert done.returncode and len(said) == 1 and re.fullmatch(f"focalstream train-lm: {message}", said[0]), done.stderr
+    ours = done.stderr.partition("ChildFailedError")[0]  # torchrun ends with a traceback of its own
+    assert "slm/training" not in ours, done.stderr
 
+
+def test_rows_that_cannot_be_divided_are_refused(token_dataset):
+    dataset = TokenDataset(token_dataset)
     with pytest.raises(InputError, match="4 rows per step cannot be divided among 3 ranks"):
-        train(CONFIG, RUN, [token_dataset], tmp_path / "run", show_progress=False, ranks=Ranks(0, 3))
+        loaders(RUN, dataset, Vocabulary(dataset.codebook_size, 50.0, "codec", "ab" * 32), None, ranks=Ranks(0, 3))

@@ -7,9 +7,8 @@ import shutil
 import pytest
 
 import slm.training.train
-from slm.checkpoint import load_lm, read_best
+from slm.checkpoint import checkpoints_of, load_lm, read_best
 from slm.cli import main
-from slm.training.run_folder import RunFolder
 from slm.training.train import train
 from tokenizer.errors import InputError
 
@@ -88,7 +87,7 @@ def test_a_best_checkpoint_that_was_deleted_is_forgotten(run, tmp_path, monkeypa
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:999])])
 def test_a_checkpoint_without_its_weights_says_how_to_go_on(run, tmp_path, damage):
     run()
-    damage(RunFolder(tmp_path / "run", 2).checkpoints()[-1] / "model.safetensors")
+    damage(checkpoints_of(tmp_path / "run")[-1] / "model.safetensors")
     with pytest.raises(InputError, match=r"step-000008: cannot be resumed from .*delete this folder"):
         run(resume=True)
 

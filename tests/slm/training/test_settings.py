@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import slm.training.train
 from slm.cli import main
 from slm.model.transformer import LanguageModel
 from slm.training.settings import read_settings
+from slm.training.train import train
 from tokenizer.errors import InputError
+from tokenizer.parsed import values_of_pairs
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,7 @@ def test_the_wsd_schedule_is_level_until_its_decay(lm_settings):
     [
         ({"train": {"learning_rat": 1.0}}, r"c\.yaml: train: unknown key 'learning_rat'"),
         ({"model": {"depth": 3}}, r"c\.yaml: model: unknown key 'depth'"),
-        ({"extra": {}}, "exactly the sections 'model' and 'train'"),
+        ({"extra": {}}, "exactly the sections 'model' and 'train', found .*'extra'"),
         ({"train": {"steps": "many"}}, r"c\.yaml: train: steps is 'many', expected int"),
         ({"train": {"warmup_steps": 5000}}, r"c\.yaml: train\.warmup_steps 5000 must be less than train\.steps"),
         ({"train": {"rows_at_once": 3}}, r"train\.rows 8 must be a multiple of train\.rows_at_once 3"),
@@ -59,6 +62,46 @@ def test_bad_configs_are_refused_by_key_and_file(change, message, tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(InputError, match=message):
         read_settings(str(tmp_path / "c.yaml"), {})
+
+
+def tiny_text() -> str:
+    return (Path(slm.training.train.__file__).parents[2] / "configs" / "lm" / "tiny.yaml").read_text()
+
+
+def test_numbers_with_exponents_are_numbers(tmp_path):
+    text = re.sub(r"learning_rate: .*", "learning_rate: 1e-3", tiny_text(), count=1)
+    text = re.sub(r"\bsteps: .*", "steps: 5e5", text, count=1)
+    text = re.sub(r"rope_theta: .*", "rope_theta: 5e5", text)
+    (tmp_path / "c.yaml").write_text(text.replace("context:", "norm_eps: 1e-05\n  context:"))
+    model, settings = read_settings(str(tmp_path / "c.yaml"), {}, values_of_pairs(["dropout=1e-1"], "--model", "a=b"))
+    assert (settings.learning_rate, settings.steps) == (1e-3, 500_000) and isinstance(settings.steps, int)
+    assert (model.norm_eps, model.rope_theta, model.dropout) == (1e-5, 5e5, 0.1)
+
+
+def test_a_missing_and_a_doubled_key_are_named_with_the_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(re.sub(r" *weight_decay: .*\n", "", tiny_text()))
+    with pytest.raises(InputError, match=r"^\S*c\.yaml: train: the key 'weight_decay' is missing; expected float$"):
+        read_settings(str(path), {})
+    path.write_text(tiny_text().replace("train:", "train:\n  steps: 7"))
+    with pytest.raises(InputError, match=r"^\S*c\.yaml: line \d+: the key 'steps' is there twice; remove one$"):
+        read_settings(str(path), {})
+
+
+def test_layers_are_compiled_on_cuda_unless_told_otherwise(lm_settings):
+    found = [lm_settings.compiles_on(device) for device in ("cpu", "cuda", "cuda:3")]
+    assert found == [False, True, True]
+    assert dataclasses.replace(lm_settings, compile=True).compiles_on("cpu")
+    assert not dataclasses.replace(lm_settings, compile=False).compiles_on("cuda")
+    with pytest.raises(InputError, match=r"train\.compile is 'often'; expected true, false or auto"):
+        dataclasses.replace(lm_settings, compile="often")
+
+
+def test_rows_shorter_than_the_context_are_refused(lm_config, lm_settings, token_dataset, tmp_path):
+    short = dataclasses.replace(lm_settings, row_tokens=32)
+    with pytest.raises(InputError, match=r"row_tokens is 32, model\.context 48: .* --model context=32"):
+        train(lm_config, short, [token_dataset], tmp_path / "run", show_progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_trains_overrides_and_reports(token_dataset, tmp_path, capsys):

@@ -20,9 +20,8 @@ import torch
 
 import slm.training.train
 from pipelines.dataset.token_dataset import TokenDataset
-from slm.checkpoint import load_lm, read_best
+from slm.checkpoint import checkpoints_of, load_lm, read_best
 from slm.training.loaders import loaders
-from slm.training.run_folder import RunFolder
 from slm.training.train import train
 from slm.vocabulary import Vocabulary
 from tokenizer.audio import read_audio
@@ -101,8 +100,7 @@ def test_the_latest_checkpoints_and_the_best_are_kept(
     monkeypatch.setattr(slm.training.train, "validate", lambda *_: next(bits))
     settings = dataclasses.replace(lm_settings, save_every=2)
     report = train(lm_config, settings, [token_dataset], tmp_path / "run", show_progress=False)
-    folder = RunFolder(tmp_path / "run", keep=2)
-    assert [path.name for path in folder.checkpoints()] == ["step-000016", "step-000022", "step-000024"]
+    assert [path.name for path in checkpoints_of(tmp_path / "run")] == ["step-000016", "step-000022", "step-000024"]
     assert (report.best_step, report.best_bits_per_token, report.best_bits_per_second) == (16, 2.0, 100.0)
     best, _ = load_lm(tmp_path / "run")
     named, _ = load_lm(tmp_path / "run" / "step-000016")
@@ -184,7 +182,7 @@ def test_muon_trains_the_matrices_of_the_layers_and_resumes_exactly(
     settings = dataclasses.replace(lm_settings, optimizer="muon", steps=10, validate_every=5, keep_checkpoints=9)
     train(lm_config, settings, [token_dataset], tmp_path / "steady", show_progress=False)
     train(lm_config, settings, [token_dataset], tmp_path / "stopped", show_progress=False)
-    for late in RunFolder(tmp_path / "stopped", 9).checkpoints()[1:]:  # as if it had died after the first
+    for late in checkpoints_of(tmp_path / "stopped")[1:]:  # as if it had died after the first
         shutil.rmtree(late)
     train(lm_config, settings, [token_dataset], tmp_path / "stopped", resume=True, show_progress=False)
     assert log_of(tmp_path / "stopped") == log_of(tmp_path / "steady")
@@ -266,6 +264,15 @@ def test_a_mixture_holds_out_of_each_dataset_and_trains_on_the_rest(lm_settings,
     vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
     training, validation, *_ = loaders(lm_settings, dataset, vocabulary, None, (3.0, 1.0))
     assert training.tokens_per_epoch + validation["speech"].tokens_per_epoch == int((dataset.lengths + 2).sum())
+
+
+def test_a_mixture_names_a_dataset_that_has_no_cuts_left(lm_settings, token_dataset, monkeypatch):
+    dataset = TokenDataset([token_dataset] * 2)
+    first = dataset.folder_begins[1]
+    monkeypatch.setattr("slm.training.loaders.split", lambda *_: (np.arange(first, len(dataset)), np.arange(first)))
+    vocabulary = Vocabulary(dataset.codebook_size, dataset.token_rate, "tiny", dataset.fingerprint)
+    with pytest.raises(InputError, match=f"{token_dataset}: all of its cuts are held out"):
+        loaders(lm_settings, dataset, vocabulary, None, (3.0, 1.0))
 
 
 def test_rows_longer_than_all_cuts_are_refused(lm_config, lm_settings, token_dataset, tmp_path):
