@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
 
-from tokenizer.audio_input.byte_source import open_path
+from tokenizer.audio_input.byte_source import ByteSource, open_path
 from tokenizer.audio_input.contents import LOUDEST, BadAudio, NoAudio
 from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.audio_input.reader import BLOCK_SECONDS, AudioReader
@@ -40,17 +41,32 @@ def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) ->
         raise InputError(f"{path}: is a folder; expected a sound file (`focalstream tokenize` takes folders)")
     source = open_path(path)
     try:
-        reader = AudioReader(source)
-        rate = reader.sample_rate
-        frames = None if seconds == math.inf else int(seconds * rate)
-        size = min(reader.announced or int(BLOCK_SECONDS * rate), MAX_BLOCK_VALUES // reader.channels)
-        blocks = list(reader.read(0, frames, size if frames is None else max(1, min(size, frames))))
-    except BadAudio as error:
-        raise InputError(f"{path}: {_advice(error, path)}") from None
+        return read_sound(source, str(path), sample_rate, seconds)
     finally:
         source.close()
-    wave = np.concatenate(blocks) if blocks else np.zeros((0, reader.channels), np.float32)
-    return to_mono(wave.T, rate, sample_rate, str(path))
+
+
+def read_sound(
+    source: ByteSource,
+    name: str,
+    sample_rate: int,
+    seconds: float = math.inf,
+    accept: Callable[[AudioReader], None] = lambda _: None,
+    block_seconds: float = BLOCK_SECONDS,
+) -> np.ndarray:
+    """The same of bytes that messages call `name`; `accept` may refuse what the header says, before anything is
+    decoded. Blocks of `block_seconds` are mixed to mono as they are decoded, so memory does not grow with channels.
+    """
+    try:
+        reader = AudioReader(source)
+        accept(reader)
+        rate = reader.sample_rate
+        frames = None if seconds == math.inf else int(seconds * rate)
+        size = min(int(block_seconds * rate), MAX_BLOCK_VALUES // reader.channels, frames or MAX_BLOCK_VALUES)
+        blocks = [to_mono(block.T, rate, rate, name) for block in reader.read(0, frames, max(1, size))]
+    except BadAudio as error:
+        raise InputError(f"{name}: {_advice(error, name)}") from None
+    return to_mono(np.concatenate(blocks or [np.zeros(0, np.float32)])[None], rate, sample_rate, name)
 
 
 def _advice(error: BadAudio, path: str | Path) -> str:

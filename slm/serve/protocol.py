@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import struct
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -34,12 +36,33 @@ class Limits:
     prompt_seconds: float = 30.0  # of one prompt, and of a file for the HTTP endpoints
     speech_seconds: float = 120.0  # of one continuation
     session_seconds: float = 3600.0  # of one connection
-    message_bytes: int = 65536  # of one WebSocket message
+    message_bytes: int = 65536  # of one WebSocket message of audio
+    control_bytes: int = 4096  # of one control message: parsing a long one would stop all connections meanwhile
     messages_per_second: int = 100  # with bursts of four seconds' worth
+    starts_per_second: float = 1.0  # with bursts of ten
     upload_bytes: int = 8_000_000  # of one HTTP request
+    upload_seconds: float = 20.0  # from the first to the last byte of an HTTP request's body
     connections: int = 256  # WebSockets at once
     hello_seconds: float = 5.0  # from the start of the connection to the client's hello
     unread_frames: int = 50  # frames in one client's send queue
+
+
+class Budget:
+    """A client's budget of something: `rate` a second, and up to `burst` at once after a pause."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._left, self._counted = burst, clock()
+
+    def take(self) -> bool:
+        """Spend one; False: nothing is left."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._counted) * self._rate)
+        self._counted = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Refused(Exception):
@@ -61,8 +84,10 @@ class Start:
     rate: int
 
 
-def parse(text: str) -> dict[str, Any]:
-    """A control message: a JSON object with a string `type`. Raises Refused."""
+def parse(text: str, most: int = Limits.control_bytes) -> dict[str, Any]:
+    """A control message: a JSON object with a string `type`, of up to `most` characters. Raises Refused."""
+    if len(text) > most:
+        raise Refused("bad_message", f"a text message has {len(text)} characters; expected {most} at most", POLICY)
     try:
         message = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):

@@ -52,7 +52,7 @@ class Stream:
     request: Request
     sampler: Sampler
     slot: int = -1
-    state: Any = None  # of the codec, during the prompt
+    state: Any = None  # of the codec, from the prompt's first piece to its end
     waiting: deque[np.ndarray] = field(default_factory=deque)  # samples of the prompt that are not processed yet
     samples: int = 0  # in `waiting`
     prompt_chunks: int = 0  # processed
@@ -138,8 +138,7 @@ class Scheduler:
         return bool(self._free) and (stream.request.live or files < max(1, self._batch.size - 1))
 
     def _admit(self, stream: Stream) -> None:
-        stream.slot = self._free.pop(0)
-        stream.state = self._batch.begin(stream.slot)
+        stream.slot = self._free.pop(0)  # cleared with the first piece of the prompt: a start alone costs nothing
         self._streams[stream.number] = stream
         self._emit(Ready(stream.number))
 
@@ -226,6 +225,8 @@ class Scheduler:
         size = chunks * self._batch.codec.chunk_samples
         samples = np.concatenate(stream.waiting)
         stream.waiting, stream.samples = deque([samples[size:]]), len(samples) - size
+        if stream.state is None:
+            stream.state = self._batch.begin(stream.slot)
         piece, stream.state = self._batch.process_prompt(stream.slot, samples[:size], stream.state)
         stream.prompt_chunks += chunks
         self._streams[stream.number] = self._streams.pop(stream.number)  # to the end of the order

@@ -20,6 +20,7 @@ from slm.serve.metrics import ServerMetrics
 from slm.serve.model_process import ModelProcess
 from slm.serve.protocol import Limits, Refused
 
+BACKLOG = 512  # commands on their way to the model, above which no client's messages are read
 LOG = logging.getLogger("focalstream.serve")
 
 
@@ -55,6 +56,7 @@ class Service:
         self.idle.set()
         self.over = asyncio.Event()  # the server stops now: requests for files are aborted
         self.sessions: set[Connection] = set()
+        self.held_bytes = 0  # of uploaded bodies in memory
 
     def listen(self, on_death: Callable[[], None]) -> None:
         """Start passing on the model's events in the running event loop."""
@@ -76,6 +78,11 @@ class Service:
 
     def send(self, command: Command) -> None:
         self.model.send(command)
+
+    async def room(self) -> None:
+        """Wait until the model's process keeps up with the commands of its clients."""
+        while self.model.backlog > BACKLOG:
+            await asyncio.sleep(0.02)
 
     def forget(self, number: int) -> None:
         """Remove the receiver of a stream."""

@@ -24,6 +24,7 @@ from slm.serve.protocol import (
     TOO_FAST,
     TOO_SLOW,
     VERSION,
+    Budget,
     Refused,
     check_fields,
     pack,
@@ -35,6 +36,7 @@ from slm.serve.service import Service, log
 
 SEND_SECONDS = 5.0  # timeout of a send, after which the client is dropped
 BURST_SECONDS = 4  # burst size of the rate limit
+BURST_STARTS = 10  # streams that a client may start at once after a pause
 SESSIONS = itertools.count(1)
 
 
@@ -45,7 +47,10 @@ class Session:
         self._socket, self._service, self._limits = socket, service, service.limits
         self._number = next(SESSIONS)
         self._outbox: asyncio.Queue[dict[str, Any] | bytes] = asyncio.Queue(self._limits.unread_frames)
-        self._allowance, self._counted = float(BURST_SECONDS * self._limits.messages_per_second), time.monotonic()
+        rate = self._limits.messages_per_second
+        self._messages = Budget(rate, BURST_SECONDS * rate)
+        self._starts = Budget(self._limits.starts_per_second, BURST_STARTS)
+        self._spoke = time.monotonic()  # when the client last sent something
         self._stream: int | None = None
         self._ready = self._prompt_ended = False
         self._resampler: soxr.ResampleStream | None = None
@@ -114,11 +119,12 @@ class Session:
             if message["type"] == "websocket.disconnect":
                 return
             self._count_message()
+            await self._service.room()
             try:
                 if (data := message.get("bytes")) is not None:
                     self._audio(data)
                 else:
-                    self._control(parse(message["text"]))
+                    self._control(parse(message["text"], self._limits.control_bytes))
             except Refused as refused:
                 if refused.close is not None:
                     raise
@@ -128,7 +134,7 @@ class Session:
     def _hello(self, message: Any) -> None:
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
-        hello = parse(message.get("text") or "")
+        hello = parse(message.get("text") or "", self._limits.control_bytes)
         if hello["type"] != "hello" or type(hello.get("version")) is not int or hello["version"] != VERSION:
             raise Refused("bad_hello", f'expected {{"type": "hello", "version": {VERSION}}} first', POLICY)
         check_fields(hello, {"version", "token"}, "bad_hello", POLICY)
@@ -139,11 +145,11 @@ class Session:
         self._tell({"type": "hello", "version": VERSION, "models": models, "limits": asdict(self._limits)})
 
     def _count_message(self) -> None:
-        now, rate = time.monotonic(), self._limits.messages_per_second
-        self._allowance = min(BURST_SECONDS * rate, self._allowance + (now - self._counted) * rate) - 1
-        self._counted = now
-        if self._allowance < 0:
-            raise Refused("too_many_messages", f"more than {rate} messages a second", TOO_FAST)
+        self._spoke = time.monotonic()
+        if not self._messages.take():
+            raise Refused(
+                "too_many_messages", f"more than {self._limits.messages_per_second} messages a second", TOO_FAST
+            )
 
     def _control(self, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -167,6 +173,9 @@ class Session:
             raise Refused("stopping", "the server is stopping; connect again in a moment")
         models = self._service.model.models
         start = parse_start(message, models.sample_rate_in, self._limits)
+        if not self._starts.take():
+            most = f"{BURST_STARTS} at once and {self._limits.starts_per_second:g} a second"
+            raise Refused("too_many_starts", f"start: a client may start {most}; try again in a moment")
         self._rate, self._prompt_samples, self._sequence = start.rate, 0, 0
         self._ready = self._prompt_ended = False
         self._resampler = None
