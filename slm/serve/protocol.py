@@ -26,7 +26,7 @@ HEADER = struct.Struct("<BxHI")  # kind, number of codes, sequence number from 0
 RATES = (8000, 96000)  # Hz of a prompt, lowest and highest
 
 # WebSocket close codes
-GOING_AWAY, POLICY, TOO_SLOW, BAD_TOKEN, TOO_FAST = 1001, 1008, 4408, 4401, 4429
+GOING_AWAY, POLICY, DIED, TOO_SLOW, BAD_TOKEN, TOO_FAST = 1001, 1008, 1011, 4408, 4401, 4429
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ SESSIONS = itertools.count(1)
 class Session:
     """The session of a connection. `run` returns when it is over and everything is cleaned up."""
 
-    def __init__(self, socket: WebSocket, service: Service) -> None:
-        self._socket, self._service, self._limits = socket, service, service.limits
+    def __init__(self, socket: WebSocket, service: Service, address: str = "") -> None:
+        self._socket, self._service, self._limits, self._address = socket, service, service.limits, address
         self._number = next(SESSIONS)
         self._outbox: asyncio.Queue[dict[str, Any] | bytes] = asyncio.Queue(self._limits.unread_frames)
         rate = self._limits.messages_per_second
@@ -77,9 +77,14 @@ class Session:
         log(
             "session",
             session=self._number,
+            address=self._address,
             seconds=round(time.monotonic() - began, 2),
             ended=ended.code if ended else "left",
         )
+
+    @property
+    def idle_seconds(self) -> float:
+        return 0.0 if self._stream is not None else time.monotonic() - self._spoke
 
     def close(self, refused: Refused) -> None:
         """End the session from the server's side."""
@@ -113,7 +118,7 @@ class Session:
                 first = await self._socket.receive()
         except TimeoutError:
             raise Refused("no_hello", f"no hello in {self._limits.hello_seconds:g} s", POLICY) from None
-        self._hello(first)
+        await self._hello(first)
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
@@ -131,7 +136,7 @@ class Session:
                 self._service.metrics.refused.labels(refused.code).inc()
                 self._tell({"type": "error", "code": refused.code, "message": refused.message})
 
-    def _hello(self, message: Any) -> None:
+    async def _hello(self, message: Any) -> None:
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
         hello = parse(message.get("text") or "", self._limits.control_bytes)
@@ -139,7 +144,8 @@ class Session:
             raise Refused("bad_hello", f'expected {{"type": "hello", "version": {VERSION}}} first', POLICY)
         check_fields(hello, {"version", "token"}, "bad_hello", POLICY)
         token = hello.get("token")
-        if not self._service.knows(token.encode("utf-8", "surrogatepass") if isinstance(token, str) else None):
+        given = None if token is None else str(token).encode("utf-8", "surrogatepass")
+        if not isinstance(token, str | None) or not await self._service.admits(given, self._address):
             raise Refused("bad_token", "the token is missing or wrong", BAD_TOKEN)
         models = asdict(self._service.model.models)
         self._tell({"type": "hello", "version": VERSION, "models": models, "limits": asdict(self._limits)})

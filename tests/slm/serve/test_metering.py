@@ -1,4 +1,4 @@
-"""Work that is metered before it is done: commands a turn, streams a client starts, messages to parse, uploads to hold."""
+"""Work that is metered before it is done: commands a turn, starts of a client, messages to parse, uploads to hold."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import soundfile
 
 pytest.importorskip("starlette", reason='needs pip install "focalstream[serve]"')
 
-from slm.serve.client import ServerError, connect  # noqa: E402
-from slm.serve.messages import Cancel, Feed, Open, Request, Stop  # noqa: E402
-from slm.serve.model_process import COMMANDS, execute_commands  # noqa: E402
-from slm.serve.protocol import Budget, Limits, Refused, parse  # noqa: E402
-from slm.serve.scheduler import Scheduler  # noqa: E402
-from slm.serve.session import BURST_STARTS  # noqa: E402
-from slm.serve.slots import SlotBatch  # noqa: E402
-from slm.serve.uploads import audio_of, body_of  # noqa: E402
-from tests.slm.serve.test_whole_files import TOKEN, post, sound_file  # noqa: E402
+from slm.serve.client import ServerError, connect
+from slm.serve.messages import Cancel, Feed, Open, Request, Stop
+from slm.serve.model_process import COMMANDS, execute_commands
+from slm.serve.protocol import Budget, Limits, Refused, parse
+from slm.serve.scheduler import Scheduler
+from slm.serve.session import BURST_STARTS
+from slm.serve.slots import SlotBatch
+from slm.serve.uploads import audio_of, body_of
+from tests.slm.serve.test_whole_files import TOKEN, post, sound_file
 
 
 def test_a_budget_refills_with_time() -> None:
@@ -101,11 +101,11 @@ def test_a_client_may_start_so_many_streams(server: Any) -> None:
             for _ in range(2 * BURST_STARTS):
                 await client.tell(type="start")
                 await client.tell(type="cancel")
-            refused = []
-            for _ in range(2 * BURST_STARTS * 3):
-                with contextlib.suppress(asyncio.TimeoutError):
+            refused: list[str] = []
+            with contextlib.suppress(asyncio.TimeoutError):
+                while True:
                     try:
-                        await asyncio.wait_for(client.receive(), 0.5)
+                        await asyncio.wait_for(client.receive(), 1.0)
                     except ServerError as error:
                         refused.append(error.code)
             await asyncio.sleep(1.1)
@@ -118,7 +118,7 @@ def test_a_client_may_start_so_many_streams(server: Any) -> None:
 
 def test_a_long_control_message_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
-    with pytest.raises(Refused, match="text message has 5[0-9]{3} characters; expected 4096 at most"):
+    with pytest.raises(Refused, match=r"text message has \d+ characters; expected 4096 at most"):
         parse(json.dumps({"type": "start", **{f"a{n}": n for n in range(450)}}))
 
 
