@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import reprlib
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenizer.errors import InputError
@@ -36,12 +38,31 @@ def dataclass_from_dict(cls: type[Config], raw: Any, section: str) -> Config:
             with contextlib.suppress(OverflowError):  # then it does not fit
                 value = float(value)
         if not _fits(value, kind):
-            raise InputError(f"{section}: {key} is {value!r}, expected {kind}")
+            raise InputError(f"{section}: {key} is {shown(value)}, expected {kind}")
         values[key] = value
     try:
         return cls(**values)
     except TypeError as error:
         raise InputError(f"{section}: {str(error).split('__init__() ')[-1]}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file. Raises OSError, and InputError for what is not YAML or nested too deeply."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise InputError(f"{path}: not a YAML file of settings (nested too deeply)") from None
+
+
+def shown(value: Any) -> str:
+    """A parsed value in a message: short, also where a few lines of YAML make billions of entries by reference."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother = 2, 80, 80
+    return brief.repr(value)
 
 
 def values_of_pairs(pairs: list[str], option: str, example: str) -> dict[str, Any]:
@@ -63,7 +84,7 @@ def values_of_pairs(pairs: list[str], option: str, example: str) -> dict[str, An
             raise InputError(f"{option} {pair}: expected KEY=VALUE, such as {example}")
         try:
             values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             raise InputError(
                 f"{option} {pair}: {value!r} is not a YAML value; expected KEY=VALUE, such as {example}"
             ) from None

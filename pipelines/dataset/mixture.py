@@ -15,6 +15,7 @@ import numpy as np
 
 from pipelines.dataset.batches import Batch, PackedBatches, ranks_rows, shuffled
 from tokenizer.errors import InputError
+from tokenizer.parsed import read_yaml
 
 BLOCK_ROWS = 10_000
 MIXTURE_STREAM = 2  # keeps this draw apart from those of epochs and held-out cuts
@@ -133,12 +134,10 @@ def _with_weight(argument: str | Path) -> tuple[str, float | None]:
 
 
 def _read_file(path: Path) -> WeightedData:
-    import yaml
-
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        raw = read_yaml(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
     numbers = isinstance(raw, dict) and all(type(weight) in (int, float) for weight in raw.values())
     if not raw or not numbers:
         raise InputError(f"{path}: expected a map of datasets to weights, one 'PLACE: WEIGHT' a line")

@@ -22,6 +22,8 @@ from slm.model.code_bits import CODE_EMBEDDINGS, BitEmbedding, BitGroupHead, beg
 from slm.model.cross_entropy import matrix_dtype, summed_cross_entropy
 from tokenizer.errors import InputError
 
+MOST_CONTEXT = 1 << 17  # tokens, 44 minutes at 50 a second
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -52,6 +54,11 @@ class ModelConfig:
         for name in ("width", "layers", "heads", "kv_heads", "ffn_width", "context", "head_groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; expected at least 1")
+        if self.context > MOST_CONTEXT:
+            raise InputError(
+                f"model.context is {self.context}; expected {MOST_CONTEXT} tokens at most, because generation keeps "
+                "them all in memory"
+            )
         if self.width % self.heads:
             raise InputError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
         if self.heads % self.kv_heads:

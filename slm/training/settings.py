@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizer.errors import InputError
-from tokenizer.parsed import dataclass_from_dict
+from tokenizer.parsed import dataclass_from_dict, read_yaml
 from tokenizer.runs.precision import check_bfloat16
 from tokenizer.runs.schedule import warmup_cosine, warmup_stable_decay
 
@@ -166,8 +166,6 @@ def read_settings(
     Raises:
         InputError: the file does not exist or is not YAML, keys are unknown or missing, or values do not fit.
     """
-    import yaml
-
     from slm.model.transformer import (
         ModelConfig,  # here, because importing PyTorch would slow down `train-lm --help`
     )
@@ -176,12 +174,10 @@ def read_settings(
     if not path.exists() and (CONFIGS / f"{name_or_path}.yaml").is_file():
         path = CONFIGS / f"{name_or_path}.yaml"
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path)
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
         raise InputError(f"config '{name_or_path}': no such file; expected a YAML file, or one of: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
     if not isinstance(raw, dict) or set(raw) != {"model", "train"}:
         raise InputError(f"{path}: expected exactly the sections 'model' and 'train'")
     for section, found in raw.items():

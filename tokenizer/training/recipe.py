@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
-from tokenizer.parsed import dataclass_from_dict
+from tokenizer.parsed import dataclass_from_dict, read_yaml
 from tokenizer.training.augment import Augmentation
 from tokenizer.training.config import ADVERSARIAL, StageConfig, TeacherConfig, TrainingConfig
 from tokenizer.training.stages import STAGES
@@ -37,12 +37,7 @@ def read_config(
     Raises:
         InputError: naming the file, the section and the key.
     """
-    import yaml
-
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+    raw = read_yaml(path)
     if not isinstance(raw, dict) or not {"model", "stages"} <= set(raw) <= {"model", "teacher", "stages"}:
         raise InputError(f"{path}: expected the sections 'model', 'stages' and, for distillation, 'teacher'")
     stages = raw["stages"]
