@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from tokenizer.live import to_pcm
 
 GAP_MS, MEMORY_RATIO, HEALTH_SECONDS = 200.0, 1.2, 1.0
 IGNORED = (OSError, EOFError, websockets.WebSocketException, ServerError, asyncio.TimeoutError)
+FLAC_RATES = (655350, 192000)  # Hz: refused, and accepted
 HELLO = json.dumps({"type": "hello", "version": 1})
 
 
@@ -132,6 +134,7 @@ async def pings(target: Target) -> None:
     await forever(one, 8)
 
 
+@cache  # made before the attack
 def silent_flac(rate: int, channels: int, seconds: float = 30.0) -> bytes:
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", rate, channels, format="FLAC") as file:
@@ -142,7 +145,7 @@ def silent_flac(rate: int, channels: int, seconds: float = 30.0) -> bytes:
 
 async def uploads(target: Target) -> None:
     """30 s of silence at 655,350 Hz with 8 channels, and at 192,000 Hz, which is accepted."""
-    bodies = [silent_flac(655350, 8), silent_flac(192000, 8)]
+    bodies = [silent_flac(rate, 8) for rate in FLAC_RATES]
     number = iter(range(1 << 30))
 
     async def one() -> None:
@@ -179,7 +182,7 @@ async def connections(target: Target) -> None:
 
 async def long_json(target: Target) -> None:
     """7.8 MB of tokens as JSON."""
-    body = json.dumps({"tokens": [1234] * 1_300_000}).encode()
+    body = b'{"tokens": [1234' + b", 1234" * 1_300_000 + b"]}"
     await forever(lambda: request(target, "/v1/decode", body), 4)
 
 
@@ -318,6 +321,8 @@ async def all_attacks(target: Target, args: argparse.Namespace, pid: int) -> lis
     results = []
     with contextlib.suppress(*IGNORED):
         await longest_gap(target, bytes(32000), 1.0)
+    for rate in FLAC_RATES:
+        silent_flac(rate, 8)
     before = resident_mib(pid)
     print(f"server and model: {before:.0f} MiB before\n")
     print("| attack | longest gap, ms | slowest /healthz, ms | memory, times | holds |\n|---|---|---|---|---|")

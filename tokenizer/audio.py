@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,32 +41,51 @@ def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) ->
         raise InputError(f"{path}: is a folder; expected a sound file (`focalstream tokenize` takes folders)")
     source = open_path(path)
     try:
-        return read_sound(source, str(path), sample_rate, seconds)
+        blocks = list(_mono_blocks(source, str(path), seconds, BLOCK_SECONDS, lambda _: None))
     finally:
         source.close()
+    rate = blocks[0][0] if blocks else sample_rate
+    wave = np.concatenate([block for _, block in blocks] or [np.zeros(0, np.float32)])
+    return to_mono(wave[None], rate, sample_rate, str(path))
 
 
 def read_sound(
     source: ByteSource,
     name: str,
     sample_rate: int,
-    seconds: float = math.inf,
-    accept: Callable[[AudioReader], None] = lambda _: None,
-    block_seconds: float = BLOCK_SECONDS,
+    seconds: float,
+    block_seconds: float,
+    accept: Callable[[AudioReader], None],
 ) -> np.ndarray:
-    """The same of bytes that messages call `name`; `accept` may refuse what the header says, before anything is
-    decoded. Blocks of `block_seconds` are mixed to mono as they are decoded, so memory does not grow with channels.
+    """The same in little memory: blocks of `block_seconds` are decoded, mixed and resampled one after another.
+
+    Args:
+        name: what messages call the source.
+        accept: may refuse what the header says, before anything is decoded.
     """
+    stream, parts = None, []
+    for rate, block in _mono_blocks(source, name, seconds, block_seconds, accept):
+        stream = stream or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+        parts.append(block if rate == sample_rate else stream.resample_chunk(block))
+    if stream is not None:
+        parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+    return to_mono(np.concatenate(parts or [np.zeros(0, np.float32)])[None], sample_rate, sample_rate, name)
+
+
+def _mono_blocks(
+    source: ByteSource, name: str, seconds: float, block_seconds: float, accept: Callable[[AudioReader], None]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Rate in Hz and float32 [n], block after block."""
     try:
         reader = AudioReader(source)
         accept(reader)
         rate = reader.sample_rate
         frames = None if seconds == math.inf else int(seconds * rate)
         size = min(int(block_seconds * rate), MAX_BLOCK_VALUES // reader.channels, frames or MAX_BLOCK_VALUES)
-        blocks = [to_mono(block.T, rate, rate, name) for block in reader.read(0, frames, max(1, size))]
+        for block in reader.read(0, frames, max(1, size)):
+            yield rate, to_mono(block.T, rate, rate, name)
     except BadAudio as error:
         raise InputError(f"{name}: {_advice(error, name)}") from None
-    return to_mono(np.concatenate(blocks or [np.zeros(0, np.float32)])[None], rate, sample_rate, name)
 
 
 def _advice(error: BadAudio, path: str | Path) -> str:

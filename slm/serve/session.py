@@ -124,6 +124,7 @@ class Session:
             if message["type"] == "websocket.disconnect":
                 return
             self._count_message()
+            await asyncio.sleep(0)  # messages that have all arrived would else be worked off before anything else
             await self._service.room()
             try:
                 if (data := message.get("bytes")) is not None:

@@ -23,11 +23,11 @@ from tokenizer.audio_input.byte_source import FileBytes
 from tokenizer.audio_input.reader import AudioReader
 from tokenizer.errors import InputError
 
-BLOCK_SECONDS = 0.5  # decoded at once
+BLOCK_SECONDS = 0.25  # decoded at once
 CHANNELS = 16  # of a file, at most
 RATE = (RATES[0] // 2, 2 * RATES[1])  # Hz of a file, lowest and highest
 HELD_BODIES = 4  # of the longest, that all requests together hold in memory
-DECODERS = ThreadPoolExecutor(2, "decoder")
+DECODER = ThreadPoolExecutor(1, "decoder")
 
 
 @asynccontextmanager
@@ -71,7 +71,7 @@ async def uploaded_audio(service: Service, request: Request) -> np.ndarray:
     """The audio file in a request's body as float32 [S] at the codec's rate. Raises Refused."""
     rate, seconds = service.model.models.sample_rate_in, service.limits.prompt_seconds
     async with body_of(service, request, service.limits.upload_bytes) as body:
-        return await asyncio.get_running_loop().run_in_executor(DECODERS, audio_of, body, rate, seconds)
+        return await asyncio.get_running_loop().run_in_executor(DECODER, audio_of, body, rate, seconds)
 
 
 def audio_of(body: bytes, rate: int, seconds: float) -> np.ndarray:
@@ -87,7 +87,7 @@ def audio_of(body: bytes, rate: int, seconds: float) -> np.ndarray:
 
     source = FileBytes(io.BytesIO(body), len(body))
     try:
-        samples = read_sound(source, "the file", rate, seconds + 0.001, accept, BLOCK_SECONDS)
+        samples = read_sound(source, "the file", rate, seconds + 0.001, BLOCK_SECONDS, accept)
     except InputError as error:
         raise Refused("bad_audio", str(error)) from None
     if len(samples) > round(seconds * rate):
