@@ -106,7 +106,8 @@ def check_fields(message: dict[str, Any], known: set[str], code: str = "bad_requ
 
 def parse_start(message: dict[str, Any], default_rate: int, limits: Limits) -> Start:
     """The fields of `start`, all optional. Raises Refused without a close code."""
-    check_fields(message, {field.name for field in fields(Sampling)} | {"seed", "seconds", "min_seconds", "rate"})
+    settings = {field.name for field in fields(Sampling)} - {"silent_codes"}  # those are the codec's
+    check_fields(message, settings | {"seed", "seconds", "min_seconds", "rate"})
     seconds = number(message, "seconds", 6.0, 0.08, limits.speech_seconds)
     try:
         sampling = Sampling(
@@ -116,6 +117,7 @@ def parse_start(message: dict[str, Any], default_rate: int, limits: Limits) -> S
             top_k=whole(message, "top_k", 0, 0, 1 << 20),
             top_p=number(message, "top_p", 0.95, 0.0, 1.0),
             min_p=number(message, "min_p", 0.0, 0.0, 1.0),
+            silence_limit=whole(message, "silence_limit", 0, 0, 10_000),
         )
     except InputError as error:
         raise Refused("bad_request", f"start: {error}") from None
