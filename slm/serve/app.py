@@ -51,6 +51,7 @@ def make_app(service: Service, root_path: str = "") -> ASGIApp:
             log("refused", reason=reason, origin=(origin or "")[:100], address=address)
             await socket.close()  # before accept: HTTP 403
             return
+        service.make_room()
         await socket.accept()
         session = Session(socket, service, address)
         service.sessions.add(session)

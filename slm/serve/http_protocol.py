@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,8 @@ class TimedHttp(H11Protocol):
     def on_response_complete(self) -> None:
         self._expect_request()
         super().on_response_complete()
+        if not self.cycle.response_complete:  # the next request had arrived already
+            self._is_busy()
 
     def handle_websocket_upgrade(self, event: Any) -> None:
         self._is_busy()
@@ -174,10 +177,15 @@ def one_line_errors(log: Callable[..., None]) -> Callable[[asyncio.AbstractEvent
     last: dict[str, float] = {}
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        kind = f"{context.get('message')}: {context.get('exception')!r}"
-        if loop.time() - last.get(kind, -1.0) >= 1.0:
-            last.clear()
-            last[kind] = loop.time()
-            log("event_loop", message=kind[:300])
+        error = context.get("exception")
+        kind = f"{context.get('message')}: {error!r}"
+        if loop.time() - last.get(kind, -1.0) < 1.0:
+            return
+        last.clear()
+        last[kind] = loop.time()
+        values = {"message": kind[:300]}
+        if error is not None and not isinstance(error, OSError):  # of this program
+            values["traceback"] = "".join(traceback.format_exception(error))
+        log("event_loop", **values)
 
     return handle

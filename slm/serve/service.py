@@ -113,15 +113,18 @@ class Service:
         return False
 
     def has_room(self) -> bool:
-        """Whether another WebSocket may connect; where none may, the longest idle one is closed for it."""
-        if len(self.sessions) < self.limits.connections:
-            return True
+        """Whether another WebSocket may connect, perhaps in place of an idle one."""
+        return len(self.sessions) < self.limits.connections or self._longest_idle() is not None
+
+    def make_room(self) -> None:
+        """Where there are as many WebSockets as may be, close the longest idle one."""
+        if len(self.sessions) >= self.limits.connections and (idle := self._longest_idle()):
+            idle.close(Refused("idle", "closed for another client; connect again when you need it", GOING_AWAY))
+            self.sessions.discard(idle)
+
+    def _longest_idle(self) -> Connection | None:
         idle = max(self.sessions, key=lambda session: session.idle_seconds, default=None)
-        if idle is None or idle.idle_seconds < IDLE_SECONDS:
-            return False
-        idle.close(Refused("idle", "closed for another client; connect again when you need it", GOING_AWAY))
-        self.sessions.discard(idle)
-        return True
+        return idle if idle is not None and idle.idle_seconds >= IDLE_SECONDS else None
 
     def trusts(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of this origin may connect. Programs send no origin and are checked by their token.

@@ -34,8 +34,7 @@ let promptEnd; // performance.now() at the end of the prompt
 let pieces = []; // of the sound so far
 let promptSamples = 0; // in the pieces
 let turns;
-let isPlaying = false; // the page is heard
-let isReplay = false; // an earlier turn
+let [isPlaying, isReplay] = [false, false]; // the page is heard; with an earlier turn
 const state = (window.focalstream = { phase, loudest: 0, chunks: 0, underruns: 0, played: 0, hellos: 0, turns: 0, interrupted: 0 }); // read by tests
 
 const connection = source.openSource({

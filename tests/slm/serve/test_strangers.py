@@ -102,6 +102,8 @@ def test_idle_websockets_make_room(server: Any, monkeypatch: pytest.MonkeyPatch)
         async with connect(server.websocket, TOKEN) as busy, connect(server.websocket, TOKEN) as idle:
             await busy.start()
             monkeypatch.setattr(service, "IDLE_SECONDS", 0.0)
+            await asyncio.to_thread(get, server, "/v1/status")  # asking closes nobody
+            await idle.tell(type="cancel")
             async with connect(server.websocket, TOKEN) as third:
                 with pytest.raises(ServerError, match="idle"):
                     await asyncio.wait_for(idle.receive(), 10)
