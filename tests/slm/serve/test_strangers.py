@@ -188,6 +188,18 @@ def test_invalid_utf8_and_pings_without_end_close_a_websocket(server: Any) -> No
     asyncio.run(run())
 
 
+def test_little_is_parsed_at_once(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from websockets.server import ServerProtocol
+
+    sizes: list[int] = []
+    receive = ServerProtocol.receive_data
+    monkeypatch.setattr(
+        ServerProtocol, "receive_data", lambda self, data: (sizes.append(len(data)), receive(self, data))[1]
+    )
+    assert asyncio.run(talk(server, [HELLO, bytes(60_000)]))[0][-1]["code"] == "not_ready"
+    assert sum(sizes) > 60_000 and max(sizes) <= http_protocol.READ_BYTES
+
+
 def test_an_event_loop_reports_each_kind_of_error_once_a_second() -> None:
     said: list[str] = []
     handle = http_protocol.one_line_errors(lambda event, message: said.append(message))
