@@ -70,15 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Continue the prompt and report the speed."""
-    from dataclasses import replace
-
     from slm.generation.continuation import Continuation, warm_up
     from tokenizer.audio import check_output
 
     check_request(args)
     if args.prompt not in (MICROPHONE, PIPE):
         check_output(args.output, args.prompt)
-    sampling = replace(sampling_of(args), silence_limit=args.silence_limit)
+    sampling = dataclasses.replace(sampling_of(args), silence_limit=args.silence_limit)
     codec, model, vocabulary = load_models(args)
     vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     warm_up(codec, model, vocabulary)
