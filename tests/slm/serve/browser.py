@@ -102,7 +102,7 @@ class Wire:
 
 def wait(page: Any, expression: str, seconds: float = 30) -> None:
     """Until an expression about `focalstream`, the page's state, is true. (The page's policy forbids `eval`.)"""
-    asked = f"(({{phase, chunks, loudest, hellos, played}}) => {expression})(focalstream)"
+    asked = f"(({{phase, chunks, loudest, hellos, played, turns}}) => {expression})(focalstream)"
     until(page, lambda: page.evaluate(asked), expression, seconds)
 
 
