@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 
-from tokenizer.errors import InputError, PrintableFormatter, printable
+from tokenizer.errors import InputError, PrintableFormatter, TerminalText, printable
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # AUDIO <-> TOKENS
@@ -104,6 +104,10 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+        if sys.stdout.isatty():
+            plain = sys.stdout
+            encoding = plain.encoding
+            sys.stdout = TerminalText(plain.detach(), encoding, "backslashreplace", line_buffering=True)
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PrintableFormatter())
     try:

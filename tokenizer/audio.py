@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
 
-from tokenizer.audio_input.byte_source import open_path
+from tokenizer.audio_input.byte_source import ByteSource, open_path
 from tokenizer.audio_input.contents import LOUDEST, BadAudio, NoAudio
 from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.audio_input.reader import BLOCK_SECONDS, AudioReader
@@ -40,17 +41,51 @@ def read_audio(path: str | Path, sample_rate: int, seconds: float = math.inf) ->
         raise InputError(f"{path}: is a folder; expected a sound file (`focalstream tokenize` takes folders)")
     source = open_path(path)
     try:
-        reader = AudioReader(source)
-        rate = reader.sample_rate
-        frames = None if seconds == math.inf else int(seconds * rate)
-        size = min(reader.announced or int(BLOCK_SECONDS * rate), MAX_BLOCK_VALUES // reader.channels)
-        blocks = list(reader.read(0, frames, size if frames is None else max(1, min(size, frames))))
-    except BadAudio as error:
-        raise InputError(f"{path}: {_advice(error, path)}") from None
+        blocks = list(_mono_blocks(source, str(path), seconds, BLOCK_SECONDS, lambda _: None))
     finally:
         source.close()
-    wave = np.concatenate(blocks) if blocks else np.zeros((0, reader.channels), np.float32)
-    return to_mono(wave.T, rate, sample_rate, str(path))
+    rate = blocks[0][0] if blocks else sample_rate
+    wave = np.concatenate([block for _, block in blocks] or [np.zeros(0, np.float32)])
+    return to_mono(wave[None], rate, sample_rate, str(path))
+
+
+def read_sound(
+    source: ByteSource,
+    name: str,
+    sample_rate: int,
+    seconds: float,
+    block_seconds: float,
+    accept: Callable[[AudioReader], None],
+) -> np.ndarray:
+    """The same in little memory: blocks of `block_seconds` are decoded, mixed and resampled one after another.
+
+    Args:
+        name: what messages call the source.
+        accept: may refuse what the header says, before anything is decoded.
+    """
+    stream, parts = None, []
+    for rate, block in _mono_blocks(source, name, seconds, block_seconds, accept):
+        stream = stream or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+        parts.append(block if rate == sample_rate else stream.resample_chunk(block))
+    if stream is not None:
+        parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+    return to_mono(np.concatenate(parts or [np.zeros(0, np.float32)])[None], sample_rate, sample_rate, name)
+
+
+def _mono_blocks(
+    source: ByteSource, name: str, seconds: float, block_seconds: float, accept: Callable[[AudioReader], None]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Rate in Hz and float32 [n], block after block."""
+    try:
+        reader = AudioReader(source)
+        accept(reader)
+        rate = reader.sample_rate
+        frames = None if seconds == math.inf else int(seconds * rate)
+        size = min(int(block_seconds * rate), MAX_BLOCK_VALUES // reader.channels, frames or MAX_BLOCK_VALUES)
+        for block in reader.read(0, frames, max(1, size)):
+            yield rate, to_mono(block.T, rate, rate, name)
+    except BadAudio as error:
+        raise InputError(f"{name}: {_advice(error, name)}") from None
 
 
 def _advice(error: BadAudio, path: str | Path) -> str:

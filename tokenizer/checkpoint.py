@@ -145,6 +145,16 @@ def with_present_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return with_fused_attention(renamed(used, OLD_NAMES))
 
 
+def check_size(config: CodecConfig, weights: dict[str, Tensor], source: str) -> None:
+    """Raise InputError where a configuration takes more weights than there are, before memory is taken for them."""
+    stored, least = sum(tensor.numel() for tensor in weights.values()), config.parameters_at_least
+    if least > stored:
+        raise InputError(
+            f"{source}: its configuration makes at least {least:,} weights, but the file holds {stored:,}; weights and "
+            "configuration do not belong together"
+        )
+
+
 def assign(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Copy weights into the module, as float32. Raises InputError unless names and shapes match exactly.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,17 @@ from tokenizer.errors import InputError
 from tokenizer.parsed import dataclass_from_dict
 
 ENCODER_SAMPLE_RATE = 16000  # Hz; input rate of every published model
+SIZES = {  # lowest and highest of each whole number, far above every known model: files may come from strangers
+    **dict.fromkeys(("dim", "input_dim", "output_dim", "hidden_dims", "ffn_dim"), (1, 1 << 16)),
+    **dict.fromkeys(("num_layers", "num_heads", "conv_pos_groups", "mel_bins", "focal_level"), (1, 1024)),
+    **dict.fromkeys(("kernel_sizes", "kernel_size", "conv_pos", "focal_window"), (1, 4096)),
+    **dict.fromkeys(("strides", "downscale_factors", "upscale_factors"), (1, 256)),
+    **dict.fromkeys(("lookahead_size", "focal_factor"), (0, 1024)),
+    **dict.fromkeys(("window_size", "last_window_size", "num_buckets", "max_distance"), (1, 1 << 16)),
+    **dict.fromkeys(("hop_length", "n_fft", "mel_window", "mel_hop"), (1, 1 << 13)),
+    "codebook_size": (2, 1 << 24),
+}
+LAYERS = 64  # most entries of a list of sizes
 
 
 @dataclass(frozen=True)
@@ -296,10 +308,8 @@ class CodecConfig:
             values = raw.get(f"{stage}_config")
             if name == "Vocos" and isinstance(values, dict):
                 values = _without_old_keys(values)
-            try:
-                stages[stage] = dataclass_from_dict(classes[name], {} if values is None else values, section)
-            except ZeroDivisionError:
-                raise InputError(f"{section}: a size is 0; expected at least 1") from None
+            _check_sizes(values, section)
+            stages[stage] = dataclass_from_dict(classes[name], {} if values is None else values, section)
         try:
             return cls(**stages)
         except InputError as error:
@@ -313,6 +323,17 @@ class CodecConfig:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: not a JSON file ({error}); expected a codec's config.json") from None
         return cls.from_dict(raw, str(path))
+
+    @property
+    def parameters_at_least(self) -> int:
+        """A lower bound of the number of weights, from the matrices that every configuration has."""
+        encoder, decoder = self.encoder, self.decoder
+        focal = (*self.compressor.hidden_dims, *self.decompressor.hidden_dims)
+        return (
+            encoder.num_layers * (4 * encoder.dim**2 + 2 * encoder.dim * encoder.ffn_dim)
+            + decoder.num_layers * 2 * decoder.dim * decoder.ffn_dim
+            + sum(width**2 for width in focal)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The published layout, with every key spelled out."""
@@ -334,6 +355,20 @@ STAGE_CLASSES: dict[str, dict[str, Any]] = {  # of each stage, by published name
     "decompressor": {"FocalDecoder": DecompressorConfig},
     "decoder": {"WaveNeXt": DecoderConfig, "Vocos": VocosConfig},
 }
+
+
+def _check_sizes(values: Any, section: str) -> None:
+    """Raise InputError for a size out of range, before anything is computed with it."""
+    for key, value in values.items() if isinstance(values, dict) else ():
+        least, most = SIZES.get(key, (None, None))
+        several = value if isinstance(value, list) else [value]
+        if least is None or most is None:
+            continue
+        if len(several) > LAYERS:
+            raise InputError(f"{section}: {key} has {len(several)} entries; expected {LAYERS} at most")
+        for one in several:
+            if type(one) is int and not least <= one <= most:
+                raise InputError(f"{section}: {key} is {reprlib.repr(one)}; expected {least} to {most}")
 
 
 def _stage_name(stage: str, config: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 
@@ -31,6 +32,13 @@ class PrintableFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+class TerminalText(io.TextIOWrapper):
+    """Standard output where it is a terminal: names of files and ids of cuts in it command nothing."""
+
+    def write(self, text: str) -> int:
+        return super().write(printable(text))
 
 
 def counted(number: int, thing: str) -> str:

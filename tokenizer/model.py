@@ -94,6 +94,7 @@ class CodecModel(Rates, nn.Module):
         Raises:
             InputError: weights that are missing, of other shapes, not finite or unknown.
         """
+        checkpoint.check_size(config, weights, source=f"codec {name}")
         codec = cls(config, name)
         checkpoint.assign(codec, weights, source=f"codec {name}")
         return codec.requires_grad_(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,8 +55,10 @@ def read_yaml(text: str) -> Any:
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
     try:
         return yaml.load(text, Loader)
-    except (yaml.YAMLError, OverflowError, RecursionError) as error:
+    except (yaml.YAMLError, OverflowError) as error:
         raise InputError(f"not a YAML file ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise InputError("not a YAML file of settings (nested too deeply)") from None
 
 
 def read_yaml_file(path: Path) -> Any:
@@ -93,13 +96,20 @@ def dataclass_from_dict(cls: type[Config], raw: Any, section: str) -> Config:
             with contextlib.suppress(OverflowError):  # then it does not fit
                 value = float(value)
         if not _fits(value, kind):
-            raise InputError(f"{section}: {key} is {value!r}, expected {kind}")
+            raise InputError(f"{section}: {key} is {shown(value)}, expected {kind}")
         values[key] = value
     for name, field in fields.items():
         required = field.init and field.default is field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise InputError(f"{section}: the key {name!r} is missing; expected {field.type}")
     return cls(**values)
+
+
+def shown(value: Any) -> str:
+    """A parsed value in a message: short, also where a few lines of YAML make billions of entries by reference."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother = 2, 80, 80
+    return brief.repr(value)
 
 
 def values_of_pairs(pairs: list[str], option: str, example: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
 from pipelines.sources.cuts import PlannedCut, TarSlice
 from pipelines.storage.folders import Folder
-from pipelines.storage.stable_bytes import gzip_bytes, json_bytes
+from pipelines.storage.stable_bytes import gunzipped, gzip_bytes, json_bytes
 from tokenizer.errors import InputError
 from tokenizer.files import sync_folder
 
@@ -87,7 +87,7 @@ def write_plan(layout: Layout, plan: Plan) -> None:
 def shard_cuts(layout: Layout, shard: int) -> list[PlannedCut]:
     """The cuts of one shard, in order. Raises InputError where their file is damaged or missing."""
     with _refusing_damage(layout, _cut_list_file(layout, shard)):
-        lines = gzip.decompress(_cut_list_file(layout, shard).read_bytes()).splitlines()
+        lines = gunzipped(_cut_list_file(layout, shard).read_bytes()).splitlines()
         return [_planned(json.loads(line)) for line in lines]
 
 

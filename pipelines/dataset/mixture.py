@@ -155,7 +155,7 @@ def _read_file(path: Path) -> WeightedData:
     try:
         raw = read_yaml_file(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not raw or not isinstance(raw, dict):
         raise InputError(f"{path}: expected a map of datasets to weights, one 'PLACE: WEIGHT' a line")
     for place, weight in raw.items():

@@ -9,7 +9,6 @@ trusts the index. Single cuts are read by `pipelines.dataset`, from memory-mappe
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import math
@@ -25,7 +24,7 @@ from pipelines.format.ledger import Outcome, Quarantined, Receipt, write_receipt
 from pipelines.format.packed import pack
 from pipelines.sources.cuts import PlannedCut
 from pipelines.storage.folders import Folder
-from pipelines.storage.stable_bytes import gzip_bytes, json_lines, stored_file
+from pipelines.storage.stable_bytes import gunzipped, gzip_bytes, json_lines, stored_file
 
 
 def write_shard(
@@ -129,7 +128,7 @@ def read_pairs(path: Folder) -> Iterator[Pair]:
 
 def read_cuts(path: Folder) -> list[dict[str, Any]]:
     """The lines of a `cuts.*.jsonl.gz`. Raises OSError, EOFError, ValueError or zlib.error where it is damaged."""
-    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    return [json.loads(line) for line in gunzipped(path.read_bytes()).splitlines()]
 
 
 def _load_npy(file: BinaryIO) -> np.ndarray:

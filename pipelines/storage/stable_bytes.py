@@ -12,6 +12,8 @@ from typing import Any
 
 from pipelines.storage.folders import Folder
 
+UNFOLDS = 200  # times its size that gzip may unfold to; JSON Lines of cuts unfold to 10 to 50 times
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -51,6 +53,16 @@ def gzip_bytes(data: bytes, level: int = 6) -> bytes:
     with gzip.GzipFile(filename="", mode="wb", compresslevel=level, fileobj=buffer, mtime=0) as file:
         file.write(data)
     return buffer.getvalue()
+
+
+def gunzipped(data: bytes) -> bytes:
+    """What gzip bytes unfold to. Raises ValueError where that is absurdly much, and what damaged gzip raises."""
+    most = UNFOLDS * len(data) + (1 << 20)
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        unfolded = file.read(most + 1)
+    if len(unfolded) > most:
+        raise ValueError(f"its {len(data):,} bytes unfold to more than {most:,}")
+    return unfolded
 
 
 def sha256_file(path: Folder) -> str:

@@ -61,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="write audio while it is generated, chunk by chunk")
     parser.add_argument("--seed", type=int, default=0, help="random seed: the same seed gives the same continuation")
     add_sampling_arguments(parser)
+    parser.add_argument(
+        "--silence-limit", type=int, default=0, metavar="CODES", help="silent codes in a row, at most; 0: no limit"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     check_request(args)
     if args.prompt not in (MICROPHONE, PIPE):
         check_output(args.output, args.prompt)
-    sampling = sampling_of(args)
+    sampling = dataclasses.replace(sampling_of(args), silence_limit=args.silence_limit)
     codec, model, vocabulary = load_models(args)
     vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     warm_up(codec, model, vocabulary)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
+import re
+import sys
 
 from slm.commands.lm_options import add_lm_engine_arguments, check_lm_engine
 from tokenizer.commands.codec_options import add_codec_arguments
@@ -35,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         help="origin of another page that may connect, such as https://example.org; repeatable; *: all",
     )
+    parser.add_argument("--certfile", metavar="FILE", help="TLS certificate (PEM), for https; with --keyfile")
+    parser.add_argument("--keyfile", metavar="FILE", help="private key of the certificate (PEM)")
+    parser.add_argument(
+        "--root-path", default="", metavar="PATH", help="path below which a proxy shows the server, such as /speech"
+    )
     parser.add_argument(
         "--lead-ms", type=float, default=240.0, help="how far generation is ahead of playback, in milliseconds"
     )
@@ -51,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_request(args)
     try:
-        from slm.serve.server import bound_socket, serve
+        from slm.serve.server import bound_socket, check_certificate, serve
         from slm.serve.service import Service
     except ImportError as error:
         raise InputError(f'the package {error.name} is not installed; pip install "focalstream[serve]"') from None
@@ -61,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
     engine = args.engine or fastest_engine(args)
     lm_engine = args.lm_engine or engine
     check_lm_engine(args, engine, lm_engine)
+    certificate = check_certificate(args.certfile, args.keyfile)
+    origins = tuple(normal_origin(origin) for origin in args.origin)
+    token = args.auth_token or os.environ.get("FOCALSTREAM_AUTH_TOKEN") or None
     listener = bound_socket(args.host, args.port)
     model = ModelProcess(
         ModelSettings(
@@ -83,20 +94,62 @@ def run(args: argparse.Namespace) -> int:
         session_seconds=args.session_seconds,
         connections=args.connections,
     )
-    token = args.auth_token or os.environ.get("FOCALSTREAM_AUTH_TOKEN") or None
-    service = Service(model, limits, token, tuple(args.origin))
+    service = Service(model, limits, token, origins)
 
     def say_where() -> None:
         host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
         models = model.models
         print(
             f"codec {models.codec} ({models.engine} {models.precision}), language model {models.lm} "
-            f"({models.lm_parameters / 1e6:.1f} M), {models.slots} slots\nhttp://{shown}:{port}/",
-            flush=True,
+            f"({models.lm_parameters / 1e6:.1f} M), {models.slots} slots"
         )
+        print(address_for_people(host, port, args.root_path, certificate is not None), flush=True)
+        for warning in warnings(host, token, certificate is not None):
+            print(f"focalstream serve: {warning}", file=sys.stderr, flush=True)
 
-    return serve(service, listener, args.drain_seconds, say_where)
+    return serve(service, listener, args.drain_seconds, say_where, args.root_path, certificate)
+
+
+def address_for_people(host: str, port: int, root_path: str, tls: bool) -> str:
+    """A URL that works in a browser on this machine; all addresses are also this machine's loopback."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"{'https' if tls else 'http'}://{shown}:{port}{root_path.rstrip('/')}/"
+
+
+def warnings(host: str, token: str | None, tls: bool) -> list[str]:
+    """What an operator should know of a server that listens on this address."""
+    if ipaddress.ip_address(host).is_loopback:
+        return []
+    said = []
+    if token is None:
+        said.append(f"everybody who reaches {host} can use this server; set FOCALSTREAM_AUTH_TOKEN to require a token")
+    if not tls:
+        said.append(
+            "other machines reach it by http, where browsers allow no microphone and others can listen; give "
+            "--certfile and --keyfile, or put a TLS proxy in front"
+        )
+    return said
+
+
+def normal_origin(origin: str) -> str:
+    """An origin as browsers send it: without a path and a final slash. Raises InputError for anything else."""
+    from urllib.parse import urlsplit
+
+    from tokenizer.errors import InputError
+
+    if origin == "*":
+        return origin
+    try:
+        parts = urlsplit(origin)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/") and not parts.query:
+            standard = {"http": 80, "https": 443}[parts.scheme]
+            name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+            return f"{parts.scheme}://{name}{'' if parts.port in (None, standard) else f':{parts.port}'}"
+    except ValueError:
+        pass
+    raise InputError(
+        f"--origin {origin}: expected an origin such as https://example.org or http://localhost:3000, or *"
+    )
 
 
 def check_request(args: argparse.Namespace) -> None:
@@ -104,6 +157,8 @@ def check_request(args: argparse.Namespace) -> None:
     from tokenizer.errors import InputError
 
     least = {"slots": 1, "queue": 0, "threads": 1, "connections": 1, "port": 0, "drain_seconds": 0}
+    if args.root_path and not re.fullmatch(r"(/[\w.~-]+)+/?", args.root_path):
+        raise InputError(f"--root-path {args.root_path}: expected a path such as /speech")
     if args.port > 65535:
         raise InputError(f"--port {args.port}: expected 0 to 65535")
     positive = ("lead_ms", "prompt_seconds", "speech_seconds", "session_seconds")

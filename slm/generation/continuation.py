@@ -22,6 +22,7 @@ import numpy as np
 from slm.generation.engines import codec_on_arrays, model_on_arrays
 from slm.generation.extend import extend, framed
 from slm.generation.sampling import Sampling
+from slm.generation.silence import with_silent_codes
 from slm.vocabulary import Vocabulary
 from tokenizer.errors import InputError
 from tokenizer.live import LiveStream
@@ -103,7 +104,7 @@ class Continuation:
             )
         codec = codec_on_arrays(codec)
         self._codec, self._model, self._vocabulary = codec, model, vocabulary
-        self._sampling, self._seed = sampling, seed
+        self._sampling, self._seed = with_silent_codes(sampling, codec), seed
         self._min_codes = codec.tokens_for(min_seconds)
         self._max_codes = None if max_seconds is None else codec.tokens_for(max_seconds)
         began = time.perf_counter()

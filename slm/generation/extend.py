@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slm.generation.sampling import RandomStream, Sampling, draw
+from slm.generation.sampling import RandomStream, Sampling, draw, silences_after
 from slm.vocabulary import BOS, EOS, FIRST_CODE, NO_CODE, PAD, Vocabulary
 from tokenizer.errors import InputError
 
@@ -46,18 +46,20 @@ def extend(
     assert streams == len(seeds) > 0
     generators = [RandomStream(seed) for seed in seeds]
     recent = np.full((streams, sampling.repetition_window), PAD, dtype=np.int64)
+    silences = np.zeros(streams, dtype=np.int64)
     alive = np.ones(streams, dtype=bool)
     cache = model.make_cache(streams)
     logits = model.prefill(tokens, lengths, cache)
     step = 0
     while most is None or step < most:
         choices = np.concatenate((logits[:, :FIRST_CODE], logits[:, allowed.start : allowed.stop]), axis=1)
-        drawn = draw(choices, sampling, recent, generators, may_end=step >= least)
+        drawn = draw(choices, sampling, recent, generators, step >= least, silences)
         alive &= drawn != EOS
         if not alive.any():
             return
         yield np.where(alive, drawn - FIRST_CODE, NO_CODE)
         step += 1
+        silences = silences_after(silences, drawn, sampling) if sampling.silence_limit else silences
         recent[:, step % sampling.repetition_window] = drawn
         ids = np.where(drawn < FIRST_CODE, drawn, drawn - FIRST_CODE + allowed.start)
         logits = model.decode_one_token(ids, cache)

@@ -26,6 +26,8 @@ class Sampling:
     top_k: int = 0  # keep the k most likely; 0: off
     top_p: float = 1.0  # keep the most likely that together reach this probability; 1: off
     min_p: float = 0.0  # keep those with at least this share of the highest probability; 0: off
+    silence_limit: int = 0  # silent codes in a row, at most; 0: no limit. Applies before the others
+    silent_codes: tuple[int, ...] = ()  # which these are (`slm.generation.silence`)
 
     def __post_init__(self) -> None:
         for name, fits, expected in (
@@ -35,6 +37,7 @@ class Sampling:
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "more than 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
+            ("silence_limit", self.silence_limit >= 0, "at least 0"),
         ):
             if not fits:
                 raise InputError(f"{name} is {getattr(self, name)}; expected {expected}")
@@ -58,7 +61,12 @@ class RandomStream:
 
 
 def draw(
-    logits: np.ndarray, sampling: Sampling, recent: np.ndarray, generators: Sequence[RandomStream], may_end: bool
+    logits: np.ndarray,
+    sampling: Sampling,
+    recent: np.ndarray,
+    generators: Sequence[RandomStream],
+    may_end: bool,
+    silences: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw the next id of each stream: a code, or the end token where it may end.
 
@@ -68,6 +76,7 @@ def draw(
         recent: int64 [B, W], the latest ids of each stream (`PAD` before its first).
         generators: one per stream; each gives one number.
         may_end: whether the end token may be drawn.
+        silences: int64 [B], silent codes at the end of each stream so far; only for a `silence_limit`.
 
     Returns:
         int64 [B].
@@ -76,10 +85,18 @@ def draw(
     scores[:, :FIRST_CODE] = -np.inf
     if may_end:
         scores[:, EOS] = logits[:, EOS]
+    if sampling.silence_limit and sampling.silent_codes and silences is not None:
+        full = np.flatnonzero(silences >= sampling.silence_limit)
+        scores[np.ix_(full, FIRST_CODE + np.array(sampling.silent_codes))] = -np.inf
     # Inverse of the cumulative distribution: an id of probability 0 has an empty interval and is never drawn.
     cumulative = filtered(scores, sampling, recent).cumsum(-1)
     drawn = np.array([generator.uniform() for generator in generators]) * cumulative[:, -1]
     return np.array([np.searchsorted(row, at, side="right") for row, at in zip(cumulative, drawn, strict=True)])
+
+
+def silences_after(silences: np.ndarray, drawn: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """Silent codes at the end of each stream, int64 [B], after the ids `drawn` [B]."""
+    return np.where(np.isin(drawn - FIRST_CODE, sampling.silent_codes), silences + 1, 0)
 
 
 def filtered(logits: np.ndarray, sampling: Sampling, recent: np.ndarray) -> np.ndarray:

@@ -23,6 +23,8 @@ from slm.model.cross_entropy import matrix_dtype, summed_cross_entropy
 from slm.model.packed_attention import Visible, attend, visible_tokens
 from tokenizer.errors import InputError
 
+MOST_CONTEXT = 1 << 17  # tokens, 44 minutes at 50 a second
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -53,6 +55,11 @@ class ModelConfig:
         for name in ("width", "layers", "heads", "kv_heads", "ffn_width", "context", "head_groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; expected at least 1")
+        if self.context > MOST_CONTEXT:
+            raise InputError(
+                f"model.context is {self.context}; expected {MOST_CONTEXT} tokens at most, because generation keeps "
+                "them all in memory"
+            )
         if self.width % self.heads:
             raise InputError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
         if self.heads % self.kv_heads:

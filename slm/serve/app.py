@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from pipelines.pages.html import base_css
 from slm.serve.files import continue_file, decode_file, encode_file
+from slm.serve.http_protocol import BelowPath, SecurityHeaders
 from slm.serve.protocol import Refused
 from slm.serve.service import Service, log
 from slm.serve.session import Session
@@ -24,39 +29,31 @@ from tokenizer.audio import read_audio
 Endpoint = Callable[[Service, Request], Awaitable[Response]]
 
 PAGE = Path(__file__).resolve().parent / "page"
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 SPEECH = Path(__file__).resolve().parents[1] / "demo" / "speech" / "audio"
 EXAMPLES = {  # bundled prompts for the page, with the start of each sentence
     "ada-01": "Ada: The lighthouse keeper counted seven ships …",
     "ben-01": "Ben: Please leave the blue ladder …",
 }
 EXAMPLE_SECONDS = 3.0
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
+REQUESTS = 64  # for whole files at once, however far they are
 
 
-def make_app(service: Service) -> Starlette:
-    """The ASGI application for a service."""
+def make_app(service: Service, root_path: str = "") -> ASGIApp:
+    """The ASGI application for a service; `root_path`: the path below which a proxy shows it."""
+    files = {path.name: path for path in PAGE.iterdir() if path.suffix in TYPES}
 
     async def stream(socket: WebSocket) -> None:
+        address = socket.client.host if socket.client else ""
         origin, host = socket.headers.get("origin"), socket.headers.get("host")
-        reason = None
-        if not service.trusts(origin, host):
-            reason = "bad_origin"
-        elif len(service.sessions) >= service.limits.connections:
-            reason = "too_many_connections"
-        elif service.draining or service.dead:
-            reason = "stopping"
-        if reason:
+        if reason := refusal(service, origin, host):
             service.metrics.refused.labels(reason).inc()
-            log("refused", reason=reason)
+            log("refused", reason=reason, origin=(origin or "")[:100], address=address)
             await socket.close()  # before accept: HTTP 403
             return
+        service.make_room()
         await socket.accept()
-        session = Session(socket, service)
+        session = Session(socket, service, address)
         service.sessions.add(session)
         service.metrics.connections.inc()
         try:
@@ -66,15 +63,18 @@ def make_app(service: Service) -> Starlette:
             service.metrics.connections.dec()
 
     async def page(_: Request) -> Response:
-        return FileResponse(PAGE / "index.html", headers=HEADERS)
+        return await asset_named("index.html")
 
     async def base_style(_: Request) -> Response:
-        return Response(base_css(), media_type="text/css", headers=HEADERS)
+        return Response(base_css(), media_type="text/css")
 
     async def asset(request: Request) -> Response:
-        path = PAGE / request.path_params["name"]
-        known = path.parent == PAGE and path.suffix in (".js", ".css") and path.is_file()
-        return FileResponse(path, headers=HEADERS) if known else PlainTextResponse("not found\n", 404)
+        return await asset_named(request.path_params["name"])
+
+    async def asset_named(name: str) -> Response:
+        if name not in files:
+            return PlainTextResponse("not found\n", 404)
+        return Response(files[name].read_bytes(), media_type=TYPES[files[name].suffix])
 
     async def examples(_: Request) -> Response:
         return JSONResponse(EXAMPLES)
@@ -83,14 +83,19 @@ def make_app(service: Service) -> Starlette:
         name = request.path_params["name"]
         if name not in EXAMPLES:
             return PlainTextResponse("not found\n", 404)
-        return Response(_example_wav(name), media_type="audio/wav")
+        return Response(await run_in_threadpool(example_wav, name), media_type="audio/wav")
+
+    async def status(request: Request) -> Response:
+        """Why a page's WebSocket is refused, which browsers do not tell their pages."""
+        origin, host = request.query_params.get("origin"), request.headers.get("host")
+        return JSONResponse({"refused": refusal(service, origin, host), "token": service.auth_token is not None})
 
     async def healthz(_: Request) -> Response:
         state = "model died" if service.dead else "draining" if service.draining else "ok"
         return PlainTextResponse(f"{state}\n", 200 if state == "ok" else 503)
 
     async def metrics(request: Request) -> Response:
-        check_token(service, request)
+        await check_token(service, request)
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def refused(_: Request, error: Exception) -> Response:
@@ -100,12 +105,18 @@ def make_app(service: Service) -> Starlette:
 
     def guarded(work: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            check_token(service, request)
+            await check_token(service, request)
             if not service.trusts(request.headers.get("origin"), request.headers.get("host")):
                 raise Refused("bad_origin", "this page's origin is not allowed", 403)
             if service.draining or service.dead:
                 raise Refused("stopping", "the server is stopping", 503)
-            return await work(service, request)
+            if service.requests >= REQUESTS:
+                raise Refused("busy", "too many requests at once; try again in a moment", 503)
+            service.requests += 1
+            try:
+                return await work(service, request)
+            finally:
+                service.requests -= 1
 
         return endpoint
 
@@ -115,6 +126,7 @@ def make_app(service: Service) -> Starlette:
         Route("/page/{name}", asset),
         Route("/examples", examples),
         Route("/examples/{name}.wav", example),
+        Route("/v1/status", status),
         Route("/healthz", healthz),
         Route("/metrics", metrics),
         Route("/v1/encode", guarded(encode_file), methods=["POST"]),
@@ -122,17 +134,35 @@ def make_app(service: Service) -> Starlette:
         Route("/v1/continue", guarded(continue_file), methods=["POST"]),
         WebSocketRoute("/v1/stream", stream),
     ]
-    return Starlette(routes=routes, exception_handlers={Refused: refused})
+    app: ASGIApp = Starlette(routes=routes, exception_handlers={Refused: refused})
+    if service.origins:
+        headers = ["authorization", "content-type"]
+        app = CORSMiddleware(app, service.origins, allow_methods=["GET", "POST"], allow_headers=headers)
+    return SecurityHeaders(BelowPath(app, root_path))
 
 
-def check_token(service: Service, request: Request) -> None:
+def refusal(service: Service, origin: str | None, host: str | None) -> str | None:
+    """Why a WebSocket from a page of this origin is refused; None: it is not."""
+    if not service.trusts(origin, host):
+        return "bad_origin"
+    if service.dead:
+        return "model_died"
+    if service.draining:
+        return "stopping"
+    return "too_many_connections" if not service.has_room() else None
+
+
+async def check_token(service: Service, request: Request) -> None:
     """Raise Refused unless the request has the token."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
-    if not service.knows(token.encode("latin-1") if kind.lower() == "bearer" else None):  # the bytes as received
+    given = token.encode("latin-1") if kind.lower() == "bearer" else None  # the bytes as received
+    if not await service.admits(given, request.client.host if request.client else ""):
         raise Refused("bad_token", "expected the header Authorization: Bearer TOKEN", 401)
 
 
-def _example_wav(name: str) -> bytes:
+@cache
+def example_wav(name: str) -> bytes:
+    """A bundled prompt as a WAV file."""
     wave = read_audio(SPEECH / f"{name}.ogg", 16000, EXAMPLE_SECONDS)
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(wave, -1, 1), 16000, format="WAV", subtype="PCM_16")

@@ -8,24 +8,22 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import tempfile
 import time
 import wave
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from slm.serve.messages import Cancel, Command, Decode, Done, Encode, EndPrompt, Event, Feed, Open, Ready, Sound
 from slm.serve.protocol import Refused, parse_start
 from slm.serve.service import Service
-from tokenizer.audio import read_audio
-from tokenizer.errors import InputError
+from slm.serve.uploads import body_of, uploaded_audio
 
 BUSY_SECONDS = 120.0  # timeout of a request
+TOKEN_BYTES = 16  # of JSON for a token, at most
 
 
 async def encode_file(service: Service, request: Request) -> Response:
@@ -40,14 +38,16 @@ async def encode_file(service: Service, request: Request) -> Response:
 async def decode_file(service: Service, request: Request) -> Response:
     """The JSON of `encode_file`, of which only `tokens` is required -> a WAV file."""
     models = service.model.models
+    longest = int(service.limits.speech_seconds * models.token_rate)
+    async with body_of(service, request, TOKEN_BYTES * longest + 1000) as body:  # short enough to parse at once
+        text = body
     try:
-        message = json.loads(await body_of(service, request))
+        message = json.loads(text)
         codes, unknown = np.asarray(message["tokens"]), sorted(set(message) - {"tokens", "fingerprint", "token_rate"})
     except (ValueError, TypeError, KeyError, RecursionError):
         raise Refused("bad_request", 'expected JSON: {"tokens": [...]}') from None
     if unknown:
         raise Refused("bad_request", f"unknown field {unknown[0][:40]!r}; known are fingerprint, token_rate, tokens")
-    longest = int(service.limits.speech_seconds * models.token_rate)
     if codes.ndim != 1 or codes.dtype.kind != "i" or not 0 < len(codes) <= longest:
         raise Refused("bad_request", f"tokens: expected 1 to {longest} whole numbers")
     if codes.min() < 0 or codes.max() >= models.codebook_size:
@@ -132,39 +132,6 @@ async def departure(request: Request) -> None:
     """Wait until the client disconnects, after its body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def body_of(service: Service, request: Request) -> bytes:
-    """The body of a request. Raises Refused as soon as it is too long."""
-    most, body = service.limits.upload_bytes, bytearray()
-    try:
-        async for piece in request.stream():
-            body += piece
-            if len(body) > most:
-                raise Refused("too_large", f"a request is {most} bytes at most", 413)
-    except ClientDisconnect:
-        raise Refused("left", "the client disconnected") from None
-    return bytes(body)
-
-
-async def uploaded_audio(service: Service, request: Request) -> np.ndarray:
-    """The audio file in a request's body as float32 [S] at the codec's rate. Raises Refused."""
-    body = await body_of(service, request)
-    return await run_in_threadpool(audio_of, body, service.model.models.sample_rate_in, service.limits.prompt_seconds)
-
-
-def audio_of(body: bytes, rate: int, seconds: float) -> np.ndarray:
-    """The bytes of an audio file as float32 [S] at `rate` Hz. Raises Refused, also if it is longer than `seconds`."""
-    with tempfile.NamedTemporaryFile(prefix="focalstream-") as file:
-        file.write(body)
-        file.flush()
-        try:
-            samples = read_audio(file.name, rate, seconds + 0.001)
-        except InputError as error:
-            raise Refused("bad_audio", str(error).replace(file.name, "the file")) from None
-    if len(samples) > round(seconds * rate):
-        raise Refused("too_long", f"the file is longer than {seconds:g} s", 413)
-    return samples
 
 
 def wav_response(pcm: bytes, rate: int) -> Response:

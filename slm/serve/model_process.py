@@ -7,6 +7,7 @@ thread that is busy with connections, each of the hundreds of operations in a st
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 import queue
 import signal
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from slm.vocabulary import Vocabulary
 
 WARM_UP_CHUNKS = 7  # of a prompt: a piece of each size
+COMMANDS = 64  # executed at most between two pieces of work
+COMMAND_SECONDS = 0.005  # likewise; whatever clients send, streams are not kept waiting longer
+EVENTS = 64  # passed on at most before other work of the event loop
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,26 @@ def run_model(settings: ModelSettings, pipe: Connection) -> None:
             pipe.send(error)
             return
         pipe.send(models)
-        while True:
-            wait = scheduler.work()
-            while pipe.poll(wait):
-                command = pipe.recv()
-                if isinstance(command, Stop):
-                    return
-                scheduler.do(command)
-                wait = 0.0
+        while execute_commands(pipe, scheduler, scheduler.work()):
+            pass
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the server has ended
         return
+
+
+def execute_commands(pipe: Connection, scheduler: Scheduler, wait: float | None) -> bool:
+    """Wait for commands for up to `wait` seconds (None: without end) and execute some of them. False: to stop."""
+    end = math.inf
+    for _ in range(COMMANDS):
+        if not pipe.poll(wait):
+            break
+        wait, end = 0.0, min(end, time.monotonic() + COMMAND_SECONDS)
+        command = pipe.recv()
+        if isinstance(command, Stop):
+            return False
+        scheduler.do(command)
+        if time.monotonic() > end:
+            break
+    return True
 
 
 def load(settings: ModelSettings, emit: Callable[[Event], None]) -> tuple[Scheduler, Models]:
@@ -182,13 +196,20 @@ class ModelProcess:
     def send(self, command: Command) -> None:
         self._commands.put(command)
 
+    @property
+    def backlog(self) -> int:
+        """Commands that the process has not taken yet."""
+        return self._commands.qsize()
+
     def listen(self, on_event: Callable[[Event], None], on_death: Callable[[], None]) -> None:
         """Start passing events to `on_event` in the running event loop; `on_death` is called if the process ends."""
         loop = asyncio.get_running_loop()
 
         def read() -> None:
             try:
-                while self._pipe.poll():
+                for _ in range(EVENTS):
+                    if not self._pipe.poll():
+                        return
                     on_event(self._pipe.recv())
             except (EOFError, OSError):
                 loop.remove_reader(self._pipe.fileno())

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import struct
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,7 +26,7 @@ HEADER = struct.Struct("<BxHI")  # kind, number of codes, sequence number from 0
 RATES = (8000, 96000)  # Hz of a prompt, lowest and highest
 
 # WebSocket close codes
-GOING_AWAY, POLICY, TOO_SLOW, BAD_TOKEN, TOO_FAST = 1001, 1008, 4408, 4401, 4429
+GOING_AWAY, POLICY, DIED, TOO_SLOW, BAD_TOKEN, TOO_FAST = 1001, 1008, 1011, 4408, 4401, 4429
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,33 @@ class Limits:
     prompt_seconds: float = 30.0  # of one prompt, and of a file for the HTTP endpoints
     speech_seconds: float = 120.0  # of one continuation
     session_seconds: float = 3600.0  # of one connection
-    message_bytes: int = 65536  # of one WebSocket message
+    message_bytes: int = 65536  # of one WebSocket message of audio
+    control_bytes: int = 4096  # of one control message: parsing a long one would stop all connections meanwhile
     messages_per_second: int = 100  # with bursts of four seconds' worth
+    starts_per_second: float = 1.0  # with bursts of ten
     upload_bytes: int = 8_000_000  # of one HTTP request
+    upload_seconds: float = 20.0  # from the first to the last byte of an HTTP request's body
     connections: int = 256  # WebSockets at once
     hello_seconds: float = 5.0  # from the start of the connection to the client's hello
     unread_frames: int = 50  # frames in one client's send queue
+
+
+class Budget:
+    """A client's budget of something: `rate` a second, and up to `burst` at once after a pause."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._left, self._counted = burst, clock()
+
+    def take(self) -> bool:
+        """Spend one; False: nothing is left."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._counted) * self._rate)
+        self._counted = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Refused(Exception):
@@ -61,8 +84,10 @@ class Start:
     rate: int
 
 
-def parse(text: str) -> dict[str, Any]:
-    """A control message: a JSON object with a string `type`. Raises Refused."""
+def parse(text: str, most: int = Limits.control_bytes) -> dict[str, Any]:
+    """A control message: a JSON object with a string `type`, of up to `most` characters. Raises Refused."""
+    if len(text) > most:
+        raise Refused("bad_message", f"a text message has {len(text)} characters; expected {most} at most", POLICY)
     try:
         message = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -81,7 +106,8 @@ def check_fields(message: dict[str, Any], known: set[str], code: str = "bad_requ
 
 def parse_start(message: dict[str, Any], default_rate: int, limits: Limits) -> Start:
     """The fields of `start`, all optional. Raises Refused without a close code."""
-    check_fields(message, {field.name for field in fields(Sampling)} | {"seed", "seconds", "min_seconds", "rate"})
+    settings = {field.name for field in fields(Sampling)} - {"silent_codes"}  # those are the codec's
+    check_fields(message, settings | {"seed", "seconds", "min_seconds", "rate"})
     seconds = number(message, "seconds", 6.0, 0.08, limits.speech_seconds)
     try:
         sampling = Sampling(
@@ -91,6 +117,7 @@ def parse_start(message: dict[str, Any], default_rate: int, limits: Limits) -> S
             top_k=whole(message, "top_k", 0, 0, 1 << 20),
             top_p=number(message, "top_p", 0.95, 0.0, 1.0),
             min_p=number(message, "min_p", 0.0, 0.0, 1.0),
+            silence_limit=whole(message, "silence_limit", 0, 0, 10_000),
         )
     except InputError as error:
         raise Refused("bad_request", f"start: {error}") from None

@@ -17,11 +17,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from slm.generation.level import LevelMatch
 from slm.serve.messages import (
     Cancel,
     Command,
@@ -52,7 +53,8 @@ class Stream:
     request: Request
     sampler: Sampler
     slot: int = -1
-    state: Any = None  # of the codec, during the prompt
+    level: LevelMatch = field(default_factory=LevelMatch)
+    state: Any = None  # of the codec, from the prompt's first piece to its end
     waiting: deque[np.ndarray] = field(default_factory=deque)  # samples of the prompt that are not processed yet
     samples: int = 0  # in `waiting`
     prompt_chunks: int = 0  # processed
@@ -121,7 +123,10 @@ class Scheduler:
         request = command.request
         least = self._batch.codec.tokens_for(request.min_seconds)
         most = None if request.max_seconds is None else self._batch.codec.tokens_for(request.max_seconds)
-        sampler = Sampler(request.sampling, request.seed, least, most)
+        sampling = request.sampling
+        if sampling.silence_limit:
+            sampling = replace(sampling, silent_codes=self._batch.silent_codes)
+        sampler = Sampler(sampling, request.seed, least, most)
         stream = Stream(command.stream, request, sampler)
         if self._has_slot_for(stream):
             self._admit(stream)
@@ -138,8 +143,7 @@ class Scheduler:
         return bool(self._free) and (stream.request.live or files < max(1, self._batch.size - 1))
 
     def _admit(self, stream: Stream) -> None:
-        stream.slot = self._free.pop(0)
-        stream.state = self._batch.begin(stream.slot)
+        stream.slot = self._free.pop(0)  # cleared with the first piece of the prompt: a start alone costs nothing
         self._streams[stream.number] = stream
         self._emit(Ready(stream.number))
 
@@ -226,7 +230,10 @@ class Scheduler:
         size = chunks * self._batch.codec.chunk_samples
         samples = np.concatenate(stream.waiting)
         stream.waiting, stream.samples = deque([samples[size:]]), len(samples) - size
+        if stream.state is None:
+            stream.state = self._batch.begin(stream.slot)
         piece, stream.state = self._batch.process_prompt(stream.slot, samples[:size], stream.state)
+        piece = piece._replace(audio=stream.level.prompt(samples[:size], piece.audio, chunks * self._chunk))
         stream.prompt_chunks += chunks
         self._streams[stream.number] = self._streams.pop(stream.number)  # to the end of the order
         self._emit(self._sound(stream, piece, False, 0.0, 0.0))
@@ -253,6 +260,7 @@ class Scheduler:
             late_ms = max(0.0, -1000 * self._lead_of(stream, now)) if stream.request.live else 0.0
             stream.missed += late_ms > 0
             stream.chunks += 1
+            piece = piece._replace(audio=stream.level.speech(piece.audio))
             self._emit(self._sound(stream, piece, True, step_ms, late_ms))
         if stream.sampler.ended or stream.sampler.is_full:
             self._finish(stream, "ended" if stream.sampler.ended else "length")

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
 
 from slm.serve.app import make_app
-from slm.serve.protocol import GOING_AWAY, Refused
+from slm.serve.http_protocol import JsonLines, QuietWebSocket, TimedHttp, one_line_errors
+from slm.serve.protocol import DIED, GOING_AWAY, Refused
 from slm.serve.service import Service, log
 from tokenizer.errors import InputError
 from tokenizer.runs.stop_signals import stop_signals
 
 UNSENT_BYTES = 65536  # kernel send buffer of a connection: a larger one would hold a minute of speech for a slow reader
+BACKLOG = 128  # connections that the kernel holds until they are accepted
+OPEN_FILES = 16384
 STUCK_MS = 20_000  # after which the kernel drops a peer that does not read
 
 
@@ -50,14 +55,28 @@ class Server(uvicorn.Server):
         service: the service.
         drain_seconds: time for streams to end by themselves.
         on_start: called in the event loop once connections are accepted.
+        root_path: the path below which a proxy shows the server.
+        certificate: files of a TLS certificate and its key; None: no TLS.
     """
 
-    def __init__(self, service: Service, drain_seconds: float, on_start: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        drain_seconds: float,
+        on_start: Callable[[], None] | None = None,
+        root_path: str = "",
+        certificate: tuple[str, str] | None = None,
+    ) -> None:
         limits = service.limits
+        idle: dict[TimedHttp, None] = {}
         super().__init__(
             uvicorn.Config(
-                make_app(service),
-                ws="websockets-sansio",
+                make_app(service, root_path),
+                http=partial(TimedHttp, idle=idle),  # type: ignore[arg-type]
+                ws=QuietWebSocket,
+                backlog=BACKLOG,
+                ssl_certfile=certificate and certificate[0],
+                ssl_keyfile=certificate and certificate[1],
                 ws_max_size=limits.message_bytes,
                 ws_per_message_deflate=False,
                 log_config=None,
@@ -66,7 +85,6 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 timeout_keep_alive=15,
                 timeout_graceful_shutdown=5,
-                limit_concurrency=2 * limits.connections,
             )
         )
         self._service, self._drain_seconds, self._on_start = service, drain_seconds, on_start
@@ -74,6 +92,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(one_line_errors(log))
         self._service.listen(self._stop_now)
         await super().startup(sockets)
         if self._on_start:
@@ -94,8 +113,11 @@ class Server(uvicorn.Server):
 
     def _stop_now(self) -> None:
         self._service.over.set()
+        reason = Refused("stopping", "the server is stopping", GOING_AWAY)
+        if self._service.dead:
+            reason = Refused("model_died", "the model's process died; the server ends with an error", DIED)
         for session in list(self._service.sessions):
-            session.close(Refused("stopping", "the server is stopping", GOING_AWAY))
+            session.close(reason)
         self.should_exit = True
 
     async def _wait_for_streams(self) -> None:
@@ -107,17 +129,55 @@ class Server(uvicorn.Server):
         self._stop_now()
 
 
-def serve(service: Service, listener: socket.socket, drain_seconds: float, on_start: Callable[[], None]) -> int:
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets this process have, up to `OPEN_FILES`: sockets are files."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def check_certificate(certificate: str | None, key: str | None) -> tuple[str, str] | None:
+    """The files of a certificate and its key. Raises InputError unless both are given and fit, or none is given."""
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise InputError("--certfile and --keyfile belong together; give both, or none for http")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:  # also ssl.SSLError
+        raise InputError(
+            f"--certfile {certificate} --keyfile {key}: not a certificate and its key as PEM files without a password "
+            f"({error.strerror or error})"
+        ) from None
+    return certificate, key
+
+
+def serve(
+    service: Service,
+    listener: socket.socket,
+    drain_seconds: float,
+    on_start: Callable[[], None],
+    root_path: str = "",
+    certificate: tuple[str, str] | None = None,
+) -> int:
     """Serve until a signal. Returns the exit status: 0, or 1 if the model's process died."""
+    raise_file_limit()
     handler = logging.StreamHandler(sys.stderr)
     logger = logging.getLogger("focalstream.serve")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    uvicorn_logger = logging.getLogger("uvicorn.error")
+    uvicorn_logger.handlers, uvicorn_logger.propagate = [JsonLines(log)], False
     try:
         with stop_signals():  # a signal after the server's handlers are gone must not interrupt the cleanup
             try:
-                Server(service, drain_seconds, on_start).run(sockets=[listener])
+                Server(service, drain_seconds, on_start, root_path, certificate).run(sockets=[listener])
             finally:
                 service.model.close()
     finally:

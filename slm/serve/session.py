@@ -24,6 +24,7 @@ from slm.serve.protocol import (
     TOO_FAST,
     TOO_SLOW,
     VERSION,
+    Budget,
     Refused,
     check_fields,
     pack,
@@ -35,17 +36,21 @@ from slm.serve.service import Service, log
 
 SEND_SECONDS = 5.0  # timeout of a send, after which the client is dropped
 BURST_SECONDS = 4  # burst size of the rate limit
+BURST_STARTS = 10  # streams that a client may start at once after a pause
 SESSIONS = itertools.count(1)
 
 
 class Session:
     """The session of a connection. `run` returns when it is over and everything is cleaned up."""
 
-    def __init__(self, socket: WebSocket, service: Service) -> None:
-        self._socket, self._service, self._limits = socket, service, service.limits
+    def __init__(self, socket: WebSocket, service: Service, address: str = "") -> None:
+        self._socket, self._service, self._limits, self._address = socket, service, service.limits, address
         self._number = next(SESSIONS)
         self._outbox: asyncio.Queue[dict[str, Any] | bytes] = asyncio.Queue(self._limits.unread_frames)
-        self._allowance, self._counted = float(BURST_SECONDS * self._limits.messages_per_second), time.monotonic()
+        rate = self._limits.messages_per_second
+        self._messages = Budget(rate, BURST_SECONDS * rate)
+        self._starts = Budget(self._limits.starts_per_second, BURST_STARTS)
+        self._spoke = time.monotonic()  # when the client last sent something
         self._stream: int | None = None
         self._ready = self._prompt_ended = False
         self._resampler: soxr.ResampleStream | None = None
@@ -72,9 +77,14 @@ class Session:
         log(
             "session",
             session=self._number,
+            address=self._address,
             seconds=round(time.monotonic() - began, 2),
             ended=ended.code if ended else "left",
         )
+
+    @property
+    def idle_seconds(self) -> float:
+        return 0.0 if self._stream is not None else time.monotonic() - self._spoke
 
     def close(self, refused: Refused) -> None:
         """End the session from the server's side."""
@@ -108,42 +118,45 @@ class Session:
                 first = await self._socket.receive()
         except TimeoutError:
             raise Refused("no_hello", f"no hello in {self._limits.hello_seconds:g} s", POLICY) from None
-        self._hello(first)
+        await self._hello(first)
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
                 return
             self._count_message()
+            await asyncio.sleep(0)  # messages that have all arrived would else be worked off before anything else
+            await self._service.room()
             try:
                 if (data := message.get("bytes")) is not None:
                     self._audio(data)
                 else:
-                    self._control(parse(message["text"]))
+                    self._control(parse(message["text"], self._limits.control_bytes))
             except Refused as refused:
                 if refused.close is not None:
                     raise
                 self._service.metrics.refused.labels(refused.code).inc()
                 self._tell({"type": "error", "code": refused.code, "message": refused.message})
 
-    def _hello(self, message: Any) -> None:
+    async def _hello(self, message: Any) -> None:
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
-        hello = parse(message.get("text") or "")
+        hello = parse(message.get("text") or "", self._limits.control_bytes)
         if hello["type"] != "hello" or type(hello.get("version")) is not int or hello["version"] != VERSION:
             raise Refused("bad_hello", f'expected {{"type": "hello", "version": {VERSION}}} first', POLICY)
         check_fields(hello, {"version", "token"}, "bad_hello", POLICY)
         token = hello.get("token")
-        if not self._service.knows(token.encode("utf-8", "surrogatepass") if isinstance(token, str) else None):
+        given = None if token is None else str(token).encode("utf-8", "surrogatepass")
+        if not isinstance(token, str | None) or not await self._service.admits(given, self._address):
             raise Refused("bad_token", "the token is missing or wrong", BAD_TOKEN)
         models = asdict(self._service.model.models)
         self._tell({"type": "hello", "version": VERSION, "models": models, "limits": asdict(self._limits)})
 
     def _count_message(self) -> None:
-        now, rate = time.monotonic(), self._limits.messages_per_second
-        self._allowance = min(BURST_SECONDS * rate, self._allowance + (now - self._counted) * rate) - 1
-        self._counted = now
-        if self._allowance < 0:
-            raise Refused("too_many_messages", f"more than {rate} messages a second", TOO_FAST)
+        self._spoke = time.monotonic()
+        if not self._messages.take():
+            raise Refused(
+                "too_many_messages", f"more than {self._limits.messages_per_second} messages a second", TOO_FAST
+            )
 
     def _control(self, message: dict[str, Any]) -> None:
         kind = message["type"]
@@ -167,6 +180,9 @@ class Session:
             raise Refused("stopping", "the server is stopping; connect again in a moment")
         models = self._service.model.models
         start = parse_start(message, models.sample_rate_in, self._limits)
+        if not self._starts.take():
+            most = f"{BURST_STARTS} at once and {self._limits.starts_per_second:g} a second"
+            raise Refused("too_many_starts", f"start: a client may start {most}; try again in a moment")
         self._rate, self._prompt_samples, self._sequence = start.rate, 0, 0
         self._ready = self._prompt_ended = False
         self._resampler = None

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from slm.generation.engines import codec_on_arrays, model_on_arrays
-from slm.generation.sampling import RandomStream, Sampling, draw
+from slm.generation.sampling import RandomStream, Sampling, draw, silences_after
+from slm.generation.silence import silent_codes
 from slm.serve.decoder_rows import decoder_rows
 from slm.vocabulary import BOS, EOS, NO_CODE, PAD, Vocabulary
 
@@ -52,6 +53,7 @@ class Sampler:
         self.generator = RandomStream(seed)
         self.recent = np.full(sampling.repetition_window, PAD, dtype=np.int64)
         self.count = 0
+        self.silences = np.zeros(1, dtype=np.int64)  # silent codes at its end
         self.ended = False
 
     def record(self, drawn: int) -> None:
@@ -60,6 +62,7 @@ class Sampler:
             self.ended = True
             return
         self.count += 1
+        self.silences = silences_after(self.silences, np.array([drawn]), self.sampling)
         self.recent[self.count % len(self.recent)] = drawn
 
     @property
@@ -99,6 +102,7 @@ class SlotBatch:
         self.context = self._model.context
         self._rows = decoder_rows(codec, size)
         self._cache = self._model.make_cache(size, longest_write=PIECE_CHUNKS * codec.tokens_per_chunk)
+        self.silent_codes = silent_codes(self.codec)
         self._logits = np.zeros((size, vocabulary.first_piece))  # without pieces of text
 
     def begin(self, slot: int) -> Any:
@@ -151,7 +155,8 @@ class SlotBatch:
         for (sampling, may_end), slots in alike.items():
             recent = np.stack([samplers[slot].recent for slot in slots])
             generators = [samplers[slot].generator for slot in slots]
-            tokens = draw(self._logits[slots], sampling, recent, generators, may_end)
+            silences = np.concatenate([samplers[slot].silences for slot in slots])
+            tokens = draw(self._logits[slots], sampling, recent, generators, may_end, silences)
             drawn.update(zip(slots, tokens.tolist(), strict=True))
         return drawn
 

@@ -156,3 +156,8 @@ def test_loading_a_model_for_generation_imports_no_training(saved: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
+
+
+def test_a_context_that_no_memory_holds_is_refused() -> None:
+    with pytest.raises(InputError, match=r"model\.context is 1000000000000; expected 131072 tokens at most"):
+        ModelConfig(width=32, layers=2, heads=4, kv_heads=2, ffn_width=48, context=10**12)

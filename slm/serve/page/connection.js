@@ -2,7 +2,7 @@
 const VERSION = 1;
 const AGAIN_MS = [500, 1000, 2000, 4000, 8000]; // waits between attempts; the last one repeats
 const FATAL = new Set([4401, 4429]); // close codes after which reconnecting would not help
-const REFUSALS = new Set(["bad_request", "busy", "stopping"]); // of a start: this error replaces the done
+const REFUSALS = new Set(["bad_request", "busy", "stopping", "too_many_starts"]); // of a start: this error replaces the done
 const OF_A_STREAM = new Set([...REFUSALS, "not_ready", "prompt_too_long", "prompt_timeout"]); // errors after which the connection goes on
 const FRAME_SAMPLES = 16000; // of a prompt in one message
 

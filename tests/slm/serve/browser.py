@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
 # Notes the tracks of every microphone that is opened; with `asks` set, each waits at a question that the test answers.
@@ -37,6 +39,26 @@ CONTRASTS = """() => {
     return [Math.max(ratio, 1 / ratio), e.textContent || e.id];
   });
 }"""  # noqa: E501
+
+
+def chromium(microphone: str) -> Iterator[Any]:
+    """Chromium whose microphone is a sound file, over and over."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(
+            executable_path=str(CHROMIUM),
+            args=[
+                "--no-sandbox",
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+                f"--use-file-for-fake-audio-capture={microphone}",
+                "--autoplay-policy=no-user-gesture-required",
+            ],
+        )
+        yield browser
+        browser.close()
 
 
 class Wire:
@@ -80,7 +102,7 @@ class Wire:
 
 def wait(page: Any, expression: str, seconds: float = 30) -> None:
     """Until an expression about `focalstream`, the page's state, is true. (The page's policy forbids `eval`.)"""
-    asked = f"(({{phase, chunks, loudest, hellos, played}}) => {expression})(focalstream)"
+    asked = f"(({{phase, chunks, loudest, hellos, played, turns}}) => {expression})(focalstream)"
     until(page, lambda: page.evaluate(asked), expression, seconds)
 
 

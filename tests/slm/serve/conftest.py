@@ -17,7 +17,7 @@ import torch
 from slm.checkpoint import save_lm
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import Vocabulary
-from tests.slm.serve.browser import CHROMIUM, WATCHED_MICROPHONE, Wire, wait
+from tests.slm.serve.browser import WATCHED_MICROPHONE, Wire, chromium, wait
 from tokenizer import Codec
 from tokenizer.audio import write_wav
 
@@ -106,24 +106,9 @@ def run_server(tmp_path: Path, tiny_codec_dir: Path, random_lm_dir: Path) -> Cal
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium whose microphone is a sound file, over and over."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}")
     wave = tmp_path_factory.mktemp("microphone") / "voice.wav"
     write_wav(wave, 0.2 * np.random.default_rng(0).standard_normal(48000).astype(np.float32), 48000)
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(
-            executable_path=str(CHROMIUM),
-            args=[
-                "--no-sandbox",
-                "--use-fake-device-for-media-stream",
-                "--use-fake-ui-for-media-stream",
-                f"--use-file-for-fake-audio-capture={wave}",
-                "--autoplay-policy=no-user-gesture-required",
-            ],
-        )
-        yield chromium
-        chromium.close()
+    yield from chromium(str(wave))
 
 
 @pytest.fixture

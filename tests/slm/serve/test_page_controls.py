@@ -89,6 +89,8 @@ def test_by_keyboard_alone(open_page: Any) -> None:
     assert focused(page) == "go"
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("ArrowRight")
+    assert focused(page) == "hands-free" and page.is_visible("#for-hands-free")
+    page.keyboard.press("ArrowRight")
     assert focused(page) == "example" and page.is_visible("select#example")
 
 
@@ -141,5 +143,5 @@ def test_what_has_the_focus_shows_it(open_page: Any) -> None:
         names.append(focused(page))
         assert page.evaluate(f"{shown}.outline").endswith(" solid 2px"), names
         page.keyboard.press("Tab")
-    settings = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seconds", "seed"]
+    settings = ["temperature", "top_p", "top_k", "min_p", "silence_limit", "repetition_penalty", "seconds", "seed"]
     assert names == ["microphone", "go", "cancel", *settings]

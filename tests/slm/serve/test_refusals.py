@@ -161,6 +161,7 @@ def test_a_slow_reader_is_dropped_and_its_stream_cancelled(server: Any) -> None:
 
     class Model:
         models = server.service.model.models
+        backlog = 0
         commands: list[Any] = []  # noqa: RUF012
 
         def send(self, command: Any) -> None:

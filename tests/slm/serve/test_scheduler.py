@@ -12,6 +12,7 @@ import torch
 
 from slm.generation.continuation import Continuation
 from slm.generation.generate import Sampling, generate
+from slm.generation.level import LevelMatch
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.serve.messages import Cancel, Decode, Done, Encode, EndPrompt, Event, Feed, Open, Queued, Ready, Request, Sound
 from slm.serve.scheduler import Scheduler
@@ -134,11 +135,12 @@ def test_a_stream_is_the_same_alone_and_among_others(codec: Any, lm: Any) -> Non
     assert [len(codes) for codes, _ in alone.values()] == [4 * (int(3.4 + 2.3 * n) + 20) for n in prompts]
 
 
-def test_what_is_said_is_what_generate_says(tiny_codec: Codec, lm: Any) -> None:
+def test_what_is_said_is_what_generate_says(tiny_codec: Codec, lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64, where the shapes of batches and pieces cannot tip a draw."""
     codec, model = copy.deepcopy(tiny_codec).double(), copy.deepcopy(lm[0]).double()
     vocabulary = Vocabulary(codec.codebook_size, codec.token_rate, "tiny", codec.fingerprint)
     prompt = speech(13.5, seed=3)
+    monkeypatch.setattr(LevelMatch, "prompt", lambda self, original, rendered, seconds: rendered)  # the level as it is
     driver = Driver(codec, (model, vocabulary), slots=2, cost=0.01)
     wants = Request(Sampling(top_p=0.9, repetition_penalty=1.2), 5, 0.0, 2.0)
     driver.say(1, prompt, wants)

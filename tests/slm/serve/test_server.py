@@ -172,7 +172,7 @@ def test_a_dead_model_ends_the_server(run_server: Any) -> None:
             for child in children:
                 if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                     os.kill(int(child), signal.SIGKILL)
-            with pytest.raises(ServerError):
+            with pytest.raises(ServerError, match="model_died"):
                 await asyncio.wait_for(client.receive(), 20)
 
     status, log = run_server(work)

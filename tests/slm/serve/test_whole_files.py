@@ -157,8 +157,8 @@ def test_a_second_signal_does_not_wait_for_a_file(run_server: Any) -> None:
 
 
 def test_a_damaged_or_foreign_upload_is_refused_with_the_reason():
-    from slm.serve.files import audio_of
     from slm.serve.protocol import Refused
+    from slm.serve.uploads import audio_of
 
     mp3 = bytearray(sound_file(noise(3.0), kind="MP3"))
     for k in range(len(mp3) // 2, len(mp3) // 2 + 600):
