@@ -1,6 +1,6 @@
 // The page: choose a prompt, send it, play and draw the answer.
-import { Connection } from "/page/connection.js";
-import { Pictures } from "/page/pictures.js";
+import { Pictures } from "./pictures.js";
+import { exampleNames, exampleSound, openSource, words } from "./source.js";
 
 const JITTER_SECONDS = 0.08; // buffered before playing begins
 const $ = (id) => document.getElementById(id);
@@ -22,7 +22,8 @@ let promptEnd; // performance.now() at the end of the prompt
 let pieces = []; // of the sound so far
 const state = (window.focalstream = { phase, loudest: 0, chunks: 0, underruns: 0, played: 0, hellos: 0 }); // read by tests
 
-const connection = new Connection(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/stream`, {
+const connection = openSource({
+  progress: ({ text }) => showText("loaded", text),
   hello,
   queued: ({ position }) => say(`All slots are in use; you are number ${position} in the queue.`),
   ready,
@@ -33,7 +34,7 @@ const connection = new Connection(`${location.protocol === "https:" ? "wss" : "w
     // These may be about a stream that has ended already: late audio, or the server's reason for ending it.
     if (code === "not_ready" && !["recording", "sending"].includes(phase)) return;
     if (code.startsWith("prompt_") && phase !== "idle") return;
-    say(`Server: ${message}`, true);
+    say(`${words.who}: ${message}`, true);
     if (!isEnd) return;
     stopMicrophone();
     enter("idle");
@@ -43,7 +44,7 @@ const connection = new Connection(`${location.protocol === "https:" ? "wss" : "w
     stopMicrophone();
     enter("offline");
     if (again) say("Connection lost; reconnecting …", true);
-    else showText("go", "Not connected"); // the error before it said why
+    else showText("go", words.closed); // the error before it said why
   },
 });
 
@@ -55,7 +56,7 @@ function say(text, bad = false) {
 function enter(next) {
   state.phase = phase = next;
   const records = chosen() === "microphone";
-  const label = { offline: "Connecting …", idle: records ? "Record" : "Continue", preparing: records ? "Opening the microphone …" : "Reading the file …", waiting: "Waiting for a slot …", recording: "Continue", sending: "Processing the prompt …", speaking: "Generating …" };
+  const label = { offline: words.opening, idle: records ? "Record" : "Continue", preparing: records ? "Opening the microphone …" : "Reading the file …", waiting: "Waiting for a slot …", recording: "Continue", sending: "Processing the prompt …", speaking: "Generating …" };
   showText("go", label[phase]);
   $("go").ariaDisabled = !["idle", "recording"].includes(phase);
   $("go").classList.toggle("recording", phase === "recording");
@@ -159,7 +160,7 @@ function done({ reason, first_audio_ms, late_chunks }) {
   player.port.postMessage("end");
   if (first_audio_ms != null) showText("first-server", `${first_audio_ms.toFixed(0)} ms`);
   const why = { ended: "The model ended the speech.", length: "Done.", "no prompt": "The prompt is too short.", full: "The queue is full; try again in a moment." };
-  const late = late_chunks ? ` ${late_chunks} of ${state.chunks} chunks were late: the server is overloaded or too slow.` : "";
+  const late = late_chunks ? ` ${late_chunks} of ${state.chunks} chunks were late: ${words.slow}.` : "";
   say((why[reason] ?? "") + late, !state.chunks);
   offerDownload();
   enter("idle");
@@ -187,7 +188,7 @@ function heard({ data }) {
 async function makeSound() {
   try {
     context = new AudioContext({ sampleRate: models.sample_rate_out, latencyHint: "interactive" });
-    await Promise.all(["capture", "playback"].map((name) => context.audioWorklet.addModule(`/page/${name}.js`)));
+    await Promise.all(["capture", "playback"].map((name) => context.audioWorklet.addModule(new URL(`${name}.js`, import.meta.url))));
     player = new AudioWorkletNode(context, "playback", { numberOfInputs: 0, outputChannelCount: [1], processorOptions: { enough: Math.round(JITTER_SECONDS * models.sample_rate_out) } });
     player.port.onmessage = heard;
     player.connect(context.destination);
@@ -223,7 +224,7 @@ function stopTracks(stream) {
   for (const track of stream.getTracks()) track.stop();
 }
 
-const readSound = async (source) => (source === "file" ? $("file").files[0] : await fetch(`/examples/${$("example").value}.wav`)).arrayBuffer();
+const readSound = async (source) => (source === "file" ? $("file").files[0] : await exampleSound($("example").value)).arrayBuffer();
 
 // A sound file as mono int16 at the codec's rate, cut to the longest prompt.
 async function decoded(file) {
@@ -277,6 +278,7 @@ $("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
   connection.open($("token").value);
 });
-for (const [name, text] of Object.entries(await (await fetch("/examples")).json())) $("example").add(new Option(text, name));
+for (const element of document.querySelectorAll("[data-word]")) element.textContent = words[element.dataset.word];
+for (const [name, text] of Object.entries(await exampleNames())) $("example").add(new Option(text, name));
 showSource();
 connection.open();
