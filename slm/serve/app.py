@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
-import numpy as np
-import soundfile
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -15,21 +11,14 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from pipelines.pages.html import base_css
+from slm.serve.assets import EXAMPLES, PAGE, example_wav
 from slm.serve.files import continue_file, decode_file, encode_file
 from slm.serve.protocol import Refused
 from slm.serve.service import Service, log
 from slm.serve.session import Session
-from tokenizer.audio import read_audio
 
 Endpoint = Callable[[Service, Request], Awaitable[Response]]
 
-PAGE = Path(__file__).resolve().parent / "page"
-SPEECH = Path(__file__).resolve().parents[1] / "demo" / "speech" / "audio"
-EXAMPLES = {  # bundled prompts for the page, with the start of each sentence
-    "ada-01": "Ada: The lighthouse keeper counted seven ships …",
-    "ben-01": "Ben: Please leave the blue ladder …",
-}
-EXAMPLE_SECONDS = 3.0
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:",
     "X-Content-Type-Options": "nosniff",
@@ -83,7 +72,7 @@ def make_app(service: Service) -> Starlette:
         name = request.path_params["name"]
         if name not in EXAMPLES:
             return PlainTextResponse("not found\n", 404)
-        return Response(_example_wav(name), media_type="audio/wav")
+        return Response(example_wav(name), media_type="audio/wav")
 
     async def healthz(_: Request) -> Response:
         state = "model died" if service.dead else "draining" if service.draining else "ok"
@@ -130,10 +119,3 @@ def check_token(service: Service, request: Request) -> None:
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if not service.knows(token.encode("latin-1") if kind.lower() == "bearer" else None):  # the bytes as received
         raise Refused("bad_token", "expected the header Authorization: Bearer TOKEN", 401)
-
-
-def _example_wav(name: str) -> bytes:
-    wave = read_audio(SPEECH / f"{name}.ogg", 16000, EXAMPLE_SECONDS)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(wave, -1, 1), 16000, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
