@@ -69,8 +69,9 @@ def export_web(
     try:
         with tempfile.TemporaryDirectory(dir=unfinished) as scratch:
             models = Path(scratch)
-            export(codec, models / "codec", precision, KERNEL)
-            export_lm(lm, models / "lm", precision, KERNEL)
+            kernel = KERNEL if precision == "int8" else None
+            export(codec, models / "codec", precision, kernel)
+            export_lm(lm, models / "lm", precision, kernel)
             described = _describe_models(models, codec, name, lm_name, vocabulary)
             _write_models(models, unfinished / "models")
         _write_runtime(runtime, unfinished / "runtime")

@@ -142,6 +142,7 @@ export class Codec {
   }
 }
 
+/** @param {number} length @param {number} chunk @param {string} method @param {string} what */
 function wholeChunks(length, chunk, method, what) {
   if (length > 0 && length % chunk === 0) return length / chunk;
   throw new InputError(`${method}: ${length} ${what}; expected a multiple of ${chunk}, a chunk`);

@@ -45,11 +45,12 @@ export class Continuation {
     this.most = maxSeconds === Infinity ? Infinity : codec.tokensFor(maxSeconds);
     this.state = codec.initState();
     this.cache = model.makeCache();
+    /** @type {Float32Array} */
     this.waiting = new Float32Array(0); // samples of the prompt that are not a whole chunk yet
     this.promptChunks = 0;
     this.endedByModel = false;
-    /** @type {Float32Array | null} */
-    this.logits = null;
+    /** @type {Float32Array} */
+    this.logits = new Float32Array(0); // of what follows the prompt and the codes so far
   }
 
   /**

@@ -1,4 +1,4 @@
-import { InputError } from "./input_error.js";
+import { InputError, reason } from "./input_error.js";
 
 /**
  * What the engine needs of onnxruntime-web: the module `onnxruntime-web/wasm`.
@@ -7,7 +7,10 @@ import { InputError } from "./input_error.js";
 
 /** A graph, ready to run. */
 export class Graph {
-  /** @param {Runtime} runtime */
+  /**
+   * @param {Runtime} runtime
+   * @param {any} session
+   */
   constructor(runtime, session) {
     this.runtime = runtime;
     this.session = session;
@@ -30,7 +33,7 @@ export class Graph {
     try {
       return new Graph(runtime, await runtime.InferenceSession.create(graph, options));
     } catch (error) {
-      throw new InputError(`${name}: onnxruntime-web cannot load it (${error.message ?? error}); export the folder again`);
+      throw new InputError(`${name}: onnxruntime-web cannot load it (${reason(error)}); export the folder again`);
     }
   }
 
@@ -44,7 +47,10 @@ export class Graph {
     return new this.runtime.Tensor("int64", BigInt64Array.from(values, BigInt), shape);
   }
 
-  /** @returns {Promise<Record<string, any>>} tensors by name */
+  /**
+   * @param {Record<string, any>} inputs tensors by name
+   * @returns {Promise<Record<string, any>>} likewise
+   */
   run(inputs) {
     return this.session.run(inputs);
   }

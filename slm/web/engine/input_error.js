@@ -2,3 +2,9 @@
 export class InputError extends Error {
   name = "InputError";
 }
+
+/**
+ * What a caught error says; onnxruntime-web throws numbers, too.
+ * @param {any} error
+ */
+export const reason = (error) => String(error?.message ?? error);

@@ -66,7 +66,7 @@ export class LanguageModel {
     const wrong = Array.prototype.find.call(ids, (id) => !(id >= 0 && id < size));
     if (wrong !== undefined || !ids.length) throw new InputError(`step: id ${wrong}; expected ids from 0 to ${size - 1}`);
     const block = cache.capacity - this.context + 1;
-    let logits;
+    let logits = new Float32Array(0);
     for (let begin = 0; begin < ids.length; begin += block) {
       logits = await this.write(Array.prototype.slice.call(ids, begin, begin + block), cache);
     }
@@ -104,6 +104,7 @@ export class LanguageModel {
         if (behind >= 0 && behind < context) seen[row * (capacity + 1) + slot] = 0;
       }
     }
+    /** @type {Record<string, any>} */
     const inputs = {
       ids: graph.integers(ids, [1, count]),
       angles: graph.integers(Int32Array.from(ids.keys()), [1, count]),

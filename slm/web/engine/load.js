@@ -1,6 +1,6 @@
 import { Codec } from "./codec.js";
 import { Graph } from "./graph.js";
-import { InputError } from "./input_error.js";
+import { InputError, reason } from "./input_error.js";
 import { LanguageModel } from "./language_model.js";
 
 const VERSION = 1; // of the manifest
@@ -31,12 +31,16 @@ export async function loadModels(address, options = {}) {
   runtime.env.wasm.numThreads = threads;
   runtime.env.wasm.wasmPaths = { mjs: new URL(manifest.runtime.loader, base).href };
   runtime.env.wasm.wasmBinary = files.take(manifest.runtime.binary);
-  const open = (step) => Graph.open(runtime, step, ...manifest.graphs[step].map((name) => files.take(name)));
+  const open = (/** @type {string} */ step) => {
+    const [graph, weights] = manifest.graphs[step];
+    return Graph.open(runtime, step, files.take(graph), files.take(weights));
+  };
   const codec = new Codec(manifest.codec, await open("encode_step"), await open("decode_step"));
   const model = new LanguageModel(manifest.lm, await open("step"));
   return { codec, model, manifest, threads };
 }
 
+/** @param {URL} address */
 async function readManifest(address) {
   let manifest;
   try {
@@ -44,12 +48,13 @@ async function readManifest(address) {
     if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
     manifest = await answer.json();
   } catch (error) {
-    throw new InputError(`${address}: cannot be read (${error.message}); expected a folder of focalstream export-web`);
+    throw new InputError(`${address}: cannot be read (${reason(error)}); expected a folder of focalstream export-web`);
   }
   if (manifest.version !== VERSION) throw new InputError(`${address}: of version ${manifest.version}; this engine reads ${VERSION}. Export the folder again`);
   return manifest;
 }
 
+/** @param {number} [wanted] */
 function freeThreads(wanted) {
   if (!globalThis.crossOriginIsolated) return 1; // no shared memory
   return wanted || Math.max(1, Math.min(MOST_THREADS, Math.floor((navigator.hardwareConcurrency ?? 2) / 2)));
@@ -57,8 +62,16 @@ function freeThreads(wanted) {
 
 /** The large files: fetched all at once, checked, unpacked. */
 class Files {
+  /**
+   * @param {URL} base
+   * @param {Record<string, { bytes: number, sha256: string }>} known of the manifest
+   * @param {LoadOptions} options
+   */
   constructor(base, known, { cache, onProgress = () => {} }) {
-    Object.assign(this, { base, known, cacheName: cache, onProgress });
+    this.base = base;
+    this.known = known;
+    this.cacheName = cache;
+    this.onProgress = onProgress;
     /** @type {Map<string, Uint8Array>} */
     this.found = new Map();
   }
@@ -67,18 +80,19 @@ class Files {
   async load(names) {
     const all = names.reduce((sum, name) => sum + this.known[name].bytes, 0);
     let done = 0;
-    const arrived = (bytes) => this.onProgress((done += bytes), all);
+    const arrived = (/** @type {number} */ bytes) => this.onProgress((done += bytes), all);
     const cache = this.cacheName && globalThis.caches ? await caches.open(this.cacheName) : null;
     await Promise.all(names.map(async (name) => this.found.set(name, await this.read(name, cache, arrived))));
   }
 
   /** A file's bytes, unpacked. They are given once, so that nobody else holds them. @param {string} name */
   take(name) {
-    const bytes = this.found.get(name);
+    const bytes = this.found.get(name) ?? new Uint8Array(0);
     this.found.delete(name);
     return bytes;
   }
 
+  /** @param {string} name @param {Cache | null} cache @param {(bytes: number) => void} arrived */
   async read(name, cache, arrived) {
     const address = new URL(name, this.base);
     const kept = await cache?.match(address);
@@ -94,12 +108,14 @@ class Files {
   }
 }
 
+/** @param {URL} address */
 async function fetched(address) {
-  const answer = await fetch(address).catch((error) => ({ ok: false, status: error.message }));
+  const answer = await fetch(address).catch((error) => ({ ok: false, status: reason(error), body: null }));
   if (!answer.ok) throw new InputError(`${address}: cannot be fetched (${answer.status})`);
   return answer;
 }
 
+/** @param {string} name @param {any} answer @param {(bytes: number) => void} arrived */
 async function received(name, answer, arrived) {
   const pieces = [];
   try {
@@ -110,12 +126,17 @@ async function received(name, answer, arrived) {
       arrived(value.length);
     }
   } catch (error) {
-    throw new InputError(`${name}: the connection broke (${error.message}); load the page again`);
+    throw new InputError(`${name}: the connection broke (${reason(error)}); load the page again`);
   }
   return new Uint8Array(await new Blob(pieces).arrayBuffer());
 }
 
-/** Raise InputError unless these are the bytes that were exported. */
+/**
+ * Raise InputError unless these are the bytes that were exported.
+ * @param {string} name
+ * @param {any} packed
+ * @param {{ bytes: number, sha256: string }} known
+ */
 async function check(name, packed, { bytes, sha256 }) {
   const wrong = `${name}: is not the file that was exported; copy the whole folder again`;
   if (packed.length !== bytes) throw new InputError(`${wrong} (it has ${packed.length} bytes of ${bytes})`);

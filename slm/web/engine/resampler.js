@@ -20,9 +20,10 @@ export class Resampler {
     this.reach = Math.ceil(REACH / cutoff);
     /** @type {Map<number, Float64Array>} weights of the samples around an output sample, by its phase */
     this.weights = new Map();
-    this.weightsOf = (phase) => {
-      if (!this.weights.has(phase)) this.weights.set(phase, taps(phase / this.phases, this.reach, cutoff));
-      return this.weights.get(phase);
+    this.weightsOf = (/** @type {number} */ phase) => {
+      const made = this.weights.get(phase) ?? taps(phase / this.phases, this.reach, cutoff);
+      this.weights.set(phase, made);
+      return made;
     };
     this.held = new Float32Array(this.reach); // input samples that are still needed, from `first` on
     this.first = -this.reach;
@@ -63,11 +64,17 @@ export class Resampler {
   }
 }
 
+/** @param {number} a @param {number} b @returns {number} the largest that divides both */
 function divisor(a, b) {
   return b ? divisor(b, a % b) : a;
 }
 
-/** Weights of the samples -reach + 1 .. reach around a place `fraction` after sample 0; they add up to 1. */
+/**
+ * Weights of the samples -reach + 1 .. reach around a place `fraction` after sample 0; they add up to 1.
+ * @param {number} fraction
+ * @param {number} reach
+ * @param {number} cutoff
+ */
 function taps(fraction, reach, cutoff) {
   const weights = Float64Array.from({ length: 2 * reach }, (_, i) => {
     const x = i - reach + 1 - fraction;
@@ -78,9 +85,9 @@ function taps(fraction, reach, cutoff) {
   return weights.map((weight) => weight / sum);
 }
 
-const sinc = (x) => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
+const sinc = (/** @type {number} */ x) => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
 
-/** The modified Bessel function of the first kind, order 0. */
+/** The modified Bessel function of the first kind, order 0. @param {number} x */
 function bessel(x) {
   let [sum, term] = [1, 1];
   for (let k = 1; term > 1e-12 * sum; k++) sum += term *= (x / (2 * k)) ** 2;

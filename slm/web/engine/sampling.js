@@ -14,6 +14,7 @@ import { InputError } from "./input_error.js";
  * @property {number} [minP] keep those with at least this share of the highest probability; 0: off
  */
 
+/** @type {Record<string, [number, (v: number) => boolean, string]>} */
 const FIELDS = {
   repetitionPenalty: [1, (v) => v >= 1 && v < Infinity, "at least 1, and finite"],
   repetitionWindow: [50, (v) => Number.isInteger(v) && v >= 1, "a whole number, at least 1"],
@@ -30,7 +31,9 @@ export class Sampling {
    * @throws {InputError} for a value out of range and for a name that is none of them
    */
   constructor(options = {}) {
-    const unknown = Object.keys(options).find((name) => !(name in FIELDS));
+    /** @type {Record<string, any>} */
+    const given = options;
+    const unknown = Object.keys(given).find((name) => !(name in FIELDS));
     if (unknown) throw new InputError(`sampling: unknown option ${unknown}; known are ${Object.keys(FIELDS).join(", ")}`);
     /** @type {number} */ this.repetitionPenalty;
     /** @type {number} */ this.repetitionWindow;
@@ -39,9 +42,9 @@ export class Sampling {
     /** @type {number} */ this.topP;
     /** @type {number} */ this.minP;
     for (const [name, [usual, fits, expected]] of Object.entries(FIELDS)) {
-      const value = options[name] ?? usual;
+      const value = given[name] ?? usual;
       if (!fits(value)) throw new InputError(`${name} is ${value}; expected ${expected}`);
-      this[name] = value;
+      Object.assign(this, { [name]: value });
     }
   }
 }
@@ -69,7 +72,12 @@ export function draw(scores, sampling, recent, random) {
   return low;
 }
 
-/** Logits to probabilities after all filters, in place; they need not sum to 1. */
+/**
+ * Logits to probabilities after all filters, in place; they need not sum to 1.
+ * @param {Float64Array} scores
+ * @param {Sampling} sampling
+ * @param {Iterable<number>} recent
+ */
 function filter(scores, sampling, recent) {
   const highest = scores.reduce((most, score) => Math.max(most, score), -Infinity);
   const norm = Math.log(scores.reduce((sum, score) => sum + Math.exp(score - highest), 0));
@@ -102,7 +110,7 @@ function descending(values) {
   return values.slice().sort().reverse(); // typed arrays sort as numbers
 }
 
-/** @param {Float64Array} values */
+/** @param {Float64Array} values @param {number} least */
 function dropBelow(values, least) {
   for (let i = 0; i < values.length; i++) if (values[i] < least) values[i] = 0;
 }

@@ -23,10 +23,9 @@ export class StepRunner {
    * @param {string} result name of the output beside the states
    */
   constructor(graph, specs, result) {
-    Object.assign(this, { graph, specs, result });
-    /** @type {import("./graph.js").Graph} */ this.graph;
-    /** @type {StateSpec[]} */ this.specs;
-    /** @type {string} */ this.result;
+    this.graph = graph;
+    this.specs = specs;
+    this.result = result;
   }
 
   /** @returns {StepState} of a stream that has not begun */
@@ -41,6 +40,7 @@ export class StepRunner {
    * @returns {Promise<[any, StepState]>} the result's tensor, and the next state
    */
   async step(data, chunks, state) {
+    /** @type {Record<string, any>} */
     const inputs = { ...data, position: this.graph.integers([state.position]) };
     if (this.specs.some((spec) => spec.history)) inputs.slot = this.graph.integers([0]);
     this.specs.forEach((spec, index) => {
@@ -57,11 +57,18 @@ export class StepRunner {
   }
 }
 
-const size = (shape) => shape.reduce((product, side) => product * side, 1);
-const windowOf = (spec) => (spec.history ? withTime(spec, spec.past) : spec.shape);
-const withTime = (spec, slots) => spec.shape.map((side, axis) => (axis === spec.axis - 1 ? slots : side));
+const size = (/** @type {number[]} */ shape) => shape.reduce((product, side) => product * side, 1);
+const windowOf = (/** @type {StateSpec} */ spec) => (spec.history ? withTime(spec, spec.past) : spec.shape);
+const withTime = (/** @type {StateSpec} */ spec, /** @type {number} */ slots) => spec.shape.map((side, axis) => (axis === spec.axis - 1 ? slots : side));
 
-/** An array with `slots` slots of time, filled with those from `first` on of one that has `had`. */
+/**
+ * An array with `slots` slots of time, filled with those from `first` on of one that has `had`.
+ * @param {Float32Array} array
+ * @param {StateSpec} spec
+ * @param {number} had
+ * @param {number} first
+ * @param {number} slots
+ */
 function moved(array, spec, had, first, slots) {
   const inner = size(spec.shape.slice(spec.axis));
   const outer = size(spec.shape.slice(0, spec.axis - 1));
