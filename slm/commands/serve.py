@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from slm.commands.lm_options import add_lm_engine_arguments, check_lm_engine
 from tokenizer.commands.codec_options import add_codec_arguments
@@ -36,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="origin of another page that may connect, such as https://example.org; repeatable; *: all",
     )
     parser.add_argument(
+        "--local",
+        metavar="FOLDER",
+        type=Path,
+        help="folder of `focalstream export-web`, to serve at /local the page that runs in the visitor's browser",
+    )
+    parser.add_argument(
         "--lead-ms", type=float, default=240.0, help="how far generation is ahead of playback, in milliseconds"
     )
     parser.add_argument("--prompt-seconds", type=float, default=30.0, help="longest prompt, in seconds")
@@ -58,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
     from slm.serve.model_process import ModelProcess, ModelSettings
     from slm.serve.protocol import Limits
 
+    if args.local is not None:
+        from slm.serve.local_page import check_folder
+
+        check_folder(args.local)
     engine = args.engine or fastest_engine(args)
     lm_engine = args.lm_engine or engine
     check_lm_engine(args, engine, lm_engine)
@@ -84,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         connections=args.connections,
     )
     token = args.auth_token or os.environ.get("FOCALSTREAM_AUTH_TOKEN") or None
-    service = Service(model, limits, token, tuple(args.origin))
+    service = Service(model, limits, token, tuple(args.origin), args.local)
 
     def say_where() -> None:
         host, port = listener.getsockname()[:2]

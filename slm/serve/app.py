@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from pipelines.pages.html import base_css
 from slm.serve.assets import EXAMPLES, PAGE, example_wav
 from slm.serve.files import continue_file, decode_file, encode_file
+from slm.serve.local_page import LocalPage
 from slm.serve.protocol import Refused
 from slm.serve.service import Service, log
 from slm.serve.session import Session
@@ -98,7 +99,7 @@ def make_app(service: Service) -> Starlette:
 
         return endpoint
 
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/", page),
         Route("/page/base.css", base_style),
         Route("/page/{name}", asset),
@@ -111,6 +112,8 @@ def make_app(service: Service) -> Starlette:
         Route("/v1/continue", guarded(continue_file), methods=["POST"]),
         WebSocketRoute("/v1/stream", stream),
     ]
+    if service.local is not None:
+        routes.append(Mount("/local", LocalPage(service.local)))
     return Starlette(routes=routes, exception_handlers={Refused: refused})
 
 

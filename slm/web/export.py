@@ -136,7 +136,7 @@ def _write_runtime(runtime: dict[str, bytes], folder: Path) -> None:
 
 def _write_packed(path: Path, data: bytes) -> None:
     """The same bytes for the same data."""
-    path.write_bytes(gzip.compress(data, mtime=0))
+    path.write_bytes(gzip.compress(data, 6, mtime=0))  # 9: half a percent less, in twice the time
 
 
 def _write_page(folder: Path) -> None:
