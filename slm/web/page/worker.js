@@ -3,7 +3,8 @@ import { Continuation, loadModels, Resampler } from "../engine/index.js";
 
 const LEAD_SECONDS = 1; // how far speech is computed ahead of a listener who began to play at its first chunk
 const LIMITS = { prompt_seconds: 30, speech_seconds: 120 };
-const WARM_UP_CHUNKS = 3; // of a prompt of silence, so that the first real one is not the slow first run
+const WARM_UP_CHUNKS = 8; // of silence, in one piece and one by one: WebAssembly gets fast once it has run a while
+const WARM_UP_SECONDS = 0.5; // of speech after them
 const PIECE_CHUNKS = 8; // of a prompt at once
 const turn = new MessageChannel(); // a message to ourselves: those of the page come before the next step
 const pause = () => new Promise((go) => ((turn.port1.onmessage = go), turn.port2.postMessage(0)));
@@ -31,8 +32,10 @@ async function cacheName(address) {
 }
 
 async function warmUp() {
-  const trial = new Continuation(loaded.codec, loaded.model, {}, { maxSeconds: 0.1, minSeconds: 0.1 });
-  await trial.feed(new Float32Array(WARM_UP_CHUNKS * loaded.codec.chunkSamples));
+  const trial = new Continuation(loaded.codec, loaded.model, {}, { maxSeconds: WARM_UP_SECONDS, minSeconds: WARM_UP_SECONDS });
+  const { chunkSamples } = loaded.codec;
+  await trial.feed(new Float32Array(WARM_UP_CHUNKS * chunkSamples));
+  for (let i = 0; i < WARM_UP_CHUNKS; i++) await trial.feed(new Float32Array(chunkSamples));
   for await (const _ of trial.chunks());
 }
 
