@@ -3,13 +3,15 @@
     focalstream export-web web                                     # or `make web`
     python benchmarks/web.py web [--threads 1,2] [--rounds 3]
     taskset -c 0 python benchmarks/web.py web --threads 1          # on one core
-    python benchmarks/web.py web --threads 1 --slower 4            # what a phone with a quarter of the speed would see
+    python benchmarks/web.py web --threads 1 --slower 4            # Chromium holds the engine back to a quarter
+    python benchmarks/web.py web --threads 1 --pictures docs/images    # and takes the pictures of README.md
 
 The host is local and sends the headers that threads need. The real-time factor is computing time over the duration of
 the audio, in the engine without pacing: of a prompt (encoding, decoding and reading it, 80 ms at a time) and of new
 speech (language model, sampling, decoder); best of the rounds. First audio is what the page shows: from the end of a
 spoken prompt (Chromium's fake microphone) to the first sample played, the page's buffer of 80 ms included, and of that
-the models' part; best and worst of the rounds. Memory is the resident set of the page's process.
+the models' part; best and worst of the rounds; --slower does not reach the worker that it runs in. Memory is the
+resident set of the page's process.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--slower", type=float, default=1.0, help="hold the page's and the worker's thread back")
+    parser.add_argument("--slower", type=float, default=1.0, help="times as slow as this machine")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="write web-desktop.png and web-phone.png there")
     args = parser.parse_args()
     sizes = {path: path.stat().st_size for path in args.folder.rglob("*") if path.is_file()}
     manifest = json.loads((args.folder / "focalstream.json").read_text())
@@ -133,10 +136,28 @@ def measure(address: str, wave: np.ndarray, rate: int, threads: int, args: argpa
             first.append(int(page.text_content("#first").split()[0]))
             inside.append(int(page.text_content("#first-server").split()[0]))
         memory = resident()
+        if args.pictures:
+            take_pictures(page, args.pictures)
         chromium.close()
     figures = [f"{engine['load'] / 1000:.1f}", f"{min(engine['prompt'][1:]):.2f}", f"{min(engine['speech'][1:]):.2f}"]
     figures += [f"{min(engine['chunk'][1:]):.0f}", f"{min(first)} to {max(first)}", f"{min(inside)} to {max(inside)}"]
     return " | ".join([*figures, f"{memory / 1e6:.0f}"]), engine["tokens"]
+
+
+def take_pictures(page: Any, folder: Path) -> None:
+    """The page after the continuation of an example: wide and light, narrow and dark."""
+    page.set_viewport_size({"width": 1100, "height": 1000})
+    page.get_by_text("An example").click()
+    page.locator("[name=seconds]").fill("6")
+    page.fill("#seed", "3")
+    page.click("#go")
+    until(page, "phase === 'idle' && chunks > 0")
+    page.wait_for_timeout(8000)  # it has been played
+    page.screenshot(path=folder / "web-desktop.png")
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 1250})
+    page.wait_for_timeout(1000)
+    page.screenshot(path=folder / "web-phone.png")
 
 
 def slow_down(page: Any, rate: float) -> None:

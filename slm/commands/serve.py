@@ -65,10 +65,6 @@ def run(args: argparse.Namespace) -> int:
     from slm.serve.model_process import ModelProcess, ModelSettings
     from slm.serve.protocol import Limits
 
-    if args.local is not None:
-        from slm.serve.local_page import check_folder
-
-        check_folder(args.local)
     engine = args.engine or fastest_engine(args)
     lm_engine = args.lm_engine or engine
     check_lm_engine(args, engine, lm_engine)
@@ -111,10 +107,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_request(args: argparse.Namespace) -> None:
-    """Raise InputError for numbers out of range before loading anything."""
+    """Raise InputError for numbers out of range and a folder that is none, before loading anything."""
     from tokenizer.errors import InputError
 
     least = {"slots": 1, "queue": 0, "threads": 1, "connections": 1, "port": 0, "drain_seconds": 0}
+    if args.local is not None and not (args.local / "focalstream.json").is_file():
+        raise InputError(f"--local {args.local}: is no folder of `focalstream export-web`; make one with that command")
     if args.port > 65535:
         raise InputError(f"--port {args.port}: expected 0 to 65535")
     positive = ("lead_ms", "prompt_seconds", "speech_seconds", "session_seconds")

@@ -8,12 +8,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 from starlette.websockets import WebSocket
 
 from pipelines.pages.html import base_css
 from slm.serve.assets import EXAMPLES, PAGE, example_wav
 from slm.serve.files import continue_file, decode_file, encode_file
-from slm.serve.local_page import LocalPage
 from slm.serve.protocol import Refused
 from slm.serve.service import Service, log
 from slm.serve.session import Session
@@ -26,6 +27,18 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+
+ISOLATED = {**HEADERS, "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
+del ISOLATED["Content-Security-Policy"]  # the page has its own
+
+
+class LocalPage(StaticFiles):
+    """The page without a server, which `focalstream export-web` wrote, with the headers that let it have threads."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(ISOLATED)
+        return response
 
 
 def make_app(service: Service) -> Starlette:
@@ -113,7 +126,7 @@ def make_app(service: Service) -> Starlette:
         WebSocketRoute("/v1/stream", stream),
     ]
     if service.local is not None:
-        routes.append(Mount("/local", LocalPage(service.local)))
+        routes.append(Mount("/local", LocalPage(directory=service.local, html=True)))
     return Starlette(routes=routes, exception_handlers={Refused: refused})
 
 

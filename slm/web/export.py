@@ -33,7 +33,7 @@ MANIFEST = "focalstream.json"
 HERE = Path(__file__).resolve().parent
 KERNEL: Kernel = "unsigned"  # exact in WebAssembly, and the faster of the two there
 STEPS = {"encode_step": "codec", "decode_step": "codec", "step": "lm"}  # graphs, and the model each belongs to
-SHARED = ("page.js", "page.css", "pictures.js", "capture.js", "playback.js")  # of the server's page
+SERVERS = {"index.html", "source.js", "connection.js"}  # files of the server's page that this one has in another form
 # The page cannot send anything anywhere: a browser refuses connections to other addresses than its own.
 POLICY = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; img-src 'self' data: blob:"
 
@@ -148,8 +148,9 @@ def _write_page(folder: Path) -> None:
     (folder / "index.html").write_text(index.replace(charset, charset + policy), encoding="utf-8")
     shutil.copytree(HERE / "engine", folder / "engine")
     (folder / "page").mkdir()
-    for name in SHARED:
-        shutil.copyfile(PAGE / name, folder / "page" / name)
+    for path in PAGE.iterdir():
+        if path.name not in SERVERS and path.suffix in (".js", ".css"):
+            shutil.copyfile(path, folder / "page" / path.name)
     for name in ("source.js", "worker.js"):
         shutil.copyfile(HERE / "page" / name, folder / "page" / name)
     (folder / "page" / "base.css").write_text(base_css(), encoding="utf-8")
