@@ -18,15 +18,43 @@ import { InputError } from "./input_error.js";
  * @property {string} codec_fingerprint
  */
 
-/** The state of one generating stream, written by each step: a ring of the latest keys and values. */
+const FIRST_SLOTS = 64;
+
+/**
+ * The state of one generating stream, written by each step: a ring of the latest keys and values. It begins small, because
+ * each step copies all of it, and is a ring once it has its full size.
+ */
 class Cache {
-  /** @param {ModelManifest} shape @param {number} capacity slots that can be read */
-  constructor(shape, capacity) {
-    const size = shape.kv_heads * (capacity + 1) * shape.head_width; // the last slot is for padding, which is unused here
-    this.capacity = capacity;
+  /** @param {ModelManifest} shape @param {number} longestWrite tokens that are taken in at once */
+  constructor(shape, longestWrite) {
+    this.shape = shape;
+    this.longestWrite = longestWrite;
     this.position = 0; // tokens taken in
-    /** @type {Float32Array[]} */
-    this.arrays = Array.from({ length: 2 * shape.layers }, () => new Float32Array(size));
+    this.capacity = 0; // slots that can be read; one more is for padding, which is unused here
+    /** @type {Float32Array[]} keys [G, K, C + 1] and values [G, C + 1, K] of each layer, by turns */
+    this.arrays = Array.from({ length: 2 * shape.layers }, () => new Float32Array(shape.kv_heads * shape.head_width));
+    this.grow(FIRST_SLOTS);
+  }
+
+  /**
+   * Make room for the first `slots` tokens, if it is less than the full size; what is held stays in its slots.
+   * @param {number} slots
+   */
+  grow(slots) {
+    const { head_width: width, kv_heads: groups, context } = this.shape;
+    const full = context + this.longestWrite;
+    if (this.capacity === full || slots <= this.capacity) return;
+    const before = this.capacity + 1;
+    this.capacity = Math.min(full, Math.max(slots, 2 * this.capacity));
+    const after = this.capacity + 1;
+    this.arrays = this.arrays.map((array, i) => {
+      const [rows, size] = i % 2 ? [groups, width] : [groups * width, 1];
+      const grown = new Float32Array(rows * after * size);
+      for (let row = 0; row < rows; row++) {
+        grown.set(array.subarray(row * before * size, (row + 1) * before * size), row * after * size);
+      }
+      return grown;
+    });
   }
 }
 
@@ -50,7 +78,7 @@ export class LanguageModel {
    * @param {number} [longestWrite] tokens that a step takes in at once; longer ones are divided
    */
   makeCache(longestWrite = 32) {
-    return new Cache(this.manifest, this.context + longestWrite);
+    return new Cache(this.manifest, longestWrite);
   }
 
   /**
@@ -65,7 +93,7 @@ export class LanguageModel {
     const { vocabulary_size: size } = this.manifest;
     const wrong = Array.prototype.find.call(ids, (id) => !(id >= 0 && id < size));
     if (wrong !== undefined || !ids.length) throw new InputError(`step: id ${wrong}; expected ids from 0 to ${size - 1}`);
-    const block = cache.capacity - this.context + 1;
+    const block = cache.longestWrite + 1;
     let logits = new Float32Array(0);
     for (let begin = 0; begin < ids.length; begin += block) {
       logits = await this.write(Array.prototype.slice.call(ids, begin, begin + block), cache);
@@ -77,8 +105,9 @@ export class LanguageModel {
   async write(ids, cache) {
     const { heads, kv_heads: groups, head_width: width } = this.manifest;
     const { graph, context } = this;
-    const { capacity, position } = cache;
     const count = ids.length;
+    cache.grow(cache.position + count);
+    const { capacity, position } = cache;
     const half = width / 2;
     const [cosine, sine] = [new Float32Array(count * half), new Float32Array(count * half)];
     // Angles in float64: after a day at 50 tokens a second a float32 angle would be wrong by a quarter of a radian.
