@@ -153,6 +153,7 @@ def take_pictures(page: Any, folder: Path) -> None:
     page.click("#go")
     until(page, "phase === 'idle' && chunks > 0")
     page.wait_for_timeout(8000)  # it has been played
+    page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=folder / "web-desktop.png")
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 390, "height": 1250})
