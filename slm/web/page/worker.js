@@ -27,7 +27,7 @@ async function load({ address, threads }) {
 
 // As the service worker calls it; none where the browser has no such cache.
 async function cacheName(address) {
-  const { content } = await (await fetch(address)).json().catch(() => ({}));
+  const { content } = await fetch(address).then((answer) => answer.json()).catch(() => ({})); // loading says what is wrong
   return self.caches && content ? `focalstream-${content}` : undefined;
 }
 
