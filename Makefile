@@ -5,13 +5,17 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick lint format clean
+.PHONY: help demo web test test-quick lint format clean
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ { printf "    make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed  ## the whole path in a few minutes; ends with a page to listen to, demo/index.html
 	$(BIN)/focalstream demo --out demo $(ARGS)
+
+web: $(VENV)/.installed-dev  ## the demo that runs in a browser, as a static folder, web/; fetches onnxruntime-web (33 MB) once
+	rm -rf web
+	$(BIN)/focalstream export-web web $(ARGS)
 
 # One process a core, each with one thread: twice as fast on two cores as one process with two.
 test: lint  ## everything that CI runs, under ten minutes on two cores
@@ -44,5 +48,5 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e ".[dev]"
 	touch $@
 
-clean:  ## remove the virtual environment and the demo
-	rm -rf $(VENV) demo
+clean:  ## remove the virtual environment and the demos
+	rm -rf $(VENV) demo web

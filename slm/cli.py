@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-lm": ("slm.commands.train_lm", "train a language model on token shards"),
     "eval-lm": ("slm.commands.eval_lm", "measure a language model on held-out tokens"),
     "export-lm": ("slm.commands.export_lm", "export a language model for transformers and vLLM"),
+    "export-web": ("slm.commands.export_web", "export live continuation as a static folder that runs in a browser"),
     "continue": ("slm.commands.continue_speech", "continue a spoken prompt"),
     "serve": ("slm.commands.serve", "live speech continuation for many clients, with a page to try it"),
     "speak": ("slm.commands.speak", "text to speech with a language model trained with text"),

@@ -66,6 +66,7 @@ ORDER = {
         "training",
         "evaluation",
         "serve",
+        "web",
         "demo",
         "doctor",
         "commands",

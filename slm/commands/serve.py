@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import sys
+from pathlib import Path
 
 from slm.commands.lm_options import add_lm_engine_arguments, check_lm_engine
 from tokenizer.commands.codec_options import add_codec_arguments
@@ -42,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keyfile", metavar="FILE", help="private key of the certificate (PEM)")
     parser.add_argument(
         "--root-path", default="", metavar="PATH", help="path below which a proxy shows the server, such as /speech"
+    )
+    parser.add_argument(
+        "--local",
+        metavar="FOLDER",
+        type=Path,
+        help="folder of `focalstream export-web`, to serve at /local the page that runs in the visitor's browser",
     )
     parser.add_argument(
         "--lead-ms", type=float, default=240.0, help="how far generation is ahead of playback, in milliseconds"
@@ -94,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         session_seconds=args.session_seconds,
         connections=args.connections,
     )
-    service = Service(model, limits, token, origins)
+    service = Service(model, limits, token, origins, local=args.local)
 
     def say_where() -> None:
         host, port = listener.getsockname()[:2]
@@ -153,12 +160,14 @@ def normal_origin(origin: str) -> str:
 
 
 def check_request(args: argparse.Namespace) -> None:
-    """Raise InputError for numbers out of range before loading anything."""
+    """Raise InputError for numbers out of range and a folder that is none, before loading anything."""
     from tokenizer.errors import InputError
 
     least = {"slots": 1, "queue": 0, "threads": 1, "connections": 1, "port": 0, "drain_seconds": 0}
     if args.root_path and not re.fullmatch(r"(/[\w.~-]+)+/?", args.root_path):
         raise InputError(f"--root-path {args.root_path}: expected a path such as /speech")
+    if args.local is not None and not (args.local / "focalstream.json").is_file():
+        raise InputError(f"--local {args.local}: is no folder of `focalstream export-web`; make one with that command")
     if args.port > 65535:
         raise InputError(f"--port {args.port}: expected 0 to 65535")
     positive = ("lead_ms", "prompt_seconds", "speech_seconds", "session_seconds")

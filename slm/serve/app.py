@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Awaitable, Callable
-from functools import cache
-from pathlib import Path
 
-import numpy as np
-import soundfile
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocket
 
 from pipelines.pages.html import base_css
+from slm.serve.assets import EXAMPLES, PAGE, example_wav
 from slm.serve.files import continue_file, decode_file, encode_file
 from slm.serve.http_protocol import BelowPath, SecurityHeaders
 from slm.serve.protocol import Refused
 from slm.serve.service import Service, log
 from slm.serve.session import Session
-from tokenizer.audio import read_audio
 
 Endpoint = Callable[[Service, Request], Awaitable[Response]]
 
-PAGE = Path(__file__).resolve().parent / "page"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
-SPEECH = Path(__file__).resolve().parents[1] / "demo" / "speech" / "audio"
-EXAMPLES = {  # bundled prompts for the page, with the start of each sentence
-    "ada-01": "Ada: The lighthouse keeper counted seven ships …",
-    "ben-01": "Ben: Please leave the blue ladder …",
-}
-EXAMPLE_SECONDS = 3.0
 REQUESTS = 64  # for whole files at once, however far they are
+ISOLATED = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Content-Security-Policy": "frame-ancestors 'self'",  # the page has its own for the rest
+}
+
+
+class LocalPage(StaticFiles):
+    """The page without a server, which `focalstream export-web` wrote, with the headers that let it have threads."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(ISOLATED)
+        return response
 
 
 def make_app(service: Service, root_path: str = "") -> ASGIApp:
@@ -120,7 +123,7 @@ def make_app(service: Service, root_path: str = "") -> ASGIApp:
 
         return endpoint
 
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/", page),
         Route("/page/base.css", base_style),
         Route("/page/{name}", asset),
@@ -134,6 +137,8 @@ def make_app(service: Service, root_path: str = "") -> ASGIApp:
         Route("/v1/continue", guarded(continue_file), methods=["POST"]),
         WebSocketRoute("/v1/stream", stream),
     ]
+    if service.local is not None:
+        routes.append(Mount("/local", LocalPage(directory=service.local, html=True)))
     app: ASGIApp = Starlette(routes=routes, exception_handlers={Refused: refused})
     if service.origins:
         headers = ["authorization", "content-type"]
@@ -158,12 +163,3 @@ async def check_token(service: Service, request: Request) -> None:
     given = token.encode("latin-1") if kind.lower() == "bearer" else None  # the bytes as received
     if not await service.admits(given, request.client.host if request.client else ""):
         raise Refused("bad_token", "expected the header Authorization: Bearer TOKEN", 401)
-
-
-@cache
-def example_wav(name: str) -> bytes:
-    """A bundled prompt as a WAV file."""
-    wave = read_audio(SPEECH / f"{name}.ogg", 16000, EXAMPLE_SECONDS)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(wave, -1, 1), 16000, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()

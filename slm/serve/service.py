@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -45,12 +46,14 @@ class Service:
         auth_token: required of clients; None: no token.
         origins: of pages other than the server's own that may connect; "*": all.
         wrong_token_seconds: before a wrong token is refused, so that guessing takes long.
+        local: a folder of `focalstream export-web` to serve at /local; None: nothing is there.
     """
 
     model: ModelProcess
     limits: Limits = field(default_factory=Limits)
     auth_token: str | None = None
     origins: tuple[str, ...] = ()
+    local: Path | None = None
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     draining: bool = False  # no new streams: the server is shutting down
     dead: bool = False  # the model's process has died
