@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train the small codec as the shipped one was, about NN hours of one core:
+# Train a small codec as the shipped one was, in about six hours of one core (the model card says what differs):
 #   configs/codec/small.sh TRAIN.jsonl.gz MORE.jsonl.gz READ.jsonl.gz TEACHER OUT
 # READ holds the cuts of TRAIN by many adult readers (LibriSpeech and VCTK), which count three times; TEACHER is a folder
 # with the encoder of Whisper tiny.en, or openai/whisper-tiny.en. A run that was stopped goes on with the same command.
@@ -14,22 +14,22 @@ run() {  # NAME OPTIONS...
     focalstream train-codec --config configs/codec/small.yaml --out "$out/$name" $resume "$@"
 }
 
-# Sound alone: what the first four runs of the shipped codec came to, in one.
-run sound --steps 21000 --data "$train"
+taught() {  # NAME FROM OPTIONS...: by a recogniser's encoder, which hears through noise
+    name=$1 from=$2
+    shift 2
+    run "$name" --init-from "$out/$from/end_to_end/codec" --teacher source="$teacher" --content-noise-db 5 \
+        --batch-size 5 --crop-seconds 3.2 --data "$train" "$more" "$read" "$read" "$@"
+}
 
-# Words too: the content of the resynthesis, judged through noise by a recogniser's encoder.
-run words --init-from "$out/sound/end_to_end/codec" --teacher source="$teacher" \
-    --losses content=8 distilled=1 loudness=0.75 --content-noise-db 5 --augment speed=0.15 level=6 bandwidth=0.05 \
-    --batch-size 5 --crop-seconds 3.2 --average 0.999 --steps 2750 --learning-rate 5e-4 --final-learning-rate 2e-4 \
-    --warmup-steps 50 --data "$train" "$more" "$read" "$read"
-run clear --init-from "$out/words/end_to_end/codec" --teacher source="$teacher" \
-    --losses content=14 distilled=1 loudness=0.75 --content-noise-db 5 --augment speed=0.15 level=6 bandwidth=0.05 \
-    --batch-size 5 --crop-seconds 3.2 --average 0.995 --steps 880 --learning-rate 3e-4 --warmup-steps 10 \
-    --data "$train" "$more" "$read" "$read"
+run sound --steps 21200 --data "$train"
+taught words sound --losses content=8 distilled=1 loudness=0.75 --augment speed=0.15 level=6 bandwidth=0.05 \
+    --average 0.999 --steps 2750 --learning-rate 5e-4 --final-learning-rate 2e-4 --warmup-steps 50
+taught clear words --losses content=14 distilled=1 loudness=0.75 --augment speed=0.15 level=6 bandwidth=0.05 \
+    --average 0.995 --steps 880 --learning-rate 3e-4 --warmup-steps 10
 
-# The tokens are final now. The decoder learns to say them more naturally.
-run natural --init-from "$out/clear/end_to_end/codec" --freeze encoder compressor --teacher source="$teacher" \
-    --losses content=6 loudness=0.75 entropy=0 adversarial=0.2 feature_matching=0.25 --adversary spectra \
-    --adversary-seconds 1.0 --adversary-learning-rate 3e-4 --content-noise-db 5 --augment speed=0.15 level=6 \
-    --batch-size 5 --crop-seconds 3.2 --average 0.99 --steps 1000 --learning-rate 3e-4 --warmup-steps 20 \
-    --data "$train" "$more" "$read" "$read"
+# The tokens are final now; the decoder learns to say them.
+taught decoder clear --freeze encoder compressor --losses content=6 loudness=0.75 entropy=0 adversarial=0.2 \
+    feature_matching=0.25 --adversary spectra --adversary-seconds 1.0 --adversary-learning-rate 3e-4 \
+    --augment speed=0.15 level=6 --average 0.99 --steps 820 --learning-rate 3e-4 --warmup-steps 20
+taught last decoder --freeze encoder compressor --losses content=4 loudness=0.75 entropy=0 --average 0.98 \
+    --steps 360 --learning-rate 3e-4 --warmup-steps 20
