@@ -125,7 +125,7 @@ def test_a_network_that_fails_in_the_middle_is_an_error(write_manifest, speech, 
                 raise ConnectionError("the line is dead")
             return super().read(size)
 
-    def open_failing(source, audio):
+    def open_failing(source, audio, *_):
         path = source["source"]
         return SlicedBytes(Failing(path), 0, len(open(path, "rb").read()))
 

@@ -162,7 +162,7 @@ def test_totals_that_do_not_balance(copied):
         ("shards", ["x"], "shard number 0: a key is missing or unknown"),
         ("shards", {}, "shards is dict, expected a list"),
         ("totals", [1], "totals is list, expected a mapping"),
-        ("codec", {"name": "tiny"}, "codec: missing"),
+        ("codec", {"name": "tiny"}, "codec: the key"),
     ],
 )
 def test_a_description_with_a_wrong_type(copied, key, value, words):
