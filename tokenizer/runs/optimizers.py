@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from tokenizer.runs.stacked_muon import StackedMuon
+
 SMALLEST = 64  # matrices narrower than this are not worth orthogonalizing
 LARGEST = 1_000_000  # entries: a larger matrix costs Muon more than all the rest of a step on a CPU
 
@@ -65,8 +67,8 @@ class Optimizers:
         self.members: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)]
         if matrices:
             decay = config.weight_decay
-            muon = torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-            self.members.append(muon)
+            muon = StackedMuon if matrices[0].is_cuda else torch.optim.Muon
+            self.members.append(muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
 
     def step(self, share: float) -> None:
         """Take a step at `share` of the learning rate."""

@@ -2,8 +2,8 @@
 
 "waves": multi-period and multi-scale discriminators, HiFi-GAN, arXiv 2010.05646, as in the published recipe of
 FocalCodec-Stream. "spectra": discriminators of spectrograms at several resolutions, after arXiv 2210.13438, section
-3.4, narrower, for training on CPUs. Hinge loss: arXiv 1705.02894. Feature matching: arXiv 1910.06711. Losses are summed
-over discriminators.
+3.4, narrower, for training on CPUs. "mixed": the multi-period ones beside those of spectra. Hinge loss: arXiv
+1705.02894. Feature matching: arXiv 1910.06711. Losses are summed over discriminators.
 
 Legend: B batch, S samples, C channels, F bins, T frames.
 """
@@ -109,20 +109,20 @@ class Adversary(nn.Module):
 
     Args:
         width: channels relative to the published ones.
-        kind: "waves" or "spectra".
+        kind: "waves", "spectra" or "mixed".
         samples: of each row that they hear, at a random place, the same for made and real; None: all.
     """
 
     def __init__(self, width: float = 1.0, kind: str = "waves", samples: int | None = None) -> None:
         super().__init__()
-        waves, spectra = kind == "waves", WINDOWS if kind == "spectra" else ()
+        periods, windows = () if kind == "spectra" else PERIODS, () if kind == "waves" else WINDOWS
         self.samples = samples
-        self.periods = nn.ModuleList(PeriodDiscriminator(period, width) for period in (PERIODS if waves else ()))
+        self.periods = nn.ModuleList(PeriodDiscriminator(period, width) for period in periods)
         self.scales = nn.ModuleList(
             ScaleDiscriminator(width, weight_norm if scale else spectral_norm)
-            for scale in range(SCALES if waves else 0)
+            for scale in range(SCALES if kind == "waves" else 0)
         )
-        self.spectra = nn.ModuleList(SpectrumDiscriminator(window, width) for window in spectra)
+        self.spectra = nn.ModuleList(SpectrumDiscriminator(window, width) for window in windows)
 
     def forward(self, wave: Tensor) -> list[Judgement]:
         """[B, S] -> what each discriminator makes of it."""

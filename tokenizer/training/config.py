@@ -12,7 +12,7 @@ from tokenizer.training.augment import NO_AUGMENTATION, Augmentation
 
 SCHEDULES = ("cosine", "plateau", "epoch")
 OPTIMIZERS = ("adamw", "muon")
-ADVERSARIES = ("waves", "spectra")
+ADVERSARIES = ("waves", "spectra", "mixed")
 POSITIVE = {  # settings that must be more than 0
     *("batch_size", "crop_seconds", "longest_seconds", "learning_rate", "final_learning_rate", "clip_norm"),
     *("validate_every", "validation_batches", "save_every", "entropy_temperature"),
@@ -51,7 +51,7 @@ class StageConfig:
     entropy_temperature: float = 200.0
     binarise: bool = True  # False: latents pass the quantizer as they are, to learn what it costs; no codec for use
     content_noise_db: float | None = None  # lowest ratio of speech to the noise that a content teacher hears with it
-    adversary: str = "waves"  # discriminators of waves, as published, or "spectra", which cost a CPU less
+    adversary: str = "waves"  # as published, or "spectra", which cost a CPU less, or "mixed"
     adversary_width: float = 1.0  # channels of the discriminators, relative to the published ones
     adversary_seconds: float | None = None  # of each row that the discriminators hear, at a random place; None: all
     adversary_learning_rate: float | None = None  # None: the same as the codec's
