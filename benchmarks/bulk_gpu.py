@@ -44,9 +44,8 @@ def main() -> None:
     wanted = Device(reference, "cpu").encode(compared, lengths).result()
     differing = {}
     print(f"{args.codec}, {device_name(args.device)}, torch {torch.__version__}\n")
-    print(
-        "| precision | batch, s | hours an hour | windows, hours an hour | MB a second of audio |\n|---|---|---|---|---|"
-    )
+    print("| precision | batch, s | hours an hour | windows, hours an hour | MB a second of audio |")
+    print("|---|---|---|---|---|")
     for precision in precisions:
         codec = Codec.from_pretrained(
             args.codec, device=args.device, precision="bf16" if precision == "bf16" else "fp32"
