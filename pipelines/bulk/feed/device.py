@@ -47,6 +47,11 @@ class Device:
         self._device = torch.device(device)
         self._copies: Any = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
+    @property
+    def is_gpu(self) -> bool:
+        """Whether work is only queued, and copies go beside it from pinned memory."""
+        return self._copies is not None
+
     def encode(self, wave: np.ndarray, lengths: np.ndarray) -> Tokens:
         """Whole utterances, float32 [B, S] of `lengths` samples, int64 [B]."""
         import torch
