@@ -135,17 +135,21 @@ def in_process(kind: str, *work: Any) -> dict[str, float]:
 
 
 def tokenize_all(link: Any, speed: float, manifest: Path, out: Path, shard: float, batch: float, decoders: int) -> None:
+    from pipelines.bulk.batch_size import together
     from pipelines.bulk.encoding import Encoding
     from pipelines.bulk.executors.inline import Inline
     from pipelines.bulk.plan import Sharding
     from pipelines.bulk.run import Job, tokenize
+    from pipelines.format.layout import Layout
     from tokenizer import Codec
 
     codec = SimulatedCodec(Codec.from_pretrained("small"), speed)
     Codec.from_pretrained = lambda *name, **options: codec  # type: ignore[method-assign, assignment]
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        job = Job(str(manifest), Path(folder), "small", Sharding(hours=shard), Encoding(batch), executor=Inline())
-        tokenize(job)
+        sharding = Sharding(hours=shard)
+        shared = together(Layout(Path(folder)), batch, "cuda", sharding)
+        encoding = Encoding(batch, **shared)
+        tokenize(Job(str(manifest), Path(folder), "small", sharding, encoding, executor=Inline(), decoders=decoders))
         ended = max(path.stat().st_mtime for path in Path(folder, "shards").iterdir())
     elapsed = ended - time.time() + time.perf_counter() - codec.began
     link.send({"elapsed": elapsed, "padded": codec.padded, "calls": codec.calls})

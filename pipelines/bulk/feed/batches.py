@@ -8,7 +8,7 @@ Legend: B rows, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,24 +86,59 @@ def lay_out(samples: Sequence[int], batch: float, longest: float) -> tuple[list[
     return batches, long_cuts
 
 
-def steps(samples: Sequence[int], rules: BatchRules) -> Iterator[Step]:
-    """Everything that the codec is given for cuts of these lengths, in order."""
+def steps(samples: Sequence[int], rules: BatchRules, needed: Callable[[int], bool]) -> Iterator[Step]:
+    """What the codec is given for cuts of these lengths, in order, without the steps that hold no cut that is needed.
+
+    Args:
+        needed: asked of a cut before each step; a long one that turns out to be unreadable takes no further steps.
+    """
     batches, long_cuts = lay_out(samples, rules.batch, rules.longest)
     for batch in batches:
-        # The codec takes no empty rows: cuts without a length have one silent sample.
-        width = max(1, *(samples[i] for i in batch))
-        yield Step(tuple(Piece(i, 0, samples[i]) for i in batch), width)
-    yield from windows(long_cuts, samples, rules)
+        if any(map(needed, batch)):
+            # The codec takes no empty rows: cuts without a length have one silent sample.
+            width = max(1, *(samples[i] for i in batch))
+            yield Step(tuple(Piece(i, 0, samples[i]) for i in batch), width)
+    yield from windows(long_cuts, samples, rules, needed)
 
 
-def windows(long_cuts: Sequence[int], samples: Sequence[int], rules: BatchRules) -> Iterator[Step]:
-    """The steps of the long cuts, longest first, each in the row that is free first."""
-    rows: list[list[Piece]] = [[] for _ in range(min(rules.long_rows, len(long_cuts)))]
+def windows(
+    long_cuts: Sequence[int], samples: Sequence[int], rules: BatchRules, needed: Callable[[int], bool]
+) -> Iterator[Step]:
+    """The steps of the long cuts, longest first, each in the row that is free first.
+
+    Manifests may claim any length, so windows are counted, not listed.
+    """
+    rows = _rows(long_cuts, samples, rules)
+    at = [0] * len(rows)  # windows that are done of the first cut of each row
+    while rows:
+        pieces = []
+        for (cut, *_), done in zip(rows, at, strict=True):
+            begin = done * rules.window
+            pieces.append(Piece(cut, begin, min(rules.window, samples[cut] - begin)))
+        further = 1
+        if any(needed(piece.cut) for piece in pieces):
+            width = max(-(-piece.samples // rules.chunk) * rules.chunk for piece in pieces)
+            yield Step(tuple(pieces), width, streams=True)
+        else:
+            further = min(_windows(samples[cut], rules) - done for (cut, *_), done in zip(rows, at, strict=True))
+        for number, row in enumerate(rows):
+            at[number] += further
+            if at[number] == _windows(samples[row[0]], rules):
+                at[number], rows[number] = 0, row[1:]
+        while rows and not rows[-1]:  # rows that have ended are the last
+            rows.pop()
+            at.pop()
+
+
+def _rows(long_cuts: Sequence[int], samples: Sequence[int], rules: BatchRules) -> list[list[int]]:
+    """The cuts of each row in turn, the row with most windows first."""
+    rows: list[tuple[int, list[int]]] = [(0, []) for _ in range(min(rules.long_rows, len(long_cuts)))]
     for i in sorted(long_cuts, key=lambda i: (-samples[i], i)):
-        row = min(rows, key=len)
-        row += [Piece(i, begin, min(rules.window, samples[i] - begin)) for begin in range(0, samples[i], rules.window)]
-    rows.sort(key=lambda row: -len(row))  # so that those that have ended are the last
-    for number in range(len(rows[0]) if rows else 0):
-        pieces = tuple(row[number] for row in rows if number < len(row))
-        width = max(-(-piece.samples // rules.chunk) * rules.chunk for piece in pieces)
-        yield Step(pieces, width, streams=True)
+        shortest = min(range(len(rows)), key=lambda number: rows[number][0])
+        total, row = rows[shortest]
+        rows[shortest] = total + _windows(samples[i], rules), [*row, i]
+    return [row for _, row in sorted(rows, key=lambda row: -row[0])]
+
+
+def _windows(samples: int, rules: BatchRules) -> int:
+    return -(-samples // rules.window)

@@ -169,20 +169,23 @@ class Pipeline:
                     group.outcomes[i] = _too_long(group.cuts[i], self._codec)
                     wanted.remove(i)
                     self.emit(self._progress(group.cuts[i].seconds))
-            for step in steps(group.samples, self._rules):
-                if any(piece.cut in wanted and not group.failed(piece.cut) for piece in step.pieces):
-                    self._inbox.put(self._ask(number, group, step, wanted))
+
+            def needed(i: int, group: Group = group, wanted: set[int] = wanted) -> bool:
+                return i in wanted and not group.failed(i)
+
+            for step in steps(group.samples, self._rules, needed):
+                self._inbox.put(self._ask(number, group, step, needed))
             self._inbox.put(_Closing(group))
             if self._stopped.is_set():
                 return
         self._inbox.put(_Closing(_NO_GROUP))
 
-    def _ask(self, number: int, group: Group, step: Step, wanted: set[int]) -> _Fed:
+    def _ask(self, number: int, group: Group, step: Step, needed: Callable[[int], bool]) -> _Fed:
         """Have the rows of a step read."""
         buffer = self._buffers.take()
         requests, silent = [], []
         for row, piece in enumerate(step.pieces):
-            if piece.cut in wanted:
+            if needed(piece.cut):
                 cut, samples = group.cuts[piece.cut], group.samples[piece.cut]
                 requests.append(Request(row, (number, piece.cut), cut, samples, piece.begin, piece.samples))
             else:
@@ -266,7 +269,7 @@ class Pipeline:
         """One step of rows of streams; rows whose stream begins start from a new state."""
         rows = len(step.pieces)
         fresh = [row for row, piece in enumerate(step.pieces) if piece.begin == 0]
-        if len(fresh) == rows:
+        if len(fresh) == rows or self._state is None or _rows_of(self._state) < rows:  # the steps before were needless
             self._state = self._codec.init_state(rows)
         else:
             self._state = _renewed(self._state, rows, fresh, self._codec)
@@ -336,6 +339,10 @@ def _too_long(planned: PlannedCut, codec: Codec) -> Quarantined:
         f"{codec.longest_seconds:g} s; cut it at pauses first, or tokenize it with a causal codec"
     )
     return quarantine(planned, CutError("too long", detail), attempts=0)
+
+
+def _rows_of(state: Any) -> int:
+    return len(next(leaves_of(state)))
 
 
 def _renewed(state: Any, rows: int, fresh: list[int], codec: Codec) -> Any:
