@@ -75,8 +75,8 @@ class Encoding:
         check_precision(self.precision, self.device)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that may change a bit of the tokens; stored in the plan and in dataset.json. What is as in version
-        0.2 is left out."""
+        """Everything that may change a bit of the tokens; stored in the plan and in dataset.json. What earlier
+        versions did not have is left out where it is as they did it."""
         newer = {name: getattr(self, name) for name in NEWER if getattr(self, name) != getattr(Encoding, name)}
         return {
             "batch_seconds": self.batch_seconds,

@@ -5,6 +5,8 @@ Decoding processes need memory that they share. It has no name and lies in no fo
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import mmap
 import os
 import tempfile
@@ -13,6 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 BYTES = 4  # of a float32
 
@@ -36,6 +40,7 @@ class SharedMemory:
         self._map()
 
     def _map(self) -> None:
+        self._pinned = 0
         self._memory = mmap.mmap(self._file, self.count * self.samples * BYTES)
         self.arrays = [
             np.frombuffer(self._memory, np.float32, self.samples, number * self.samples * BYTES)
@@ -53,13 +58,23 @@ class SharedMemory:
         self._map()
 
     def pin(self) -> None:
-        """Let a GPU copy from it while it computes; without that, copies wait. Does nothing where CUDA refuses."""
+        """Let a GPU copy from it while it computes. Where CUDA refuses, copies wait instead."""
         import torch
 
         whole = np.frombuffer(self._memory, np.uint8)
-        torch.cuda.cudart().cudaHostRegister(whole.ctypes.data, whole.nbytes, 0)
+        self._pinned = whole.ctypes.data
+        if failed := int(torch.cuda.cudart().cudaHostRegister(self._pinned, whole.nbytes, 0)):
+            log.warning("batches cannot be pinned (CUDA error %d); copies to the GPU will be slower", failed)
+            self._pinned = 0
+            with contextlib.suppress(RuntimeError):  # the next launch of a kernel is told of the error
+                torch.zeros(1, device="cuda").add_(1)
 
     def close(self) -> None:
+        """Give up the file; the memory goes with its last array."""
+        if self._pinned:
+            import torch
+
+            torch.cuda.cudart().cudaHostUnregister(self._pinned)
         os.close(self._file)
 
 
