@@ -8,9 +8,11 @@ The stand-in has the rates of the shipped codec. Encoding sleeps for (rows x pad
 busy and the processor is free, and gives zeros as tokens. Everything else is the real run: plan, reading, batches,
 shards, receipts.
 
-The clock runs from the first batch to the last receipt. "Share kept" is the speed of the run over the smaller of the
-device's speed and what as many processes as there are decoders can read, measured in the same run ("reading"). Padding
-is the silence that was encoded, over the audio. Kinds of audio:
+"Processor" is what the run itself took, decoders and their start included, in seconds for an hour of audio: 3,600 over
+it is the most that one core could feed. Other work on the machine hardly changes it. The clock runs from the first
+batch to the last receipt. "Share kept" is the speed of the run over the smaller of the device's speed and what as many
+processes as there are decoders can read, measured in the same run ("reading"). Padding is the silence that was
+encoded, over the audio. Kinds of audio:
 
     free        utterances of 1 to 30 s (log-normal, median 6 s) that are silence and cost nothing to read
     wav, flac, opus   the same lengths, decoded from files at 16 kHz
@@ -24,6 +26,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -56,12 +59,12 @@ class SimulatedCodec:
     Attributes:
         padded: seconds of audio that it was given, silence included.
         calls: batches and windows.
-        began: when the first one did.
+        began, used: when the first one did, and the processor time of this process until then.
     """
 
     def __init__(self, codec: Any, speed: float) -> None:
         self._codec, self._speed = codec, speed
-        self.padded, self.calls, self.began = 0.0, 0, 0.0
+        self.padded, self.calls, self.began, self.used = 0.0, 0, 0.0, 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._codec, name)
@@ -80,7 +83,8 @@ class SimulatedCodec:
         return torch.zeros(len(chunk), tokens, dtype=torch.int64), state
 
     def _work(self, wave: Any) -> None:
-        self.began = self.began or time.perf_counter()
+        if not self.calls:
+            self.began, self.used = time.perf_counter(), time.process_time()
         seconds = wave.shape[0] * wave.shape[1] / RATE
         self.padded, self.calls = self.padded + seconds, self.calls + 1
         time.sleep(seconds / self._speed)
@@ -95,8 +99,10 @@ def main() -> None:
     parser.add_argument("--decoders", default="0", help="processes that decode; 0: threads of the run itself")
     parser.add_argument("--hours", type=float, default=8.0, help="of audio at a speed of 1,000; more at a higher one")
     args = parser.parse_args()
-    print("| audio | shard, h | batch, s | decoders | device | reading | run | share kept | padding | calls |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| audio | shard, h | batch, s | decoders | device | reading | run | share kept | padding | calls | processor |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind in args.kinds.split(","):
             files = write_files(kind, Path(folder, kind))
@@ -112,7 +118,8 @@ def main() -> None:
                             print(
                                 f"| {kind} | {shard:g} | {batch:g} | {decoders} | {speed:,.0f} x | "
                                 f"{'free' if np.isinf(reading) else f'{reading:,.0f} x'} | {rate:,.0f} x | "
-                                f"{rate / bound:.3f} | {found['padded'] / seconds - 1:.1%} | {found['calls']} |",
+                                f"{rate / bound:.3f} | {found['padded'] / seconds - 1:.1%} | {found['calls']} | "
+                                f"{3600 * found['processor'] / seconds:.2f} s |",
                                 flush=True,
                             )
 
@@ -152,7 +159,9 @@ def tokenize_all(link: Any, speed: float, manifest: Path, out: Path, shard: floa
         tokenize(Job(str(manifest), Path(folder), "small", sharding, encoding, executor=Inline(), decoders=decoders))
         ended = max(path.stat().st_mtime for path in Path(folder, "shards").iterdir())
     elapsed = ended - time.time() + time.perf_counter() - codec.began
-    link.send({"elapsed": elapsed, "padded": codec.padded, "calls": codec.calls})
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = time.process_time() - codec.used + children.ru_utime + children.ru_stime
+    link.send({"elapsed": elapsed, "padded": codec.padded, "calls": codec.calls, "processor": used})
 
 
 def lengths(kind: str, hours: float) -> list[float]:

@@ -40,6 +40,7 @@ class DecoderLane:
         with self._lock:
             self._closed = True
             self._process.kill()
+            self._process.join()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
