@@ -3,6 +3,7 @@
     python benchmarks/simulated_device.py                                   # audio that costs nothing to read
     python benchmarks/simulated_device.py --kinds wav,opus --decoders 1,2   # decoded for real
     python benchmarks/simulated_device.py --kinds long --speeds 1000 --batches 600
+    python benchmarks/simulated_device.py --layout                          # padding alone, by arithmetic
 
 The stand-in has the rates of the shipped codec. Encoding sleeps for (rows x padded seconds) / speed, so the device is
 busy and the processor is free, and gives zeros as tokens. Everything else is the real run: plan, reading, batches,
@@ -23,6 +24,7 @@ encoded, over the audio. Kinds of audio:
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -98,7 +100,11 @@ def main() -> None:
     parser.add_argument("--shards", default="1", help="--shard-hours")
     parser.add_argument("--decoders", default="0", help="processes that decode; 0: threads of the run itself")
     parser.add_argument("--hours", type=float, default=8.0, help="of audio at a speed of 1,000; more at a higher one")
+    parser.add_argument("--layout", action="store_true", help="print the padding of batches, and run nothing")
     args = parser.parse_args()
+    if args.layout:
+        print_layout()
+        return
     print(
         "| audio | shard, h | batch, s | decoders | device | reading | run | share kept | padding | calls | processor |"
     )
@@ -122,6 +128,44 @@ def main() -> None:
                                 f"{3600 * found['processor'] / seconds:.2f} s |",
                                 flush=True,
                             )
+
+
+def print_layout() -> None:
+    """Padding in batches of one shard, and of the shards that share them by default, over 130 h of utterances."""
+    from pipelines.bulk.batch_size import together
+    from pipelines.bulk.feed.batches import lay_out
+    from pipelines.bulk.plan import Sharding
+    from pipelines.format.layout import Layout
+
+    cuts = [round(seconds * RATE) for seconds in lengths("free", 130)]
+    print("| shard, h | batch, s | padding in batches of one shard | shards that share batches | padding | ", end="")
+    print("batches an hour of audio |\n|---|---|---|---|---|---|")
+    for hours in (0.1, 1.0, 5.0):
+        shards = divided(cuts, 3600 * hours * RATE)
+        for batch in (30, 120, 600, 960, 3840):
+            number = together(Layout(Path("nowhere")), batch, "cuda", Sharding(hours=hours))["batch_shards"]
+            found = []
+            for group in (1, number):
+                joined = [list(itertools.chain(*shards[i : i + group])) for i in range(0, len(shards), group)]
+                padded, batches = 0, 0
+                for cut in joined:
+                    for rows in lay_out(cut, batch * RATE, 60 * RATE)[0]:
+                        padded, batches = padded + len(rows) * max(cut[i] for i in rows), batches + 1
+                found.append(padded / sum(cuts) - 1)
+            print(
+                f"| {hours:g} | {batch:,} | {found[0]:.1%} | {number} | {found[1]:.1%} | "
+                f"{batches / (sum(cuts) / RATE / 3600):.1f} |"
+            )
+
+
+def divided(cuts: list[int], most: float) -> list[list[int]]:
+    """Cuts in shards that end once they hold `most` samples."""
+    shards: list[list[int]] = [[]]
+    for samples in cuts:
+        if sum(shards[-1]) >= most:
+            shards.append([])
+        shards[-1].append(samples)
+    return shards
 
 
 def numbers(text: str, kind: Any) -> list[Any]:

@@ -18,7 +18,7 @@ MEMORY_SHARE = 0.5  # of what is free; the rest is for fragmentation and for oth
 PROBE_ROWS, PROBE_SECONDS = 4, 20.0  # of silence; longer rows are encoded piece by piece
 MOST_SECONDS = 960.0  # an H100 does 31,000 times real time in batches of 600 s, 34,000 in those of 3,840 s
 BATCHES_TOGETHER = 64  # of utterances from 1 to 30 s, sorted by length, hold 3 % of padding; half as many 6 %
-MOST_SHARDS = 64  # that share batches; a run that is killed does these again
+MOST_SECONDS_TOGETHER = 64 * 3600.0  # of audio; a run that is killed does that again
 SECONDS_OF_A_CUT = 10.0  # where shards are counted in cuts
 
 
@@ -37,9 +37,9 @@ def together(
         # It keeps what it began with, which an earlier version did not know.
         return {name: stored.get(name, 1) for name in ("batch_shards", "long_rows")}
     seconds = 3600 * sharding.hours if sharding.hours is not None else (sharding.cuts or 1) * SECONDS_OF_A_CUT
-    shards = math.ceil(BATCHES_TOGETHER * batch_seconds / seconds)
+    shards = math.ceil(min(BATCHES_TOGETHER * batch_seconds, MOST_SECONDS_TOGETHER) / seconds)
     return {
-        "batch_shards": batch_shards or min(max(shards, 1), MOST_SHARDS),
+        "batch_shards": batch_shards or shards,
         "long_rows": max(1, int(batch_seconds / WINDOW_SECONDS)) if device != "cpu" else 1,
     }
 

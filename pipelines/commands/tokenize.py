@@ -124,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="shards, one after another, whose cuts share batches, so that less is padding. When not given, 1 on a "
-        "CPU, on a GPU as many as hold 64 batches, at most 64 (a run continues with what it began with)",
+        "CPU, on a GPU as many as hold 64 batches, at most 64 hours (a run continues with what it began with)",
     )
     parser.add_argument(
         "--max-quarantine-rate",
