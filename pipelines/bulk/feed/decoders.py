@@ -44,11 +44,11 @@ class DecoderLane:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._link, theirs = context.Pipe()
-        self._process: BaseProcess = context.Process(target=_serve, args=(theirs, self._memory), daemon=True)
         with self._lock, interrupts_blocked():
-            if self._closed:
+            if self._closed:  # the link stays closed, so that nobody waits at it
                 raise ReaderDied("the run has ended")
+            self._link, theirs = context.Pipe()
+            self._process: BaseProcess = context.Process(target=_serve, args=(theirs, self._memory), daemon=True)
             self._process.start()
         theirs.close()
         try:
