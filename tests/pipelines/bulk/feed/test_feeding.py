@@ -9,7 +9,10 @@ from pipelines.bulk import encoding as encoding_module
 from pipelines.bulk.encoding import Encoding, encode_cuts
 from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.executors.local import Local
+from pipelines.bulk.feed.buffers import SharedMemory
+from pipelines.bulk.feed.decoders import DecoderLane
 from pipelines.bulk.feed.processes import how_it_ended
+from pipelines.bulk.feed.reading import ReaderDied
 from pipelines.bulk.ownership import Part
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
@@ -138,3 +141,20 @@ def test_a_run_of_before_is_described_as_before():
     new = Encoding(600.0, "cuda:1", 8, 60, "bf16")
     assert Encoding.from_dict(new.to_dict(), "cuda:1") == new
     assert Encoding.from_dict(described, "cpu") == Encoding()
+
+
+class Nothing:
+    """A job that its decoder does not live to do."""
+
+    def after_death(self, ask):
+        return ask(self)
+
+
+@pytest.mark.slow
+def test_a_decoder_that_dies_as_the_run_ends_is_not_waited_for():
+    memory = SharedMemory(1, 10)
+    lane = DecoderLane(memory)
+    lane.close()
+    with pytest.raises(ReaderDied, match="the run has ended"):
+        lane.do(Nothing())
+    memory.close()
