@@ -9,12 +9,13 @@ Legend: B rows, S samples, T tokens.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tokenizer.errors import InputError
+from tokenizer.network.state_tree import leaves_of, rebuilt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +65,21 @@ class Device:
         with self._here():
             tokens, state = self.codec.encode_step(self._there(wave), state)
             return self._fetched(tokens), state
+
+    def renewed(self, state: Any, rows: int, fresh: Sequence[int]) -> Any:
+        """The first `rows` rows of a state, of which the ones in `fresh` begin anew; a new state where it has not so
+        many rows, because their steps were needless."""
+        leaves = [] if state is None else list(leaves_of(state))
+        if not leaves or len(leaves[0]) < rows or len(fresh) == rows:
+            return self.codec.init_state(rows)
+        leaves = [leaf[:rows] for leaf in leaves]
+        if fresh:
+            import torch
+
+            begun = leaves_of(self.codec.init_state(len(fresh)))
+            index = torch.tensor(fresh, device=leaves[0].device)
+            leaves = [leaf.index_copy(0, index, new) for leaf, new in zip(leaves, begun, strict=True)]
+        return rebuilt(state, iter(leaves))
 
     def _here(self) -> contextlib.AbstractContextManager[Any]:
         import torch

@@ -13,9 +13,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,6 @@ from pipelines.bulk.feed.device import Device
 from pipelines.bulk.feed.reading import ATTEMPTS, Readers, ReadRows, Request
 from pipelines.format.ledger import Outcome, Quarantined, quarantine
 from pipelines.sources.cuts import CutError, PlannedCut
-from tokenizer.network.state_tree import leaves_of, rebuilt
 
 if TYPE_CHECKING:
     from tokenizer import Codec
@@ -114,6 +112,7 @@ class Pipeline:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopped = threading.Event()
+        self._finishing, self._finishing_changed = 0, threading.Condition()
         self._state: Any = None
 
     def run(self, groups: Iterable[Group], report: Report, progress: Callable[[float], Any]) -> None:
@@ -269,11 +268,8 @@ class Pipeline:
         """One step of rows of streams; rows whose stream begins start from a new state."""
         rows = len(step.pieces)
         fresh = [row for row, piece in enumerate(step.pieces) if piece.begin == 0]
-        if len(fresh) == rows or self._state is None or _rows_of(self._state) < rows:  # the steps before were needless
-            self._state = self._codec.init_state(rows)
-        else:
-            self._state = _renewed(self._state, rows, fresh, self._codec)
-        tokens, self._state = self._device.encode_step(wave, self._state)
+        state = self._device.renewed(self._state, rows, fresh)
+        tokens, self._state = self._device.encode_step(wave, state)
         counts = [self._codec.token_count(piece.samples) for piece in step.pieces]
         return lambda: self._rows(tokens.result(), counts)
 
@@ -287,7 +283,6 @@ class Pipeline:
     # ---- the collector --------------------------------------------------------------------------------------------
 
     def _collect(self) -> None:
-        finishing: deque[Future[Any]] = deque()
         while (item := self._outbox.get()) is not None:
             if self._stopped.is_set():
                 continue
@@ -298,19 +293,26 @@ class Pipeline:
                 done = sum(self._sort_in(item.group, item.step.pieces[row], rows[row]) for row in sorted(read))
                 self.emit(self._progress(done))
             elif item.group is _NO_GROUP:
-                wait(finishing)
+                self._wait_for_finishing(0)
                 self._inbox.put(_End())
             else:
                 for future in item.group.finish(item.group):
+                    with self._finishing_changed:
+                        self._finishing += 1
                     future.add_done_callback(self._finished)
-                    finishing.append(future)
-                while len(finishing) > MOST_FINISHING:
-                    wait([finishing.popleft()])
+                self._wait_for_finishing(MOST_FINISHING)
 
     def _finished(self, future: Future[Any]) -> None:
         if not future.cancelled():
             error = future.exception()
             self._inbox.put(_Event(future.result()) if error is None else _Failure(error))
+        with self._finishing_changed:  # after its event is told; who waits for the future itself may go on before
+            self._finishing -= 1
+            self._finishing_changed.notify_all()
+
+    def _wait_for_finishing(self, most: int) -> None:
+        with self._finishing_changed:
+            self._finishing_changed.wait_for(lambda: self._finishing <= most)
 
     def _sort_in(self, group: Group, piece: Piece, tokens: np.ndarray | CutError | None) -> float:
         """Keep the tokens of a row. Returns the seconds of audio that are done with it."""
@@ -339,19 +341,3 @@ def _too_long(planned: PlannedCut, codec: Codec) -> Quarantined:
         f"{codec.longest_seconds:g} s; cut it at pauses first, or tokenize it with a causal codec"
     )
     return quarantine(planned, CutError("too long", detail), attempts=0)
-
-
-def _rows_of(state: Any) -> int:
-    return len(next(leaves_of(state)))
-
-
-def _renewed(state: Any, rows: int, fresh: list[int], codec: Codec) -> Any:
-    """The first `rows` rows of a state, of which some begin anew."""
-    leaves = [leaf[:rows] for leaf in leaves_of(state)]
-    if fresh:
-        import torch
-
-        begun = leaves_of(codec.init_state(len(fresh)))
-        index = torch.tensor(fresh, device=leaves[0].device)
-        leaves = [leaf.index_copy(0, index, new) for leaf, new in zip(leaves, begun, strict=True)]
-    return rebuilt(state, iter(leaves))
