@@ -170,7 +170,8 @@ def write_part(source: str, hours: float, folder: Path) -> tuple[Path, float]:
 
 def batches(manifest: Path) -> Iterator[Batch]:
     """Those that a run gives its codec, shard by shard."""
-    from pipelines.bulk.encoding import LONG_SECONDS, Encoding, lay_out
+    from pipelines.bulk.encoding import LONG_SECONDS, Encoding
+    from pipelines.bulk.feed.batches import lay_out
     from pipelines.bulk.plan import Sharding
     from pipelines.sources.audio import expected_samples, read_wave
     from pipelines.sources.cuts import PlannedCut
@@ -184,7 +185,7 @@ def batches(manifest: Path) -> Iterator[Batch]:
         if number < len(cuts) and not sharding.is_full(len(shard), sum(cut.seconds for cut in shard)):
             continue
         samples = [expected_samples(cut.cut, cut.seconds, rate) for cut in shard]
-        laid_out, long_cuts = lay_out(samples, rate, Encoding.batch_seconds, LONG_SECONDS)
+        laid_out, long_cuts = lay_out(samples, Encoding.batch_seconds * rate, LONG_SECONDS * rate)
         assert not long_cuts, "this benchmark is about cuts in batches; give it shorter ones"
         for rows in laid_out:
             padded = np.zeros((len(rows), max(samples[i] for i in rows)), np.float32)

@@ -5,14 +5,16 @@ Where the workers come from is up to an executor (`pipelines.bulk.executors`).
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 from pipelines.bulk.stored_plan import shard_cuts
-from pipelines.bulk.tasks import Progress, Ready, Report, Survived, Task, Worker
+from pipelines.bulk.tasks import Progress, Ready, Report, Survived, Task, WantsMore, Worker, together
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
@@ -29,7 +31,7 @@ class Crew(Protocol):
     """Starts workers and listens to them."""
 
     def hire(self) -> Worker:
-        """Start a worker. It loads the codec, and then sends `Ready`."""
+        """Start a worker. It loads the codec, and then sends `Ready`, and `WantsMore` whenever it can take tasks."""
 
     def heard(self, workers: Sequence[Worker], seconds: float | None) -> list[Worker]:
         """Wait, at most `seconds`, until one of these workers has sent something or died; return those that have."""
@@ -38,9 +40,10 @@ class Crew(Protocol):
 def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: int) -> None:
     """Do the shards with at most `size` workers at a time.
 
-    A worker that dies (no memory, a crash, killed, its machine lost) is replaced, and its shard is done again. After
-    `MAX_DEATHS` deaths that are the shard's own fault, the cuts that kill workers are searched for, while the other
-    workers continue, and left out. Idle workers are released, so that a cluster can scale down.
+    A worker is given more when it asks, which is before it runs out. One that dies (no memory, a crash, killed, its
+    machine lost) is replaced, and its shards are done again, each by itself. After `MAX_DEATHS` deaths that are a
+    shard's own fault, the cuts that kill workers are searched for, while the other workers continue, and left out. Idle
+    workers are released, so that a cluster can scale down.
 
     Raises:
         WorkerDied: no single cut kills a worker, or workers still die without the cuts that do; or workers die while
@@ -49,55 +52,79 @@ def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: i
     todo, unfinished, deaths = deque(tasks), {task.shard for task in tasks}, Counter[int]()
     workers: list[Worker] = []
     loading: list[Worker] = []
+    wanting: list[Worker] = []
     stillborn = 0
     searches: dict[Future[Task], Trials] = {}
     searchers = ThreadPoolExecutor(thread_name_prefix="find-deadly-cuts")
     try:
         while unfinished:
-            while len(workers) < size and len(loading) < len(todo):
+            while len(workers) < size and len(loading) < _bundles(todo, size):
                 workers.append(crew.hire())
                 loading.append(workers[-1])
             for worker in crew.heard(workers, SEARCH_LOOK_SECONDS if searches else None):
                 event = worker.event()
                 if event is None:
                     workers.remove(worker)
+                    if worker in wanting:
+                        wanting.remove(worker)
                     ending = worker.ending()
                     if worker in loading:
                         loading.remove(worker)
                         stillborn += ending is not None
                         if stillborn > MAX_DEATHS:
                             raise WorkerDied(f"workers die as they load the codec (the last by {ending})")
-                    elif worker.task is not None:
-                        report(Progress(-worker.reported))
-                        deaths[worker.task.shard] += ending is not None
-                        if ending is None or deaths[worker.task.shard] < MAX_DEATHS:
-                            todo.appendleft(worker.task)
+                    report(Progress(-worker.reported))
+                    for task in reversed(worker.tasks):
+                        deaths[task.shard] += ending is not None
+                        if ending is None or deaths[task.shard] < MAX_DEATHS:
+                            todo.appendleft(task)
                         else:
-                            trials = Trials(crew.hire, worker.task.shard, len(shard_cuts(out, worker.task.shard)))
-                            searches[searchers.submit(_without_deadly_cuts, trials, worker.task, ending)] = trials
+                            trials = Trials(crew.hire, task, len(shard_cuts(out, task.shard)))
+                            searches[searchers.submit(_without_deadly_cuts, trials, task, ending)] = trials
                     continue
                 report(event)
                 if isinstance(event, Ready):
                     loading.remove(worker)
                     stillborn = 0
+                elif isinstance(event, WantsMore):
+                    wanting.append(worker)
                 elif isinstance(event, Receipt):
                     unfinished.discard(event.shard)
-                else:
-                    continue
-                if todo:
-                    worker.take(todo.popleft())
-                else:
-                    worker.stop()
-                    workers.remove(worker)
             for search in [search for search in searches if search.done()]:
                 del searches[search]
                 todo.appendleft(search.result())
+            for worker in list(wanting):
+                if bundle := _next_bundle(todo, worker.tasks, deaths):
+                    wanting.remove(worker)
+                    worker.take(bundle)
+                elif not worker.tasks:
+                    wanting.remove(worker)
+                    workers.remove(worker)
+                    worker.stop()
     finally:
         for trials in searches.values():
             trials.close()
         for worker in workers:
             worker.stop()
         searchers.shutdown()
+
+
+def _bundles(todo: deque[Task], most: int) -> int:
+    """How many bundles there are to be done; counted up to `most`."""
+    return sum(1 for _ in itertools.islice(together(todo), most))
+
+
+def _next_bundle(todo: deque[Task], in_hand: Sequence[Task], deaths: Mapping[int, int]) -> list[Task]:
+    """Take what a worker is given next. A shard that was in the hands of a worker that died is done by itself, so that
+    a second death is that shard's own fault."""
+    if not todo or any(deaths.get(task.shard) for task in in_hand):
+        return []
+    if deaths.get(todo[0].shard):
+        return [] if in_hand else [todo.popleft()]
+    bundle = [task for task in next(together(todo)) if not deaths.get(task.shard)]
+    for task in bundle:
+        todo.remove(task)
+    return bundle
 
 
 def _without_deadly_cuts(trials: Trials, task: Task, ending: str) -> Task:
@@ -112,7 +139,7 @@ def _without_deadly_cuts(trials: Trials, task: Task, ending: str) -> Task:
             "alone. Finished shards are kept: run the same command with fewer --workers, or with another OUT "
             "and fewer --batch-seconds"
         )
-    return Task(task.shard, deadly)
+    return replace(task, left_out=deadly)
 
 
 Kills = Callable[[Sequence[int]], str | None]
@@ -150,11 +177,12 @@ class Trials:
 
     Args:
         hire: starts a worker.
-        count: cuts of the shard.
+        task: the shard.
+        count: its cuts.
     """
 
-    def __init__(self, hire: Callable[[], Worker], shard: int, count: int) -> None:
-        self._hire, self._shard, self.count = hire, shard, count
+    def __init__(self, hire: Callable[[], Worker], task: Task, count: int) -> None:
+        self._hire, self._task, self.count = hire, task, count
         self._worker: Worker | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -166,7 +194,7 @@ class Trials:
                 if self._closed:
                     raise InterruptedError("the run has ended")
                 worker = self._worker = self._worker or self._hire()
-            worker.take(Task(self._shard, left_out, is_trial=True))
+            worker.take([replace(self._task, left_out=left_out, is_trial=True, keeps_tokens=False)])
             while (event := worker.event()) is not None:
                 if isinstance(event, Survived):
                     return None

@@ -44,6 +44,8 @@ NAMES = {
     "selection.channel": "--channel",
     "encoding.batch_seconds": "--batch-seconds",
     "encoding.device_type": "--device",
+    "encoding.batch_shards": "--batch-shards",
+    "encoding.precision": "--precision",
     "codec": "--codec (its fingerprint)",
 }
 """What users call the settings that decide a run."""

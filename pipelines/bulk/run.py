@@ -25,7 +25,7 @@ from pipelines.bulk.ownership import Part, once, only_run, refuse_strange_folder
 from pipelines.bulk.plan import Sharding, identify, load_or_make_plan, make_plan, refuse_difference
 from pipelines.bulk.progress import ProgressBar
 from pipelines.bulk.stored_plan import Plan, has_plan
-from pipelines.bulk.tasks import Event, ShardWork, Task
+from pipelines.bulk.tasks import Event, ShardWork, Task, named_codec
 from pipelines.format.description import CodecEntry, Totals, read_description
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Receipt, read_receipts
@@ -54,6 +54,8 @@ class Job:
         selection: which cuts and channels of the source take part.
         retry_quarantined: when the dataset is finished, try again the cuts that failed, and nothing else.
         log: a file outside of `out` to append a line to for each finished shard, with the time.
+        decoders: processes of each worker that read audio and write shards; 0: threads of the worker; None: none on a
+            CPU, on a GPU what the executor finds best.
     """
 
     source: str
@@ -66,8 +68,11 @@ class Job:
     selection: Selection = field(default_factory=Selection)
     retry_quarantined: bool = False
     log: Path | None = None
+    decoders: int | None = None
 
     def __post_init__(self) -> None:
+        if self.decoders is not None and self.decoders < 0:
+            raise InputError(f"decoders is {self.decoders}, expected 0 or more")
         if not 0 <= self.max_quarantine_rate <= 1:
             raise InputError(f"max_quarantine_rate is {self.max_quarantine_rate}, expected a share from 0 to 1")
         if self.part is not None and self.retry_quarantined:
@@ -144,11 +149,9 @@ def tokenize(job: Job) -> Result:
 
 def load_codec(job: Job) -> Codec:
     """The codec of a job, on its device. Raises InputError where shards cannot hold its tokens."""
-    from tokenizer import Codec
-
     device = job.encoding.device if job.executor.works_here else "cpu"
     check_device(device)
-    codec = Codec.from_pretrained(job.codec, device=device)
+    codec = named_codec(job.codec, job.encoding, device)
     if codec.codebook_size > 1 << 16:
         raise InputError(
             f"codec {job.codec} has a codebook of {codec.codebook_size}; shards hold at most {1 << 16} (uint16)"
@@ -177,17 +180,30 @@ def do_shards(
     """
     if job.part is None:
         remove_tree(layout.temporary)  # left by a run that was killed; other parts may be writing there now
-    ours = shards_of(job.part, len(plan.shards))
+    ours = [
+        shard
+        for group in shards_of(job.part, -(-len(plan.shards) // job.encoding.batch_shards))
+        for shard in _together(group, plan, job.encoding)
+    ]
     finished = {
         shard: receipt
         for shard, receipt in zip(ours, read_receipts(layout, ours), strict=True)
         if receipt is not None and not _failed_too_much(receipt, job.max_quarantine_rate)
     }
-    tasks = [Task(shard, keeps_tokens=shard in kept) for shard in ours if shard not in finished]
+    tasks = [
+        Task(
+            shard,
+            keeps_tokens=shard in kept,
+            together=_together(shard // job.encoding.batch_shards, plan, job.encoding),
+            seconds=plan.shards[shard].seconds - kept.get(shard, 0.0),
+        )
+        for shard in ours
+        if shard not in finished
+    ]
     seconds = math.fsum(plan.shards[shard].seconds for shard in ours)
-    done_seconds = seconds - math.fsum(plan.shards[task.shard].seconds - kept.get(task.shard, 0.0) for task in tasks)
+    done_seconds = seconds - math.fsum(task.seconds for task in tasks)
     failed_before = sum(len(receipt.quarantined) for receipt in finished.values())
-    work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack)
+    work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack, job.decoders)
     with ProgressBar(seconds, done_seconds, failed_before, job.log) as bar:
 
         def report(event: Event) -> None:
@@ -202,6 +218,12 @@ def do_shards(
             if job.part is None:
                 remove_tree(layout.temporary)
         return bar.times_real_time
+
+
+def _together(group: int, plan: Plan, encoding: Encoding) -> tuple[int, ...]:
+    """The shards of a group, which share batches."""
+    first = group * encoding.batch_shards
+    return tuple(range(first, min(first + encoding.batch_shards, len(plan.shards))))
 
 
 def _finish(job: Job, layout: Layout, plan: Plan, codec: Codec) -> tuple[Totals, int]:

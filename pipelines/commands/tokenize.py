@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from pipelines.bulk.batch_size import default_batch_seconds
+from pipelines.bulk.batch_size import default_batch_seconds, together
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.executors.local import Local, check_workers
 from pipelines.bulk.executors.ray import Ray
 from pipelines.bulk.executors.slurm import ArrayTask, read_part
+from pipelines.bulk.feed.device import PRECISIONS
 from pipelines.bulk.run import Job, Result, tokenize
 from pipelines.commands.corpus_options import (
     add_selection_arguments,
@@ -28,12 +30,20 @@ from pipelines.storage.folders import dataset_folder
 from tokenizer.commands.old_options import note
 from tokenizer.errors import InputError, counted
 
+log = logging.getLogger(__name__)
+
 EXECUTORS: dict[str | None, Callable[[argparse.Namespace], Executor]] = {
     "inline": lambda args: Inline(),
-    "local": lambda args: Local(args.workers),
+    "local": lambda args: Local(args.workers, devices=several(args.device)),
     "ray": lambda args: Ray(args.workers, args.ray_address, args.gpus_per_worker),
-    None: lambda args: Local(args.workers, inline_if_one=True),
+    None: lambda args: Local(args.workers, inline_if_one=True, devices=several(args.device)),
 }
+
+
+def several(text: str) -> tuple[str, ...]:
+    """The devices of `--device` where there is more than one."""
+    devices = read_devices(text)
+    return tuple(devices) if len(devices) > 1 else ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +90,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="G",
         help="GPUs of a Ray worker with --device cuda; a fraction lets workers share one",
     )
-    parser.add_argument("--device", default="cpu", help='where the codec runs: "cpu", "cuda", "cuda:1"')
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="D",
+        help='where the codec runs: "cpu", "cuda", "cuda:1"; "cuda:0,cuda:1" are several GPUs of this machine, each '
+        "with a worker",
+    )
+    parser.add_argument(
+        "--decoders",
+        type=int,
+        metavar="N",
+        help="processes of each worker that read and decode audio, and write shards; 0: threads of the worker. When "
+        "not given, none on a CPU; on a GPU the cores that are left, at most 16; with Ray 4, each of which is one CPU "
+        "more that a worker asks for. Changes no byte",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="on a GPU: tf32 or bf16 are faster and give slightly different tokens; stored with the dataset",
+    )
     parser.add_argument(
         "--batch-seconds",
         type=float,
@@ -88,6 +118,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds of audio encoded at once, padding included; bounds memory. When not given, "
         f"{Encoding.batch_seconds:g} on a CPU, on a GPU as much as fits in half of its free memory (a run "
         "continues with what it began with)",
+    )
+    parser.add_argument(
+        "--batch-shards",
+        type=int,
+        metavar="N",
+        help="shards, one after another, whose cuts share batches, so that less is padding. When not given, 1 on a "
+        "CPU, on a GPU as many as hold 64 batches, at most 64 hours (a run continues with what it began with)",
     )
     parser.add_argument(
         "--max-quarantine-rate",
@@ -113,26 +150,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     executor = read_executor(args)
+    device = read_devices(args.device)[0]
     batch_seconds = args.batch_seconds
     if batch_seconds is None:
-        if args.device != "cpu" and executor.spans_machines:
+        if device != "cpu" and executor.spans_machines:
             raise InputError(
                 f"--batch-seconds must be given with {'--part' if args.part else '--executor ray'} and --device "
                 f"{args.device}: it decides the bytes, and what the memory of a GPU allows differs between machines"
             )
-        batch_seconds = default_batch_seconds(Layout(args.out), args.codec, args.device)
+        batch_seconds = default_batch_seconds(Layout(args.out), args.codec, device)
+    sharding = read_sharding(args)
+    shared = together(Layout(args.out), batch_seconds, device, sharding, args.batch_shards)
+    if args.precision != "fp32":
+        log.warning("--precision %s: some tokens differ from those of float32", args.precision)
     result = tokenize(
         Job(
             source=args.source,
             out=args.out,
             codec=args.codec,
-            sharding=read_sharding(args),
+            sharding=sharding,
             selection=read_selection(args),
-            encoding=Encoding(batch_seconds=batch_seconds, device=args.device),
+            encoding=Encoding(batch_seconds, device, precision=args.precision, **shared),
             executor=executor,
             max_quarantine_rate=args.max_quarantine_rate,
             retry_quarantined=args.retry_quarantined,
             log=args.log,
+            decoders=args.decoders,
         )
     )
     if args.json:
@@ -153,6 +196,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def read_devices(text: str) -> list[str]:
+    """The devices of `--device`. Raises InputError where they are not of one type."""
+    devices = text.split(",")
+    if len({device.partition(":")[0] for device in devices}) > 1 or len(set(devices)) < len(devices):
+        raise InputError(f'--device is {text}, expected "cpu", "cuda", or different GPUs with commas, "cuda:0,cuda:1"')
+    return devices
+
+
 def read_executor(args: argparse.Namespace) -> Executor:
     """The executor that the options name. Raises InputError for options that make no sense."""
     if args.engine is not None:
@@ -160,6 +211,8 @@ def read_executor(args: argparse.Namespace) -> Executor:
         if args.executor not in (None, args.engine):
             raise InputError(f"--executor is {args.executor} and --engine {args.engine}: give --executor alone")
     check_workers(args.workers)
+    if "," in args.device and (args.executor or args.engine) in ("inline", "ray"):
+        raise InputError(f"--device is {args.device}: several GPUs need worker processes, --executor local")
     executor = EXECUTORS[args.executor or args.engine](args)
     return ArrayTask(read_part(args.part), executor) if args.part else executor
 

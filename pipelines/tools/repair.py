@@ -101,7 +101,7 @@ def _job(out: Path, description: Description, codec: str | None, device: str | N
         out=out,
         codec=codec or description.codec.name,
         sharding=Sharding(**made_from["sharding"]),
-        encoding=Encoding(before["batch_seconds"], device or before["device_type"]),
+        encoding=Encoding.from_dict(before, device or before["device_type"]),
         executor=Local(workers, inline_if_one=True),
         max_quarantine_rate=1.0,
         selection=Selection(**made_from.get("selection", {})),

@@ -1,4 +1,4 @@
-"""Shards in this process, one after the other."""
+"""Shards in this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.bulk.encoding import fixed_cpu_threads
 from pipelines.bulk.executors.base import Executor
-from pipelines.bulk.tasks import Progress, Report, ShardWork, Task, do_task
+from pipelines.bulk.tasks import Report, ShardWork, Task, do_tasks, together
 
 if TYPE_CHECKING:
     from tokenizer import Codec
@@ -19,5 +19,4 @@ class Inline(Executor):
 
     def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
         with fixed_cpu_threads():
-            for task in tasks:
-                report(do_task(work, task, codec, lambda seconds: report(Progress(seconds))))
+            do_tasks(work, lambda emit: together(tasks), codec, report)

@@ -8,33 +8,35 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.bulk.crew import run_crew
 from pipelines.bulk.encoding import fixed_cpu_threads
 from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.executors.local import check_workers
+from pipelines.bulk.feed.processes import portable
 from pipelines.bulk.tasks import (
     Event,
     Progress,
     Ready,
     Report,
     ShardWork,
-    Survived,
     Task,
+    TasksInHand,
+    WantsMore,
     Worker,
-    do_task,
+    do_tasks,
     load_codec,
-    portable,
+    together,
 )
 from pipelines.format.layout import Layout
-from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ log = logging.getLogger(__name__)
 
 NODE_LOSS_SECONDS = 10.0  # that a cluster takes to notice that a machine is lost, not only an actor
 PATIENCE_SECONDS = 60.0  # without any worker, before a warning
+PROGRESS_SECONDS = 1.0  # between two events of progress
+DECODERS = 4  # of a worker with a GPU, unasked; each is one CPU more that it asks the cluster for
+CALLS = 4  # of an actor at the same time: `events` waits while `take` is called
 
 
 @dataclass(frozen=True)
@@ -79,88 +84,109 @@ class Ray(Executor):
         if not tasks:
             return
         with connected(self.address):
+            if work.decoders is None:
+                work = replace(work, decoders=0 if work.encoding.device == "cpu" else DECODERS)
             cluster = Cluster(work, self.gpus_per_worker)
-            workers = min(self.workers or cluster.room, len(tasks))
+            workers = min(self.workers or cluster.room, len(list(together(tasks))))
             run_crew(cluster, Layout(work.out), tasks, report, workers)
 
 
 class Shards:
-    """The actor: loads a codec and does tasks. It returns errors, because raised ones would lose their class."""
+    """The actor: loads a codec and does tasks in a thread. It returns errors, because raised ones would lose their
+    class."""
 
     def __init__(self, work: ShardWork) -> None:
         self._work = work
+        self._tasks: queue.SimpleQueue[Sequence[Task]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
 
     def load(self) -> str | Exception:
-        """Load the codec. Returns the id of the node that the actor is on."""
+        """Load the codec, and wait for tasks. Returns the id of the node that the actor is on."""
         import ray
 
         try:
             node = ray.get_runtime_context().get_node_id()
             self._codec = load_codec(self._work)
+            threading.Thread(target=self._do, name="do-tasks", daemon=True).start()
             return node
         except Exception as error:
             return portable(error)
 
-    def do(self, task: Task) -> tuple[float, Receipt | Survived] | Exception:
-        """Do a task. Returns the seconds of audio that it processed, and its result."""
-        seconds = 0.0
+    def take(self, tasks: Sequence[Task]) -> None:
+        """More tasks, which share batches."""
+        self._tasks.put(tasks)
 
-        def progress(more: float) -> None:
-            nonlocal seconds
-            seconds += more
+    def events(self) -> list[Event] | Exception:
+        """Wait for what happens next; progress alone is told once a second."""
+        happened: list[Event] = []
+        until = time.monotonic() + PROGRESS_SECONDS
+        while True:
+            try:
+                event = self._events.get(timeout=max(0.0, until - time.monotonic()) if happened else None)
+            except queue.Empty:
+                return happened
+            if isinstance(event, Exception):
+                return event
+            if isinstance(event, Progress):
+                before = happened[0].seconds if happened and isinstance(happened[0], Progress) else 0.0
+                happened = [Progress(before + event.seconds)]
+            else:
+                return [*happened, event]
+
+    def _do(self) -> None:
+        def bundles(emit: Report) -> Iterator[Sequence[Task]]:
+            while True:
+                emit(WantsMore())
+                yield self._tasks.get()
 
         try:
             with fixed_cpu_threads():
-                done = do_task(self._work, task, self._codec, progress)
-            return seconds, done
+                do_tasks(self._work, bundles, self._codec, self._events.put)
         except MemoryError:
             os._exit(1)  # like a process that the kernel kills: the shard is tried again
         except Exception as error:
-            return portable(error)
+            self._events.put(portable(error))
 
 
-class RayWorker:
+class RayWorker(TasksInHand):
     """One actor, from the request on: the cluster may start it at once, late or never."""
 
     def __init__(self, actor: Any) -> None:
-        self.task: Task | None = None
-        self.reported = 0.0
+        super().__init__()
         self._actor = actor
         self._node: str | None = None
         self._error: Exception | None = None
-        self._loaded = actor.load.remote()
-        self._asked = self._loaded
-        self._ready: deque[Event] = deque()
+        self._asked = actor.load.remote()
+        self._happened: deque[Event] = deque()
 
     @property
     def asked(self) -> Any:
         """The reference to wait for; None when an event is here already."""
-        return None if self._ready else self._asked
+        return None if self._happened else self._asked
 
-    def take(self, task: Task) -> None:
-        self.task, self.reported = task, 0.0
-        self._asked = self._actor.do.remote(task)
+    def take(self, tasks: Sequence[Task]) -> None:
+        self.tasks += tasks
+        self._actor.take.remote(list(tasks))
 
     def event(self) -> Event | None:
         import ray
         from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-        if self._ready:
-            return self._ready.popleft()
-        try:
+        if not self._happened:
+            try:
+                answer = self._result(ray.get(self._asked))
+            except (RayTaskError, GetTimeoutError):  # a defect of ours
+                raise
+            except RayError as error:  # the actor, its process or its machine is lost
+                self._error = error
+                return None
             if self._node is None:
-                self._node = self._result(ray.get(self._loaded))
-                if self._asked is self._loaded:
-                    return Ready()
-            seconds, done = self._result(ray.get(self._asked))
-        except (RayTaskError, GetTimeoutError):  # a defect of ours
-            raise
-        except RayError as error:  # the actor, its process or its machine is lost
-            self._error = error
-            return None
-        self._ready.append(done)
-        self.reported += seconds
-        return Progress(seconds)
+                self._node, answer = answer, [Ready()]
+            self._happened += answer
+            self._asked = self._actor.events.remote()
+        event = self._happened.popleft()
+        self.count(event)
+        return event
 
     def ending(self) -> str | None:
         self.stop()
@@ -202,9 +228,11 @@ class Cluster:
 
         self._work = work
         gpus = gpus_per_worker if work.encoding.device != "cpu" else 0
-        self._asks: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus}
+        self._asks: dict[str, Any] = {"num_cpus": 1 + (work.decoders or 0), "num_gpus": gpus}
         # Ray does not restart a lost actor, because `run_crew` counts deaths: the task may be at fault.
-        self._actors = ray.remote(Shards).options(**self._asks, max_restarts=0, max_task_retries=0)
+        self._actors = ray.remote(Shards).options(
+            **self._asks, max_restarts=0, max_task_retries=0, max_concurrency=CALLS
+        )
         self._begun, self._is_silent = time.monotonic(), True
 
     @property
@@ -213,8 +241,8 @@ class Cluster:
         import ray
 
         there = ray.cluster_resources()
-        kind, each = ("GPU", self._asks["num_gpus"]) if self._asks["num_gpus"] else ("CPU", 1)
-        return max(1, int(there.get(kind, 0) / each))
+        kinds = {"CPU": self._asks["num_cpus"], "GPU": self._asks["num_gpus"]}
+        return max(1, min(int(there.get(kind, 0) / each) for kind, each in kinds.items() if each))
 
     def hire(self) -> RayWorker:
         return RayWorker(self._actors.remote(self._work))

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.bulk import batch_size
-from pipelines.bulk.batch_size import MOST_SECONDS, default_batch_seconds, fitting_seconds
+from pipelines.bulk.batch_size import MOST_SECONDS, default_batch_seconds, fitting_seconds, together
 from pipelines.bulk.encoding import Encoding
+from pipelines.bulk.plan import Sharding
 from pipelines.format.layout import Layout
 
 
@@ -55,6 +56,20 @@ def test_a_run_keeps_its_batches(gpu, finished, tmp_path):
     (layout.work / "plan.json").write_text(layout.dataset.read_text().replace('"made_from"', '"identity"'))
     layout.dataset.unlink()
     assert default_batch_seconds(layout, "any", "cuda") == 6.0
+
+
+def test_batches_are_shared_by_shards_that_hold_many_of_them(finished, tmp_path):
+    def shared(seconds, device="cuda", asked=None, out=tmp_path, **sharding):
+        return together(Layout(out), seconds, device, Sharding(**sharding), asked)
+
+    assert shared(960.0, hours=1.0) == {"batch_shards": 18, "long_rows": 96}
+    assert shared(30.0, hours=1.0) == {"batch_shards": 1, "long_rows": 3}
+    assert shared(1e6, hours=1.0)["batch_shards"] == 64
+    assert shared(960.0, "cpu", hours=1.0) == {} and shared(30.0, "cpu", 5, hours=1.0)["batch_shards"] == 5
+    layout = Layout(shutil.copytree(finished, tmp_path / "out"))
+    text = layout.dataset.read_text().replace('"device_type": "cpu"', '"device_type": "cuda"')
+    layout.dataset.write_text(text)  # made by the version before: what it began with is what it goes on with
+    assert shared(960.0, out=tmp_path / "out", hours=1.0) == {"batch_shards": 1, "long_rows": 1}
 
 
 def test_without_that_gpu_here_it_is_as_on_a_cpu(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.bulk.crew import WorkerDied, run_crew
 from pipelines.bulk.encoding import Encoding
-from pipelines.bulk.tasks import Progress, Ready, ShardWork, Survived, Task, load_codec
+from pipelines.bulk.tasks import Ready, ShardWork, Survived, Task, TasksInHand, WantsMore, load_codec
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
@@ -19,6 +19,7 @@ class Script:
     def __init__(self, dies=lambda shard, attempt: None, lives=lambda number: True, deadly=frozenset(), room=99):
         self.dies, self.lives, self.deadly, self.room = dies, lives, deadly, room
         self.hired, self.stopped, self.attempts, self.most = 0, 0, Counter(), 0
+        self.given = []
 
     def hire(self):
         self.hired += 1
@@ -31,29 +32,46 @@ class Script:
         return placed[-1:]
 
 
-class Scripted:
+class Scripted(TasksInHand):
     def __init__(self, script, number):
-        self.script, self.task, self.reported, self.number = script, None, 0.0, number
-        self.how, self.is_ready = None, False
+        super().__init__()
+        self.script, self.number = script, number
+        self.how, self.is_ready, self.has_asked = None, False, False
 
-    def take(self, task):
-        self.task = task
-        if not task.is_trial:
-            self.script.attempts[task.shard] += 1
+    def take(self, tasks):
+        assert self.has_asked or tasks[0].is_trial
+        self.has_asked = False
+        self.tasks += tasks
+        self.script.given.append([task.shard for task in self.tasks])
+        for task in tasks:
+            self.script.attempts[task.shard] += not task.is_trial
 
     def event(self):
+        event = self.next_event()
+        if event is not None:
+            self.count(event)
+        return event
+
+    def next_event(self):
         if not self.is_ready:
             self.is_ready = True
             self.how = None if self.script.lives(self.number) else "a bad start"
             return Ready() if self.how is None else None
-        touched = set(range(4)) - set(self.task.left_out)
-        if self.task.is_trial:
+        if not self.has_asked and (not self.tasks or not self.tasks[0].is_trial):  # before it runs out
+            self.has_asked = True
+            return WantsMore()
+        task = self.tasks[0]
+        touched = set(range(4)) - set(task.left_out)
+        if task.is_trial:
             self.how = "SIGSEGV" if touched & self.script.deadly else None
-            return Survived(self.task) if self.how is None else None
-        self.how = self.script.dies(self.task.shard, self.script.attempts[self.task.shard])
-        if self.script.deadly and not touched & self.script.deadly:
-            self.how = None
-        return Receipt(self.task.shard, {}, len(touched), 0, 0.0, ()) if self.how is None else None
+            return Survived(task) if self.how is None else None
+        for one in self.tasks:  # any of them may be being read
+            self.how = self.script.dies(one.shard, self.script.attempts[one.shard])
+            if self.script.deadly and not (set(range(4)) - set(one.left_out)) & self.script.deadly:
+                self.how = None
+            if self.how is not None:
+                return None
+        return Receipt(task.shard, {}, len(touched), 0, 0.0, ())
 
     def ending(self):
         return self.how or None
@@ -66,10 +84,12 @@ class Scripted:
 def go(monkeypatch, tmp_path):
     monkeypatch.setattr("pipelines.bulk.crew.shard_cuts", lambda layout, shard: [None] * 4)
 
-    def go(script, shards=5, size=3):
+    def go(script, shards=5, size=3, together=1):
         events = []
-        run_crew(script, Layout(tmp_path), [Task(shard) for shard in range(shards)], events.append, size)
-        return [event for event in events if not isinstance(event, (Ready, Progress))]
+        groups = [tuple(range(shard - shard % together, shards))[:together] for shard in range(shards)]
+        tasks = [Task(shard, together=group) for shard, group in enumerate(groups)]
+        run_crew(script, Layout(tmp_path), tasks, events.append, size)
+        return [event for event in events if isinstance(event, Receipt)]
 
     return go
 
@@ -93,6 +113,22 @@ def test_what_kills_is_found_and_left_out(go):
     script = Script(dies=lambda shard, attempt: "SIGSEGV" if shard == 2 else None, deadly=frozenset({1, 3}))
     receipts = {receipt.shard: receipt.cuts for receipt in go(script)}
     assert receipts == {0: 4, 1: 4, 2: 2, 3: 4, 4: 4} and script.attempts[2] == 3
+
+
+def test_shards_that_share_batches_are_given_together_and_ahead(go):
+    script = Script()
+    assert len(go(script, shards=9, size=1, together=4)) == 9
+    assert script.given[0] == [0, 1, 2, 3] and script.given[1] == [*range(8)]  # the second before the first is done
+
+
+def test_after_a_death_each_shard_is_by_itself(go):
+    """Reading ahead, a worker may die of a shard whose turn has not come."""
+    script = Script(dies=lambda shard, attempt: "SIGSEGV" if shard == 6 else None, deadly=frozenset({1}))
+    receipts = {receipt.shard: receipt.cuts for receipt in go(script, shards=9, size=1, together=4)}
+    assert receipts == {**dict.fromkeys(range(9), 4), 6: 3}
+    before = [given for given in script.given if len(given) > 1]
+    assert any(6 in given for given in before) and script.given[: len(before)] == before
+    assert set(before[-1]) <= {shard for given in script.given[len(before) :] for shard in given}
 
 
 def test_what_kills_without_a_guilty_cut_ends_the_run(go):

@@ -9,7 +9,8 @@ import soxr
 import torch
 
 from pipelines.bulk import encoding as encoding_module
-from pipelines.bulk.encoding import Encoding, encode_cuts, lay_out
+from pipelines.bulk.encoding import Encoding, encode_cuts
+from pipelines.bulk.feed.batches import lay_out
 from pipelines.format.ledger import Quarantined
 from pipelines.sources.audio import expected_samples, read_resampled, resampled_length
 from pipelines.sources.cuts import PlannedCut
@@ -211,11 +212,11 @@ def test_a_codec_that_fails_at_silence_stops_the_run(write_manifest, speech, tin
 def test_layout_bounds_memory_and_holds_every_cut_once():
     rng = np.random.default_rng(0)
     samples = [int(n) for n in rng.integers(0, 70 * 100, 500)]
-    batches, long_cuts = lay_out(samples, 100, batch_seconds=120.0, long_seconds=60.0)
+    batches, long_cuts = lay_out(samples, batch=120.0 * 100, longest=60.0 * 100)
     assert sorted(sum(batches, long_cuts)) == list(range(500))
     assert all(samples[i] > 60 * 100 for i in long_cuts) and long_cuts
     assert all(len(batch) == 1 or max(samples[i] for i in batch) * len(batch) <= 120 * 100 for batch in batches)
-    assert lay_out(samples, 100, 120.0, 60.0) == (batches, long_cuts)
+    assert lay_out(samples, 12000.0, 6000.0) == (batches, long_cuts)
 
 
 def test_a_cut_in_the_middle_of_a_format_without_seeking(write_manifest, speech, tmp_path):

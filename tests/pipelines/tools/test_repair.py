@@ -148,21 +148,21 @@ def test_audio_that_is_gone_is_told_and_found_again(damaged, tmp_path, capsys, f
 
 
 def test_a_retry_encodes_only_what_had_failed(damaged, write_manifest, tiny_codec_dir, tmp_path, run, monkeypatch):
-    from pipelines.bulk import encoding
+    from pipelines.sources import audio
 
     manifest, read = tmp_path / "cuts.jsonl", []
     for i in (1, 6):
         (tmp_path / f"{i}.wav").rename(tmp_path / f"audio/{i}.wav")
-    read_wave = encoding._read_wave
+    read_resampled = audio.read_resampled
 
     def spy(planned, *rest):
         read.append(planned.id)
-        return read_wave(planned, *rest)
+        return read_resampled(planned, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "_read_wave", spy)
+        patch.setattr(audio, "read_resampled", spy)
         totals = run(manifest, damaged, shard_cuts=2, pack=True, retry_quarantined=True)
-    assert sorted(read) == ["cut-1", "cut-2", "cut-3", "cut-6"]
+    assert sorted(set(read)) == ["cut-1", "cut-2", "cut-3", "cut-6"]
     assert (totals["cuts"], totals["quarantined"]) == (6, 2)
     run(manifest, tmp_path / "undisturbed", shard_cuts=2, pack=True)
     for path in (tmp_path / "undisturbed").rglob("*"):

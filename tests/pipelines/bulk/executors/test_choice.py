@@ -37,6 +37,39 @@ def test_options_name_an_executor(chosen):
     assert chosen("--part", "2/3", "--executor", "inline") == ArrayTask(part=Part(2, 3), within=Inline())
 
 
+def test_several_gpus_have_a_worker_each(chosen, monkeypatch, tmp_path, capsys):
+    devices = ("cuda:0", "cuda:1", "cuda:2")
+    executor = chosen("--device", ",".join(devices))
+    assert executor == Local(inline_if_one=True, devices=devices)
+    given, crews = [], []
+    monkeypatch.setattr(local, "run_crew", lambda crew, out, tasks, report, size: crews.append((crew, size)))
+    monkeypatch.setattr(local, "available_cores", lambda: 12)
+    monkeypatch.setattr(local, "WorkerProcess", lambda work: given.append(work) or Alive())
+    work = ShardWork(tmp_path, "tiny", "0", Encoding(device="cuda:0"), False)
+    executor.run(work, [Task(shard) for shard in range(9)], print, None)
+    ((crew, size),) = crews
+    workers = [crew.hire() for _ in range(size)]
+    workers[1].is_alive = lambda: False
+    crew.hire()
+    assert [work.encoding.device for work in given] == [*devices, "cuda:1"]  # one that died leaves its GPU free
+    assert {work.decoders for work in given} == {3}
+    for wrong in ("cpu,cuda:0", "cuda:0,cuda:0"):
+        assert main(["tokenize", "in", "out", "--device", wrong]) == 2
+        assert "different GPUs with commas" in capsys.readouterr().err
+    assert main(["tokenize", "in", "out", "--device", "cuda:0,cuda:1", "--executor", "ray"]) == 2
+    assert "several GPUs need worker processes" in capsys.readouterr().err
+
+
+class Alive:
+    """A worker process that is none."""
+
+    def __init__(self):
+        self.process = self
+
+    def is_alive(self):
+        return True
+
+
 def test_the_old_name_of_the_option_works_with_a_note(chosen, capsys):
     for name, executor in {"inline": Inline(), "local": Local(), "ray": Ray()}.items():
         assert chosen("--engine", name) == executor

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from pipelines.bulk.crew import WorkerDied
-from pipelines.bulk.executors.local import Local, WorkerProcess, _interrupts_blocked
+from pipelines.bulk.executors.local import Local, WorkerProcess
+from pipelines.bulk.feed.processes import interrupts_blocked
 
 
 @pytest.mark.slow
@@ -73,12 +74,12 @@ def test_workers_start_where_signals_cannot_be_blocked(monkeypatch):
     """As on Windows, which has no `pthread_sigmask` and cannot start the resource tracker."""
     monkeypatch.delattr(signal, "pthread_sigmask")
     monkeypatch.setattr("multiprocessing.resource_tracker.ensure_running", lambda: pytest.fail("started"))
-    with _interrupts_blocked():
+    with interrupts_blocked():
         pass
 
 
 def test_interrupts_are_blocked_for_as_long_as_asked():
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    with _interrupts_blocked():
+    with interrupts_blocked():
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before | {signal.SIGINT}
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

@@ -1,11 +1,14 @@
 """A cluster that loses a machine, and a cut that kills actors: the same bytes as in one process."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from pipelines.bulk.executors import ray as ray_executor
-from pipelines.bulk.executors.ray import Ray
+from pipelines.bulk.executors.ray import Cluster, Ray
+from pipelines.bulk.tasks import ShardWork
 from pipelines.sources.cuts import Selection
 from tokenizer.errors import InputError
 
@@ -27,16 +30,31 @@ def test_one_gpu_cannot_be_picked(run, audio_folder, tmp_path):
         Job("in", tmp_path, "small", executor=Ray(), encoding=Encoding(device="cuda:1"))
 
 
+def test_workers_ask_for_the_cpus_of_their_decoders(monkeypatch, tmp_path):
+    from pipelines.bulk.encoding import Encoding
+
+    asked = {}
+    actors = SimpleNamespace(options=lambda **options: asked.update(options))
+    resources = {"CPU": 13.0, "GPU": 8.0}
+    ray = SimpleNamespace(remote=lambda actor: actors, cluster_resources=lambda: resources)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    cluster = Cluster(ShardWork(tmp_path, "any", "0", Encoding(device="cuda"), False, decoders=3), 0.5)
+    assert (asked["num_cpus"], asked["num_gpus"]) == (4, 0.5)
+    assert cluster.room == 3  # by its CPUs; its GPUs are enough for 16
+    resources["GPU"] = 1.0
+    assert cluster.room == 2
+
+
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_machine(
     finished, audio_folder, write_manifest, speech, run, tmp_path, file_bytes, monkeypatch
 ):
     """Starting Ray takes long, so one cluster serves for all. Its head has no CPU to give."""
     ray = pytest.importorskip("ray", reason="needs Ray: pip install focalstream[ray]")
-    from ray.cluster_utils import Cluster
+    from ray.cluster_utils import Cluster as LocalCluster
 
     monkeypatch.setenv("RAY_worker_niceness", "0")  # by default 15: on a busy machine nothing would move
-    cluster = Cluster(
+    cluster = LocalCluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "object_store_memory": CLUSTER_MEMORY, "include_dashboard": False},
     )
