@@ -15,6 +15,7 @@ import uvicorn
 
 from slm.serve.app import make_app
 from slm.serve.http_protocol import JsonLines, QuietWebSocket, TimedHttp, one_line_errors
+from slm.serve.memory import return_large_blocks
 from slm.serve.protocol import DIED, GOING_AWAY, Refused
 from slm.serve.service import Service, log
 from tokenizer.errors import InputError
@@ -167,6 +168,7 @@ def serve(
 ) -> int:
     """Serve until a signal. Returns the exit status: 0, or 1 if the model's process died."""
     raise_file_limit()
+    return_large_blocks()
     handler = logging.StreamHandler(sys.stderr)
     logger = logging.getLogger("focalstream.serve")
     logger.addHandler(handler)
