@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slm.serve.memory import return_large_blocks
 from slm.serve.messages import Command, EndPrompt, Event, Feed, Open, Request, Stop
 from tokenizer.errors import InputError
+from tokenizer.runs.memory import return_large_blocks
 
 if TYPE_CHECKING:
     from slm.serve.scheduler import Scheduler

@@ -15,10 +15,10 @@ import uvicorn
 
 from slm.serve.app import make_app
 from slm.serve.http_protocol import JsonLines, QuietWebSocket, TimedHttp, one_line_errors
-from slm.serve.memory import return_large_blocks
 from slm.serve.protocol import DIED, GOING_AWAY, Refused
 from slm.serve.service import Service, log
 from tokenizer.errors import InputError
+from tokenizer.runs.memory import return_large_blocks
 from tokenizer.runs.stop_signals import stop_signals
 
 UNSENT_BYTES = 65536  # kernel send buffer of a connection: a larger one would hold a minute of speech for a slow reader

@@ -260,7 +260,7 @@ def test_freed_blocks_go_back_to_the_system() -> None:
     """Also below a block that stays, and after a larger one was freed."""
     code = """
 import numpy as np
-from slm.serve.memory import return_large_blocks
+from tokenizer.runs.memory import return_large_blocks
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
 return_large_blocks()
 np.ones(1 << 22, np.uint8)
