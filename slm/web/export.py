@@ -33,12 +33,8 @@ MANIFEST = "focalstream.json"
 HERE = Path(__file__).resolve().parent
 KERNEL: Kernel = "unsigned"  # exact in WebAssembly, and the faster of the two there
 STEPS = {"encode_step": "codec", "decode_step": "codec", "step": "lm"}  # graphs, and the model each belongs to
-SERVERS = {
-    "index.html",
-    "source.js",
-    "connection.js",
-    "opus.js",
-}  # files of the server's page that this one has in another form
+# Of the server's page: what this one has in another form or does not need.
+SERVERS = {"index.html", "source.js", "connection.js", "opus.js"}
 # The page cannot send anything anywhere: a browser refuses connections to other addresses than its own.
 POLICY = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; img-src 'self' data: blob:"
 
