@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import websockets
 
-from slm.generation.opus import DECODED_RATE, MESSAGE_PACKETS, OPUS, PCM, SKIP, OpusDecoder, OpusEncoder
+from slm.generation.opus import DECODED_RATE, MESSAGE_PACKETS, PCM, SKIP, OpusDecoder, OpusEncoder
 from slm.serve.protocol import SPEECH, VERSION, unpack
 
 FRAME_BYTES = 32768  # bytes of a prompt in one message, at most
@@ -46,7 +46,8 @@ class Client:
     """A connection after the hello messages. `models` and `limits` are the server's; `done` ends the last stream."""
 
     def __init__(self, socket: Any, sound_format: str = PCM, prompt_format: str = PCM) -> None:
-        self._socket, self._formats = socket, {"sound_format": sound_format, "prompt_format": prompt_format}
+        wanted = {"sound_format": sound_format, "prompt_format": prompt_format}
+        self._socket, self._formats = socket, {name: one for name, one in wanted.items() if one != PCM}
         self._encoder: OpusEncoder | None = None
         self._sound = ReceivedSound(1, 1)
         self.models: dict[str, Any] = {}
@@ -59,8 +60,8 @@ class Client:
         answer = await self.receive()
         self.models, self.limits = answer["models"], answer["limits"]
         for wanted in self._formats.values():
-            if wanted not in answer["formats"]:
-                raise ServerError("no_format", f"the server has no {wanted}, only {', '.join(answer['formats'])}")
+            if wanted not in (known := answer.get("formats", [PCM])):  # a server of an earlier version has none
+                raise ServerError("no_format", f"the server has no {wanted}, only {', '.join(known)}")
 
     async def start(self, **settings: Any) -> None:
         """Start a stream and wait for a slot. `settings` are the fields of `start`. Raises ServerError, also for
@@ -73,7 +74,7 @@ class Client:
             if kind == "ready":
                 self._sound = ReceivedSound(self.models["sample_rate_out"], self.models["samples_per_token"])
                 rate = settings.get("rate", self.models["sample_rate_in"])
-                self._encoder = OpusEncoder(rate) if self._formats["prompt_format"] == OPUS else None
+                self._encoder = OpusEncoder(rate) if "prompt_format" in self._formats else None
                 return
             if kind == "done" and message["reason"] != "cancelled":
                 raise ServerError(message["reason"], "no slot is free, and the queue is full; try again later")
