@@ -1,6 +1,7 @@
 """A real server process under load: first audio, late chunks, how many clients hold, long sessions, hostile clients.
 
     python benchmarks/serving.py [--clients 1,2,4,8] [--seconds 10] [--threads 1] [--engine onnx] [--precision int8]
+    python benchmarks/serving.py --beside ../before --rounds 3    # another checkout's server, in turns with this one's
     python benchmarks/serving.py --minutes 60    # stream after stream: do memory and latency stay flat?
     python benchmarks/serving.py --hostile 200   # beside one live stream
 
@@ -22,6 +23,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,9 +88,18 @@ HEADER = "| {} | first audio p50, ms | p95 | late chunks | lateness p99, ms | ho
 
 
 async def load(url: str, args: argparse.Namespace, prompt: bytes, _: int) -> None:
+    """With --beside, both servers run all the time, and each measurement is made of one and at once of the other."""
     print(HEADER.format("clients"))
-    for clients in args.clients:
-        print(row(str(clients), await many(url, clients, prompt, args.seconds)), flush=True)
+    with contextlib.ExitStack() as others:
+        urls = {"": url}
+        if args.beside:
+            urls = {" here": url, " beside": others.enter_context(running(args, args.beside))[0]}
+        for clients in args.clients:
+            runs: dict[str, list[Run]] = {name: [] for name in urls}
+            for name in list(urls) * args.rounds:
+                runs[name] += await many(urls[name], clients, prompt, args.seconds)
+            for name, found in runs.items():
+                print(row(f"{clients}{name}", found), flush=True)
 
 
 async def endure(url: str, args: argparse.Namespace, prompt: bytes, pid: int) -> None:
@@ -195,21 +206,32 @@ def main() -> None:
     parser.add_argument("--lm", default="small")
     parser.add_argument("--engine", default="onnx")
     parser.add_argument("--precision", default="int8")
+    parser.add_argument(
+        "--beside", type=Path, metavar="CHECKOUT", help="of the same repository, such as a git worktree"
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="of each number of clients")
     args = parser.parse_args()
+    with running(args, ROOT) as (url, pid):
+        prompt = to_pcm(read_audio(PROMPT, 16000, args.prompt_seconds))
+        work: Any = endure if args.minutes else hostility if args.hostile else load
+        asyncio.run(work(url, args, prompt, pid))
+
+
+@contextlib.contextmanager
+def running(args: argparse.Namespace, checkout: Path) -> Iterator[tuple[str, int]]:
+    """A server of a checkout: the address of its streams, and its process."""
     slots = args.slots or (8 if args.hostile else 1 if args.minutes else max(args.clients))
     command = [sys.executable, "-m", "slm.cli", "serve", "--port", "0", "--slots", str(slots)]
     if args.minutes:
         command += ["--session-seconds", str(60 * args.minutes + 600)]
     for name in ("threads", "codec", "lm", "engine", "precision"):
         command += [f"--{name}", str(getattr(args, name))]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    # Python finds the modules of the folder in which `-m` runs before those that are installed.
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=checkout)
     try:
         assert server.stdout is not None
-        print(server.stdout.readline().strip())
-        url = server.stdout.readline().strip().replace("http", "ws") + "v1/stream"
-        prompt = to_pcm(read_audio(PROMPT, 16000, args.prompt_seconds))
-        work: Any = endure if args.minutes else hostility if args.hostile else load
-        asyncio.run(work(url, args, prompt, server.pid))
+        print(checkout.name, server.stdout.readline().strip(), sep=": ")
+        yield server.stdout.readline().strip().replace("http", "ws") + "v1/stream", server.pid
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)

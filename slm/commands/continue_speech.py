@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slm.commands.lm_options import add_lm_engine_arguments, add_sampling_arguments, check_lm_engine, sampling_of
+from slm.commands.lm_options import (
+    add_lm_engine_arguments,
+    add_sampling_arguments,
+    add_silence_limit,
+    check_lm_engine,
+    sampling_of,
+)
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 
 if TYPE_CHECKING:
@@ -61,9 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="write audio while it is generated, chunk by chunk")
     parser.add_argument("--seed", type=int, default=0, help="random seed: the same seed gives the same continuation")
     add_sampling_arguments(parser)
-    parser.add_argument(
-        "--silence-limit", type=int, default=0, metavar="CODES", help="silent codes in a row, at most; 0: no limit"
-    )
+    add_silence_limit(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     check_request(args)
     if args.prompt not in (MICROPHONE, PIPE):
         check_output(args.output, args.prompt)
-    sampling = dataclasses.replace(sampling_of(args), silence_limit=args.silence_limit)
+    sampling = sampling_of(args)
     codec, model, vocabulary = load_models(args)
     vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
     warm_up(codec, model, vocabulary)
@@ -90,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         args.seed,
         min(args.min_seconds, args.seconds),
         None if math.isinf(args.seconds) else args.seconds,
+        match_level=True,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: a streamed file is completed
     underruns = write(args, codec, continuation)

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm.commands.lm_options import add_sampling_arguments, sampling_of
+from slm.commands.lm_options import add_sampling_arguments, add_silence_limit, sampling_of
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-seconds", type=float, help="prompt of a sample; default: 3, or the model's context")
     parser.add_argument("--sample-seconds", type=float, default=6.0, help="longest sample")
     add_sampling_arguments(parser)
+    add_silence_limit(parser)
     parser.add_argument(
         "--recogniser",
         metavar="MODEL",

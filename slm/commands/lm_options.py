@@ -61,6 +61,13 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetition-window", type=int, default=50, metavar="CODES", help="codes that count as recent")
 
 
+def add_silence_limit(parser: argparse.ArgumentParser) -> None:
+    """Declare it, for commands that generate speech."""
+    parser.add_argument(
+        "--silence-limit", type=int, default=0, metavar="CODES", help="silent codes in a row, at most; 0: no limit"
+    )
+
+
 def sampling_of(args: argparse.Namespace) -> Sampling:
     """The settings that were given. Raises InputError for one that is out of its range."""
     from slm.generation.sampling import Sampling
@@ -72,4 +79,5 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
         top_k=args.top_k,
         top_p=args.top_p,
         min_p=args.min_p,
+        silence_limit=getattr(args, "silence_limit", 0),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from slm.evaluation.samples import Sample, SampleOptions, decode_sample, draw_sa
 from slm.evaluation.swaps import Swap, SwapOptions, Swaps, chosen_swaps, join_codes, join_waves
 from slm.evaluation.token_errors import token_errors
 from slm.evaluation.transcripts import error_rates, write_transcripts
+from slm.generation.engines import codec_on_arrays
+from slm.generation.silence import with_silent_codes
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
@@ -278,8 +280,12 @@ def sampled(
 ) -> tuple[dict[str, Any] | None, list[Sounds]]:
     """Figures of samples, with silence if there is a codec, and the audio of the first samples."""
     assert options.samples is not None
+    wanted = options.samples
+    if wanted.sampling.silence_limit:
+        arrays = codec_on_arrays(needed(codec, "limits of silence", vocabulary))
+        wanted = replace(wanted, sampling=with_silent_codes(wanted.sampling, arrays))
     try:
-        samples = draw_samples(model, vocabulary, dataset, options.samples)
+        samples = draw_samples(model, vocabulary, dataset, wanted)
     except InputError as error:
         missing["samples"] = str(error)
         return None, []

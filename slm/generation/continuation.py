@@ -21,6 +21,7 @@ import numpy as np
 
 from slm.generation.engines import codec_on_arrays, model_on_arrays
 from slm.generation.extend import extend, framed
+from slm.generation.level import LevelMatch
 from slm.generation.sampling import Sampling
 from slm.generation.silence import with_silent_codes
 from slm.vocabulary import Vocabulary
@@ -75,6 +76,7 @@ class Continuation:
         seed: the same seed gives the same continuation.
         min_seconds: shortest new speech; the model may not end it earlier.
         max_seconds: longest new speech; None: until the model ends it. Both are rounded up to whole chunks.
+        match_level: render everything as loud as the prompt was, within 6 dB; else as the codec does.
 
     Attributes:
         prompt_codes: int64 [T].
@@ -94,6 +96,7 @@ class Continuation:
         seed: int = 0,
         min_seconds: float = 0.0,
         max_seconds: float | None = None,
+        match_level: bool = False,
     ) -> None:
         vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
         whole = len(prompt) // codec.chunk_samples * codec.chunk_samples
@@ -115,6 +118,9 @@ class Continuation:
         pieces = [self._stream.decode(codes[0, begin : begin + size]) for begin in range(0, codes.shape[1], size)]
         self.prompt_codes = codes[0]
         self.prompt_audio = np.concatenate(pieces)
+        self._level = LevelMatch()
+        if match_level:
+            self.prompt_audio = self._level.prompt(prompt[:whole], self.prompt_audio, whole / codec.sample_rate_in)
         self._encode_time, self._prime_time = encoded - began, time.perf_counter() - encoded
         self._prefill_time = 0.0
         self._chunk_times: deque[float] = deque(maxlen=TIMED_CHUNKS)
@@ -163,7 +169,7 @@ class Continuation:
         )
 
     def _decoded(self, codes: np.ndarray) -> Chunk:
-        return Chunk(codes, self._stream.decode(codes))
+        return Chunk(codes, self._level.speech(self._stream.decode(codes)))
 
     def _clock(self, seconds: float, codes: int) -> None:
         if not self._new_codes:

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from slm.serve.messages import Cancel, Command, Decode, Done, Encode, EndPrompt, Event, Feed, Open, Ready, Sound
 from slm.serve.protocol import Refused, parse_start
 from slm.serve.service import Service
-from slm.serve.uploads import body_of, uploaded_audio
+from slm.serve.uploads import body_of, departure, uploaded_audio
 
 BUSY_SECONDS = 120.0  # timeout of a request
 TOKEN_BYTES = 16  # of JSON for a token, at most
@@ -126,12 +126,6 @@ async def one_job(
     if done.reason == "full":
         raise Refused("busy", "too many requests are waiting; try again", 503)
     return done
-
-
-async def departure(request: Request) -> None:
-    """Wait until the client disconnects, after its body has been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def wav_response(pcm: bytes, rate: int) -> Response:

@@ -22,6 +22,7 @@ import numpy as np
 
 from slm.serve.messages import Command, EndPrompt, Event, Feed, Open, Request, Stop
 from tokenizer.errors import InputError
+from tokenizer.runs.memory import return_large_blocks
 
 if TYPE_CHECKING:
     from slm.serve.scheduler import Scheduler
@@ -78,6 +79,7 @@ def run_model(settings: ModelSettings, pipe: Connection) -> None:
     """The process: load, send the models (or the error), then execute commands until `Stop` or the end of the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the server decides when to stop
+    return_large_blocks()
     try:
         try:
             scheduler, models = load(settings, pipe.send)

@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from slm.generation.opus import OPUS, PCM
 from slm.generation.sampling import Sampling
 from slm.serve.messages import Request
 from tokenizer.errors import InputError
 
 VERSION = 1
 PROMPT, SPEECH = 1, 2  # kinds of a binary frame
-HEADER = struct.Struct("<BxHI")  # kind, number of codes, sequence number from 0
+HEADER = struct.Struct("<BBHI")  # kind, place in FORMATS, number of codes, sequence number from 0
+FORMATS = (PCM, OPUS)
 RATES = (8000, 96000)  # Hz of a prompt, lowest and highest
 
 # WebSocket close codes
@@ -78,10 +80,12 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Start:
-    """`rate`: Hz of the prompt's samples."""
+    """`rate`: Hz of the prompt's samples if they are PCM. The formats are of FORMATS."""
 
     request: Request
     rate: int
+    prompt_format: str
+    sound_format: str
 
 
 def parse(text: str, most: int = Limits.control_bytes) -> dict[str, Any]:
@@ -104,10 +108,11 @@ def check_fields(message: dict[str, Any], known: set[str], code: str = "bad_requ
         raise Refused(code, f"{message['type']}: unknown field {_shown(unknown[0])}; {known_ones}", close)
 
 
-def parse_start(message: dict[str, Any], default_rate: int, limits: Limits) -> Start:
-    """The fields of `start`, all optional. Raises Refused without a close code."""
+def parse_start(message: dict[str, Any], default_rate: int, limits: Limits, formats: tuple[str, ...] = (PCM,)) -> Start:
+    """The fields of `start`, all optional. Raises Refused without a close code. `formats`: what this server has."""
     settings = {field.name for field in fields(Sampling)} - {"silent_codes"}  # those are the codec's
-    check_fields(message, settings | {"seed", "seconds", "min_seconds", "rate"})
+    others = {"seed", "seconds", "min_seconds", "rate", "prompt_format", "sound_format"}
+    check_fields(message, settings | others)
     seconds = number(message, "seconds", 6.0, 0.08, limits.speech_seconds)
     try:
         sampling = Sampling(
@@ -127,7 +132,8 @@ def parse_start(message: dict[str, Any], default_rate: int, limits: Limits) -> S
         min(seconds, number(message, "min_seconds", 2.0, 0.0, limits.speech_seconds)),
         seconds,
     )
-    return Start(request, whole(message, "rate", default_rate, *RATES))
+    rate = whole(message, "rate", default_rate, *RATES)
+    return Start(request, rate, choice(message, "prompt_format", formats), choice(message, "sound_format", formats))
 
 
 def number(message: dict[str, Any], name: str, default: float, least: float, most: float) -> float:
@@ -146,16 +152,25 @@ def whole(message: dict[str, Any], name: str, default: int, least: int, most: in
     return value
 
 
-def pack(kind: int, sequence: int, codes: np.ndarray, pcm: bytes) -> bytes:
-    """A binary frame from the server."""
-    return HEADER.pack(kind, len(codes), sequence) + codes.astype("<u2").tobytes() + pcm
+def choice(message: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
+    """A field of a message that is one of some words, by default the first. Raises Refused."""
+    value = message.get(name, known[0])
+    if value not in known:
+        raise Refused("bad_request", f"{name} is {_shown(value)}; this server has {', '.join(known)}")
+    return value
 
 
-def unpack(frame: bytes) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """Parse a binary frame: kind, sequence number, tokens uint16 [T] and samples int16 [S]."""
-    kind, count, sequence = HEADER.unpack_from(frame)
+def pack(kind: int, sequence: int, codes: np.ndarray, sound: bytes, sound_format: str = PCM) -> bytes:
+    """A binary frame from the server; `sound` is in the format."""
+    header = HEADER.pack(kind, FORMATS.index(sound_format), len(codes), sequence)
+    return header + codes.astype("<u2").tobytes() + sound
+
+
+def unpack(frame: bytes) -> tuple[int, str, np.ndarray, bytes]:
+    """Parse a binary frame: kind, format, tokens uint16 [T] and sound in the format."""
+    kind, sound_format, count, _ = HEADER.unpack_from(frame)
     codes = np.frombuffer(frame, "<u2", count, HEADER.size)
-    return kind, sequence, codes, np.frombuffer(frame, "<i2", -1, HEADER.size + 2 * count)
+    return kind, FORMATS[sound_format], codes, frame[HEADER.size + 2 * count :]
 
 
 def samples_of(data: bytes) -> np.ndarray:

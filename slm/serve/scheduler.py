@@ -228,12 +228,12 @@ class Scheduler:
     def _process_prompt(self, stream: Stream) -> None:
         chunks = self._next_piece(stream)
         size = chunks * self._batch.codec.chunk_samples
-        samples = np.concatenate(stream.waiting)
-        stream.waiting, stream.samples = deque([samples[size:]]), len(samples) - size
+        samples = taken(stream.waiting, size)
+        stream.samples -= size
         if stream.state is None:
             stream.state = self._batch.begin(stream.slot)
-        piece, stream.state = self._batch.process_prompt(stream.slot, samples[:size], stream.state)
-        piece = piece._replace(audio=stream.level.prompt(samples[:size], piece.audio, chunks * self._chunk))
+        piece, stream.state = self._batch.process_prompt(stream.slot, samples, stream.state)
+        piece = piece._replace(audio=stream.level.prompt(samples, piece.audio, chunks * self._chunk))
         stream.prompt_chunks += chunks
         self._streams[stream.number] = self._streams.pop(stream.number)  # to the end of the order
         self._emit(self._sound(stream, piece, False, 0.0, 0.0))
@@ -298,3 +298,15 @@ class Scheduler:
             pcm.append(to_pcm(stream.decode(codes[begin : begin + size])))
             yield None
         yield b"".join(pcm)
+
+
+def taken(waiting: deque[np.ndarray], size: int) -> np.ndarray:
+    """Remove the first `size` samples of those that wait, and return them, float32 [size]."""
+    parts: list[np.ndarray] = []
+    while size:
+        part = waiting.popleft()
+        if len(part) > size:
+            waiting.appendleft(part[size:])
+        parts.append(part[:size])
+        size -= len(parts[-1])
+    return np.concatenate(parts)

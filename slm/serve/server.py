@@ -18,11 +18,13 @@ from slm.serve.http_protocol import JsonLines, QuietWebSocket, TimedHttp, one_li
 from slm.serve.protocol import DIED, GOING_AWAY, Refused
 from slm.serve.service import Service, log
 from tokenizer.errors import InputError
+from tokenizer.runs.memory import return_large_blocks
 from tokenizer.runs.stop_signals import stop_signals
 
 UNSENT_BYTES = 65536  # kernel send buffer of a connection: a larger one would hold a minute of speech for a slow reader
 BACKLOG = 128  # connections that the kernel holds until they are accepted
 OPEN_FILES = 16384
+HANDSHAKE_SECONDS = 10.0  # of TLS
 STUCK_MS = 20_000  # after which the kernel drops a peer that does not read
 
 
@@ -94,9 +96,20 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(one_line_errors(log))
         self._service.listen(self._stop_now)
-        await super().startup(sockets)
+        await super().startup([])  # uvicorn listens without a limit for TLS handshakes, which then may take a minute
+        for listener in sockets or []:
+            tls = self.config.ssl
+            seconds = HANDSHAKE_SECONDS if tls else None
+            server = await self._loop.create_server(
+                self._make_protocol, sock=listener, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=seconds
+            )
+            self.servers.append(server)
         if self._on_start:
             self._on_start()
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        config, state = self.config, self.lifespan.state
+        return config.http_protocol_class(config=config, server_state=self.server_state, app_state=state)  # type: ignore[call-arg]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._loop.call_soon_threadsafe(self.stop)
@@ -167,6 +180,7 @@ def serve(
 ) -> int:
     """Serve until a signal. Returns the exit status: 0, or 1 if the model's process died."""
     raise_file_limit()
+    return_large_blocks()
     handler = logging.StreamHandler(sys.stderr)
     logger = logging.getLogger("focalstream.serve")
     logger.addHandler(handler)

@@ -7,13 +7,14 @@ import itertools
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import numpy as np
 import soxr
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from slm.generation.opus import DECODED_RATE, MESSAGE_PACKETS, OPUS, OpusDecoder, OpusEncoder, formats
 from slm.serve.messages import Cancel, Done, EndPrompt, Event, Feed, Open, Queued, Ready, Sound
 from slm.serve.protocol import (
     BAD_TOKEN,
@@ -33,11 +34,29 @@ from slm.serve.protocol import (
     samples_of,
 )
 from slm.serve.service import Service, log
+from tokenizer.errors import InputError
 
 SEND_SECONDS = 5.0  # timeout of a send, after which the client is dropped
 BURST_SECONDS = 4  # burst size of the rate limit
 BURST_STARTS = 10  # streams that a client may start at once after a pause
 SESSIONS = itertools.count(1)
+
+
+class Frame(NamedTuple):
+    """A binary message that waits to be sent. It is encoded then, so that a burst of them does not hold up others."""
+
+    sound: Sound | None  # None: the end of a stream
+    sequence: int
+    encoder: OpusEncoder | None  # of the stream; None: PCM
+
+    def packed(self) -> bytes:
+        if self.sound is None:
+            assert self.encoder is not None, "PCM needs no end"
+            return pack(SPEECH, self.sequence, np.zeros(0, np.uint16), self.encoder.end(), OPUS)
+        kind, codes, pcm = SPEECH if self.sound.new else PROMPT, self.sound.codes, self.sound.pcm
+        if self.encoder is None:
+            return pack(kind, self.sequence, codes, pcm)
+        return pack(kind, self.sequence, codes, self.encoder.encode(pcm), OPUS)
 
 
 class Session:
@@ -46,7 +65,7 @@ class Session:
     def __init__(self, socket: WebSocket, service: Service, address: str = "") -> None:
         self._socket, self._service, self._limits, self._address = socket, service, service.limits, address
         self._number = next(SESSIONS)
-        self._outbox: asyncio.Queue[dict[str, Any] | bytes] = asyncio.Queue(self._limits.unread_frames)
+        self._outbox: asyncio.Queue[dict[str, Any] | Frame] = asyncio.Queue(self._limits.unread_frames)
         rate = self._limits.messages_per_second
         self._messages = Budget(rate, BURST_SECONDS * rate)
         self._starts = Budget(self._limits.starts_per_second, BURST_STARTS)
@@ -54,6 +73,9 @@ class Session:
         self._stream: int | None = None
         self._ready = self._prompt_ended = False
         self._resampler: soxr.ResampleStream | None = None
+        self._decoder: OpusDecoder | None = None  # of the prompt
+        self._encoder: OpusEncoder | None = None  # of the stream's sound
+        self._formats = formats(service.model.models.sample_rate_out)
         self._rate = self._prompt_samples = self._sequence = 0
         self._over: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
 
@@ -149,7 +171,8 @@ class Session:
         if not isinstance(token, str | None) or not await self._service.admits(given, self._address):
             raise Refused("bad_token", "the token is missing or wrong", BAD_TOKEN)
         models = asdict(self._service.model.models)
-        self._tell({"type": "hello", "version": VERSION, "models": models, "limits": asdict(self._limits)})
+        limits = asdict(self._limits)
+        self._tell({"type": "hello", "version": VERSION, "models": models, "limits": limits, "formats": self._formats})
 
     def _count_message(self) -> None:
         self._spoke = time.monotonic()
@@ -179,29 +202,39 @@ class Session:
         if self._service.draining or self._service.dead:
             raise Refused("stopping", "the server is stopping; connect again in a moment")
         models = self._service.model.models
-        start = parse_start(message, models.sample_rate_in, self._limits)
+        start = parse_start(message, models.sample_rate_in, self._limits, self._formats)
         if not self._starts.take():
             most = f"{BURST_STARTS} at once and {self._limits.starts_per_second:g} a second"
             raise Refused("too_many_starts", f"start: a client may start {most}; try again in a moment")
-        self._rate, self._prompt_samples, self._sequence = start.rate, 0, 0
+        self._decoder = OpusDecoder() if start.prompt_format == OPUS else None
+        self._encoder = OpusEncoder(models.sample_rate_out) if start.sound_format == OPUS else None
+        self._rate = DECODED_RATE if self._decoder else start.rate
+        self._prompt_samples = self._sequence = 0
         self._ready = self._prompt_ended = False
         self._resampler = None
-        if start.rate != models.sample_rate_in:
-            self._resampler = soxr.ResampleStream(start.rate, models.sample_rate_in, 1, dtype="float32")
+        if self._rate != models.sample_rate_in:
+            self._resampler = soxr.ResampleStream(self._rate, models.sample_rate_in, 1, dtype="float32")
         self._stream = self._service.open(self._on_event)
         self._service.send(Open(self._stream, start.request))
 
     def _audio(self, data: bytes) -> None:
-        samples = samples_of(data)
         if self._prompt_ended:
             return  # audio that was sent before the end of the prompt or stream was known
         if not self._ready or self._stream is None:
             raise Refused("not_ready", "audio before ready: start a stream, and wait for ready")
+        samples = samples_of(data if self._decoder is None else self._decoded(self._decoder, data))
         self._prompt_samples += len(samples)
         if self._prompt_samples > self._limits.prompt_seconds * self._rate:
             self._cancel()
             raise Refused("prompt_too_long", f"a prompt has at most {self._limits.prompt_seconds:g} s")
         self._feed(samples)
+
+    @staticmethod
+    def _decoded(decoder: OpusDecoder, data: bytes) -> bytes:
+        try:
+            return decoder.decode(data, MESSAGE_PACKETS).tobytes()
+        except InputError as error:
+            raise Refused("bad_audio", str(error), POLICY) from None
 
     def _feed(self, samples: np.ndarray, last: bool = False) -> None:
         if self._resampler is not None:
@@ -235,10 +268,12 @@ class Session:
             stream, seconds = event.stream, 2 * self._limits.prompt_seconds
             asyncio.get_running_loop().call_later(seconds, self._give_up, stream)
         elif isinstance(event, Sound):
-            self._tell(pack(SPEECH if event.new else PROMPT, self._sequence, event.codes, event.pcm))
+            self._tell(Frame(event, self._sequence, self._encoder))
             self._sequence += 1
         elif isinstance(event, Done):
             self._stream = None
+            if self._encoder and self._sequence:
+                self._tell(Frame(None, self._sequence, self._encoder))
             values = {
                 "reason": event.reason,
                 "seconds": round(event.seconds, 3),
@@ -255,7 +290,7 @@ class Session:
             message = f"no continue in {2 * self._limits.prompt_seconds:g} s"
             self._tell({"type": "error", "code": "prompt_timeout", "message": message})
 
-    def _tell(self, message: dict[str, Any] | bytes) -> None:
+    def _tell(self, message: dict[str, Any] | Frame) -> None:
         try:
             self._outbox.put_nowait(message)
         except asyncio.QueueFull:
@@ -266,8 +301,9 @@ class Session:
             message = await self._outbox.get()
             try:
                 with anyio.fail_after(SEND_SECONDS):  # not `wait_for`, which before Python 3.12 may lose a cancellation
-                    if isinstance(message, bytes):
-                        await self._socket.send_bytes(message)
+                    if isinstance(message, Frame):
+                        await asyncio.sleep(0)  # encoding takes a while, and many messages may wait
+                        await self._socket.send_bytes(message.packed())
                     else:
                         await self._socket.send_json(message)
             except TimeoutError:

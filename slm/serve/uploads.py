@@ -71,7 +71,22 @@ async def uploaded_audio(service: Service, request: Request) -> np.ndarray:
     """The audio file in a request's body as float32 [S] at the codec's rate. Raises Refused."""
     rate, seconds = service.model.models.sample_rate_in, service.limits.prompt_seconds
     async with body_of(service, request, service.limits.upload_bytes) as body:
-        return await asyncio.get_running_loop().run_in_executor(DECODER, audio_of, body, rate, seconds)
+        decoded = asyncio.get_running_loop().run_in_executor(DECODER, audio_of, body, rate, seconds)
+        left = asyncio.ensure_future(departure(request))
+        try:
+            await asyncio.wait((decoded, left), return_when="FIRST_COMPLETED")
+        finally:
+            left.cancel()
+            decoded.cancel()  # if it still waits for the thread: nobody wants it any more
+        if not decoded.done() or decoded.cancelled():
+            raise Refused("left", "the client disconnected")
+        return decoded.result()
+
+
+async def departure(request: Request) -> None:
+    """Wait until the client disconnects, after its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def audio_of(body: bytes, rate: int, seconds: float) -> np.ndarray:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.pages.html import base_css
+from slm.generation.silence import silent_codes
 from slm.onnx_engine.export import export_lm
 from slm.onnx_engine.manifest import Manifest as LmManifest
 from slm.serve.assets import EXAMPLES, PAGE, example_wav
@@ -24,6 +25,7 @@ from slm.web.runtime import BINARY, FILES, LOADER, MODULE
 from slm.web.runtime import VERSION as RUNTIME_VERSION
 from tokenizer.errors import InputError
 from tokenizer.model import CodecModel
+from tokenizer.onnx_engine.arrays import ArrayCodec
 from tokenizer.onnx_engine.export import export
 from tokenizer.onnx_engine.kernels import Kernel
 from tokenizer.onnx_engine.manifest import Manifest as CodecManifest
@@ -33,7 +35,8 @@ MANIFEST = "focalstream.json"
 HERE = Path(__file__).resolve().parent
 KERNEL: Kernel = "unsigned"  # exact in WebAssembly, and the faster of the two there
 STEPS = {"encode_step": "codec", "decode_step": "codec", "step": "lm"}  # graphs, and the model each belongs to
-SERVERS = {"index.html", "source.js", "connection.js"}  # files of the server's page that this one has in another form
+# Of the server's page: what this one has in another form or does not need.
+SERVERS = {"index.html", "source.js", "connection.js", "opus.js"}
 # The page cannot send anything anywhere: a browser refuses connections to other addresses than its own.
 POLICY = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; img-src 'self' data: blob:"
 
@@ -105,6 +108,7 @@ def _describe_models(
             **{key: getattr(codec, key) for key in rates},
             "encode_states": [spec._asdict() for spec in exported.encode_states],
             "decode_states": [spec._asdict() for spec in exported.decode_states],
+            "silent_codes": silent_codes(ArrayCodec(models / "codec", exported.precision, 1)),
         },
         "lm": {
             "name": lm_name,

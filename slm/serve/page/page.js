@@ -256,7 +256,7 @@ function sound({ isNew, codes, samples }) {
   showText("span", `${(pictures.count / models.sample_rate_out).toFixed(1)} s`);
   if (!isNew) return void (promptSamples += samples.length);
   if (phase !== "speaking") enter("speaking");
-  state.chunks++;
+  if (codes.length) state.chunks++;
   showText("length", `${((state.chunks * models.chunk_ms) / 1000).toFixed(1)} s`);
   player.port.postMessage(samples);
 }

@@ -1,6 +1,7 @@
 // Where the page's continuations come from: here, a server. The page without a server has another module of this name
 // (slm/web/page/source.js) with the same exports, and everything else in common.
 import { Connection } from "./connection.js";
+import { opusAbilities } from "./opus.js";
 
 const HOME = new URL("../", import.meta.url); // the server, at whatever path
 
@@ -18,11 +19,22 @@ export const words = {
   privacy: "Audio is processed in the server’s memory and not stored.",
 };
 
+const abilities = await opusAbilities();
+const wanted = document.getElementById("opus"); // a box to tick, hidden unless browser and server can
+wanted.checked = !["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
+
 // on: as for Connection.
 export function openSource(on) {
   const address = new URL("v1/stream", HOME);
   address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-  return new Connection(address, on);
+  const hello = (message) => {
+    wanted.closest("p").hidden = !(abilities.decodes && message.formats.includes("opus"));
+    on.hello(message);
+  };
+  return new Connection(address, { ...on, hello }, (rate) => {
+    const sound = wanted.checked && !wanted.closest("p").hidden;
+    return { sound, prompt: sound && abilities.encodes.includes(rate) };
+  });
 }
 
 // Why a connection was refused, and what to do; browsers do not tell their pages.

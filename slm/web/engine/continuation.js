@@ -104,16 +104,20 @@ export class Continuation {
   async *codes() {
     const { ids, codebook_size: size } = this.model.manifest;
     const recent = new Array(this.sampling.repetitionWindow).fill(ids.pad);
+    const silent = new Set(this.codec.manifest.silent_codes);
+    let silences = 0; // silent codes up to here
     for (let step = 0; step < this.most; step++) {
       const scores = Float64Array.from(this.logits.subarray(0, ids.first_code + size));
       const end = scores[ids.eos];
       scores.fill(-Infinity, 0, ids.first_code);
       if (step >= this.least) scores[ids.eos] = end;
+      if (this.sampling.silenceLimit && silences >= this.sampling.silenceLimit) for (const code of silent) scores[this.id(code)] = -Infinity;
       const id = draw(scores, this.sampling, recent, this.random);
       if (id === ids.eos) {
         this.endedByModel = true;
         return;
       }
+      silences = silent.has(id - ids.first_code) ? silences + 1 : 0;
       yield id - ids.first_code;
       recent[(step + 1) % recent.length] = id;
       if (step + 1 < this.most) this.logits = await this.model.step([id], this.cache);

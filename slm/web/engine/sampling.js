@@ -12,6 +12,7 @@ import { InputError } from "./input_error.js";
  * @property {number} [topK] keep the k most likely; 0: off
  * @property {number} [topP] keep the most likely that together reach this probability; 1: off
  * @property {number} [minP] keep those with at least this share of the highest probability; 0: off
+ * @property {number} [silenceLimit] silent codes in a row, at most; 0: off. `Continuation` keeps it
  */
 
 /** @type {Record<string, [number, (v: number) => boolean, string]>} */
@@ -22,6 +23,7 @@ const FIELDS = {
   topK: [0, (v) => Number.isInteger(v) && v >= 0, "a whole number, at least 0"],
   topP: [1, (v) => v > 0 && v <= 1, "more than 0, at most 1"],
   minP: [0, (v) => v >= 0 && v <= 1, "0 to 1"],
+  silenceLimit: [0, (v) => Number.isInteger(v) && v >= 0, "a whole number, at least 0"],
 };
 
 /** The filters with their defaults filled in, and checked. */
@@ -41,6 +43,7 @@ export class Sampling {
     /** @type {number} */ this.topK;
     /** @type {number} */ this.topP;
     /** @type {number} */ this.minP;
+    /** @type {number} */ this.silenceLimit;
     for (const [name, [usual, fits, expected]] of Object.entries(FIELDS)) {
       const value = given[name] ?? usual;
       if (!fits(value)) throw new InputError(`${name} is ${value}; expected ${expected}`);

@@ -57,8 +57,8 @@ function start({ stream: number, rate, seed, seconds, min_seconds, ...sampling }
   cancel();
   const { codec, model } = loaded;
   try {
-    const { temperature, top_p: topP, top_k: topK, min_p: minP, repetition_penalty: repetitionPenalty } = sampling;
-    const continuation = new Continuation(codec, model, { temperature, topP, topK, minP, repetitionPenalty }, { seed, minSeconds: min_seconds, maxSeconds: seconds });
+    const { temperature, top_p: topP, top_k: topK, min_p: minP, repetition_penalty: repetitionPenalty, silence_limit: silenceLimit } = sampling;
+    const continuation = new Continuation(codec, model, { temperature, topP, topK, minP, repetitionPenalty, silenceLimit }, { seed, minSeconds: min_seconds, maxSeconds: seconds });
     stream = { number, continuation, resampler: new Resampler(rate, codec.sampleRateIn), waiting: [], ended: 0 };
   } catch (error) {
     return self.postMessage({ type: "error", code: "bad_request", message: error.message, stream: number });

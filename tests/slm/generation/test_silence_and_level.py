@@ -30,16 +30,23 @@ def test_without_a_limit_nothing_changes(tiny_codec: Any) -> None:
     assert with_silent_codes(Sampling(), tiny_codec) == Sampling()
 
 
-def test_a_stream_with_a_limit_never_rests_longer(tiny_codec: Any) -> None:
+def random_lm(codec: Any) -> tuple[Any, Any]:
+    """A model with random weights, and its vocabulary."""
     torch = pytest.importorskip("torch")
-    from slm.generation.continuation import Continuation
-    from slm.generation.engines import codec_on_arrays
     from slm.model.transformer import LanguageModel, ModelConfig
     from slm.vocabulary import Vocabulary
 
     torch.manual_seed(0)
-    vocabulary = Vocabulary(tiny_codec.codebook_size, tiny_codec.token_rate, "tiny", tiny_codec.fingerprint)
+    vocabulary = Vocabulary(codec.codebook_size, codec.token_rate, "tiny", codec.fingerprint)
     model = LanguageModel(ModelConfig(32, 1, 2, 1, 32, 16), vocabulary.size).eval().requires_grad_(False)
+    return model, vocabulary
+
+
+def test_a_stream_with_a_limit_never_rests_longer(tiny_codec: Any) -> None:
+    from slm.generation.continuation import Continuation
+    from slm.generation.engines import codec_on_arrays
+
+    model, vocabulary = random_lm(tiny_codec)
     silent = silent_codes(codec_on_arrays(tiny_codec))
     assert silent and silent == silent_codes(codec_on_arrays(tiny_codec))
     prompt = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
@@ -72,3 +79,21 @@ def test_the_gain_has_no_steps_and_bounds() -> None:
     first = match.prompt(ones, ones, 0.1)
     second = match.prompt(100 * ones, ones, 0.1)
     assert match.gain == MOST and abs(second[0] - first[-1]) < 1e-3 and np.abs(np.diff(second)).max() < 0.01
+
+
+def test_a_continuation_is_as_loud_as_its_prompt(tiny_codec: Any) -> None:
+    from slm.generation.continuation import Continuation
+
+    prompt = np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32)
+    plain = Continuation(tiny_codec, *random_lm(tiny_codec), prompt, Sampling(), 3, 1.0, 1.0)
+    power = float(np.mean(np.square(plain.prompt_audio)))
+    prompt *= 1.5 * np.sqrt(power) / 0.1  # so the codec renders it other than it was, within the bounds
+    sounds = []
+    for match in (False, True):
+        run = Continuation(tiny_codec, *random_lm(tiny_codec), prompt, Sampling(), 3, 1.0, 1.0, match)
+        sounds.append((run.prompt_audio, np.concatenate([chunk.audio for chunk in run.chunks()])))
+    (raw, raw_new), (matched, new) = sounds
+    gain = np.sqrt(np.mean(np.square(prompt)) / np.mean(np.square(raw)))
+    assert 0.5 < gain < 2.0 and abs(gain - 1) > 0.05
+    np.testing.assert_allclose(matched, raw * gain, rtol=1e-3)
+    np.testing.assert_allclose(new, raw_new * gain, rtol=1e-3)

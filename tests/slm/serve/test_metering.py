@@ -7,6 +7,9 @@ import contextlib
 import io
 import json
 import resource
+import subprocess
+import sys
+import threading
 import time
 from typing import Any
 
@@ -250,3 +253,43 @@ def test_others_have_their_turn_between_two_messages_of_a_client() -> None:
         return turns
 
     assert asyncio.run(run()) >= 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_freed_blocks_go_back_to_the_system() -> None:
+    """Also below a block that stays, and after a larger one was freed."""
+    code = """
+import numpy as np
+from tokenizer.runs.memory import return_large_blocks
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+return_large_blocks()
+np.ones(1 << 22, np.uint8)
+blocks = [np.ones(1 << 20, np.uint8) for _ in range(50)]
+kept, before = blocks.pop(), resident()
+blocks.clear()
+print(before - resident())
+"""
+    assert int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) > 40
+
+
+class GoneRequest(Body):
+    """Its client sends a body and goes away."""
+
+    async def receive(self) -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+
+def test_an_upload_of_a_client_that_has_left_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from slm.serve import uploads
+    from slm.serve.service import Service
+
+    free = threading.Event()
+    uploads.DECODER.submit(free.wait)  # another's file
+    monkeypatch.setattr(uploads, "audio_of", lambda *_: pytest.fail("it was decoded"))
+    service = Service(SimpleNamespace(models=SimpleNamespace(sample_rate_in=16000)))  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="disconnected"):
+        asyncio.run(uploads.uploaded_audio(service, GoneRequest([b"sound"])))  # type: ignore[arg-type]
+    free.set()
+    assert service.held_bytes == 0 and uploads.DECODER.submit(lambda: 1).result() == 1

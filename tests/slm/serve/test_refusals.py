@@ -62,7 +62,7 @@ async def talk(server: Any, messages: list[str | bytes], **options: Any) -> tupl
         ([HELLO, '{"type": "continue", "now": 1}'], "bad_request", None),
         ([HELLO, '{"type": "cancel", "all": 1}'], "bad_request", None),
         ([HELLO, '{"type": "sudo"}'], "bad_message", 1008),
-        ([HELLO, b"\0\0\0"], "bad_audio", 1008),
+        ([HELLO, b"\0\0\0"], "not_ready", None),
         ([HELLO, b"\0\0"], "not_ready", None),
         ([HELLO, '{"type": "continue"}'], "not_ready", None),
         ([HELLO, '{"type": "start", "temperature": -1}'], "bad_request", None),

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
+import ssl
+import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -286,3 +291,29 @@ def test_a_certificate_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a certificate and its key as PEM files"):
         check_certificate(str(tmp_path / "a.pem"), str(tmp_path / "a.pem"))
     assert check_certificate(None, None) is None
+
+
+def test_a_handshake_that_does_not_end_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openssl = shutil.which("openssl") or pytest.skip("needs openssl")
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    new_key = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    subprocess.run([*new_key, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    from slm.serve import server as serving
+
+    monkeypatch.setattr(serving, "HANDSHAKE_SECONDS", 0.3)
+    model = SimpleNamespace(listen=lambda *_: None)
+    listener, started = serving.bound_socket("127.0.0.1", 0), threading.Event()
+    server = serving.Server(Service(model), 0.0, started.set, certificate=(certificate, key))  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        assert started.wait(20)
+        with socket.create_connection(listener.getsockname(), 10) as silent:
+            assert is_closed(silent)
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/healthz"
+        anyone = ssl._create_unverified_context()
+        assert urllib.request.urlopen(url, timeout=20, context=anyone).read() == b"ok\n"
+    finally:
+        server._loop.call_soon_threadsafe(server.stop)
+        thread.join(20)
+    assert not thread.is_alive()

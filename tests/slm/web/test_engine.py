@@ -51,12 +51,14 @@ def compared(run_script: Any, folder: Path, models: Any, wave: np.ndarray, secon
     """What the browser gives for `wave`, beside what Python gives: {name: (browser's, Python's)}."""
     codec, model, vocabulary = models
     tokens = codec.encode(wave[None])[0]
-    filters = {"temperature": 0.9, "top_p": 0.95, "top_k": 200, "min_p": 0.001, "repetition_penalty": 1.1}
+    filters = {"temperature": 0.9, "top_p": 0.95, "top_k": 200, "min_p": 0.001}
+    filters |= {"repetition_penalty": 1.1, "silence_limit": 1}
     continuation = Continuation(
         codec, model, vocabulary, wave, Sampling(**filters), seed=7, min_seconds=seconds, max_seconds=seconds
     )
     chunks = list(continuation.chunks())
-    names = {"top_p": "topP", "top_k": "topK", "min_p": "minP", "repetition_penalty": "repetitionPenalty"}
+    names = {"top_p": "topP", "top_k": "topK", "min_p": "minP"}
+    names |= {"repetition_penalty": "repetitionPenalty", "silence_limit": "silenceLimit"}
     given = {
         "wave": wave.tolist(),
         "tokens": tokens.tolist(),
