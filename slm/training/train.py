@@ -27,11 +27,11 @@ from slm.documents.tasks import SPEECH_TASK
 from slm.model.packed_attention import leave_uncompiled
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel
+from slm.training.checkpoints.run_folder import Progress, RunFolder
 from slm.training.loaders import data_identity, loaders
 from slm.training.parallel import distribute, settle, whole_weights
 from slm.training.prefetch import Prefetched
 from slm.training.reporting import TrainReport, bar_line, held_out_record, validation_line
-from slm.training.run_folder import Progress, RunFolder
 from slm.training.samples import write_samples
 from slm.training.settings import TrainSettings
 from slm.training.spikes import Spikes
@@ -73,7 +73,7 @@ def train(
         model_config: the model's shape.
         settings: the run's settings.
         data: folders or URLs written by `focalstream tokenize`, all of one codec; see `read_data`.
-        out: the run's folder; see `slm.training.run_folder`.
+        out: the run's folder; see `slm.training.checkpoints.run_folder`.
         held_out: datasets for validation; none: a share of the recordings of `data`.
         resume: continue from the latest checkpoint in `out`.
         device: a torch device.

@@ -6,7 +6,7 @@ OUT/tensorboard/      the same, where TensorBoard is installed
 OUT/step-000500/      config.json, vocabulary.json, model.safetensors: the model, for `slm.checkpoint`
     optimizer/          the optimizer's state by parameter name (torch.distributed.checkpoint), a file per process
     progress.json       `Progress`
-    files.json          every file's bytes and sha256; see `slm.training.checkpoint_files`
+    files.json          every file's bytes and sha256; see `slm.training.checkpoints.checkpoint_files`
 OUT/best.json         the best checkpoint on held-out speech
 OUT/samples/          samples of runs with train.sample_every; see `slm.training.samples`
 OUT/.lock             held by the training process
@@ -33,10 +33,10 @@ from torch.distributed.checkpoint import CheckpointException
 from pipelines.storage.locks import flocked
 from slm.checkpoint import BEST, check_fit, checkpoints_of, write_lm
 from slm.model.transformer import LanguageModel
-from slm.training.checkpoint_files import check_files, check_shared, seal
-from slm.training.optimizer_state import read_optimizer_state, reason_of, write_optimizer_state
+from slm.training.checkpoints.checkpoint_files import check_files, check_shared, seal
+from slm.training.checkpoints.optimizer_state import read_optimizer_state, reason_of, write_optimizer_state
+from slm.training.checkpoints.resuming import FORMERLY, MAY_FALL, jump, may_change
 from slm.training.parallel import load_weights, whole_weights
-from slm.training.resuming import FORMERLY, MAY_FALL, jump, may_change
 from slm.training.settings import TrainSettings
 from slm.vocabulary import Vocabulary
 from tokenizer.checkpoint import read_weights
@@ -122,8 +122,8 @@ class RunFolder:
         A run that stopped before its first checkpoint starts again in both cases.
 
         Args:
-            model, optimizer: filled from the checkpoint when resuming. `slm.training.resuming` says which settings
-                may differ from the stored ones.
+            model, optimizer: filled from the checkpoint when resuming. `slm.training.checkpoints.resuming` says which
+                settings may differ from the stored ones.
             identity: of the data; must equal the stored one.
             step: go back to the checkpoint of this step and remove the later ones; None: the latest.
 
