@@ -135,7 +135,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:
-        print(f"{report.parameters / 1e6:.2f} M parameters, {report.training_tokens:,} tokens an epoch")
+        adapted = f", {report.trained_parameters:,} in adapters" if settings.lora else ""
+        print(f"{report.parameters / 1e6:.2f} M parameters{adapted}, {report.training_tokens:,} tokens an epoch")
         print(f"stopped by {report.stopped_by} after step {report.step} ({report.epochs:.2f} epochs)")
         if report.skipped:
             print(f"{report.skipped} batches were skipped; log.jsonl has their steps")

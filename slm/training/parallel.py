@@ -53,10 +53,11 @@ def whole_weights(model: LanguageModel) -> dict[str, Tensor]:
 
 
 def load_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
-    """Copy full weights that fit into a model's parameters, or into this process's shards of them."""
+    """Copy full weights that fit, of all or some parameters, into a model or this process's shards of it."""
+    stored = model.stored_weights()
     with torch.no_grad():
-        for name, tensor in model.stored_weights().items():
-            values = weights[name]
+        for name, values in weights.items():
+            tensor = stored[name]
             if isinstance(tensor, DTensor):
                 mesh, placements = tensor.device_mesh, tensor.placements
                 values = distribute_tensor(values.to(tensor.device), mesh, placements, src_data_rank=None)

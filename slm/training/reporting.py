@@ -21,7 +21,8 @@ class TrainReport:
     best_step: int | None
     best_bits_per_token: float | None
     best_bits_per_second: float | None  # of speech
-    parameters: int
+    parameters: int  # of the model that is saved
+    trained_parameters: int  # fewer or more than those with train.lora
     training_tokens: int  # tokens of one epoch
     epochs: float
     stopped_by: str  # "end", "patience", "time", or the signal's name

@@ -87,6 +87,11 @@ class TrainSettings:
         "of the latest 128 steps (6 is usual); 0: none",
         0.0,
     )
+    lora: int = setting("rank of adapters (LoRA) that are trained beside a frozen --init-from; 0: train the model", 0)
+    lora_layers: str = setting(
+        "which matrices of the layers have adapters", "all", ("all", "attention", "feed-forward")
+    )
+    lora_scale: float = setting("factor of the adapters' updates (alpha / rank in the paper)", 2.0)
     sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
     speech_weight: float = setting("weight of rows of speech alone, relative to the next three", 1.0)
     text_to_speech_weight: float = setting("weight of rows of speech after its text (see --text-model)", 0.0)
@@ -107,14 +112,14 @@ class TrainSettings:
             raise InputError(f"train.compile is {self.compile!r}; expected true, false or {AUTO}")
         positive = (
             "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
-            "keep_checkpoints"
+            "keep_checkpoints lora_scale"
         )
         for name in positive.split():
             if not getattr(self, name) > 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0")
         not_negative = (
-            "warmup_steps final_learning_rate weight_decay patience seed sample_every keep_every skip_limit skip_sigma "
-            "speech_weight text_to_speech_weight speech_to_text_weight interleaved_weight"
+            "warmup_steps final_learning_rate weight_decay patience seed lora sample_every keep_every skip_limit "
+            "skip_sigma speech_weight text_to_speech_weight speech_to_text_weight interleaved_weight"
         )
         for name in not_negative.split():
             if getattr(self, name) < 0:

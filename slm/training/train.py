@@ -27,8 +27,10 @@ from slm.documents.tasks import SPEECH_TASK
 from slm.model.packed_attention import leave_uncompiled
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel
+from slm.training.checkpoints.optimizer_state import trained
 from slm.training.checkpoints.run_folder import Progress, RunFolder
 from slm.training.loaders import data_identity, loaders
+from slm.training.lora import add_adapters, fingerprint, separated
 from slm.training.parallel import distribute, settle, whole_weights
 from slm.training.prefetch import Prefetched
 from slm.training.reporting import TrainReport, bar_line, held_out_record, validation_line
@@ -97,6 +99,8 @@ def train(
     resume = resume or resume_from is not None
     if related_codec and init_from is None:
         raise InputError("--related-codec keeps the codes of another model: name the model with --init-from")
+    if settings.lora and init_from is None:
+        raise InputError(f"train.lora is {settings.lora}: adapters need a model to adapt; name it with --init-from")
     if settings.row_tokens < model_config.context and not resume:
         raise InputError(
             f"train.row_tokens is {settings.row_tokens}, model.context {model_config.context}: the model would never "
@@ -124,10 +128,20 @@ def train(
         training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
         torch.manual_seed(settings.seed)
         model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
-        if init_from is not None and not resume:
-            warm_start(model, vocabulary, init_from, settings.seed, related_codec)
+        if init_from is not None and (settings.lora or not resume):
+            is_whole = warm_start(model, vocabulary, init_from, settings.seed, related_codec)
+            if settings.lora and not is_whole:
+                raise InputError(
+                    f"--lora {settings.lora}: {init_from} has no rows for some ids of this run, and what is frozen "
+                    "must not be random; start from a speech model of the same codec and text model, or give --lora 0"
+                )
+        initial_weights = fingerprint(model) if settings.lora else None
+        if settings.lora:
+            add_adapters(model, settings.lora, settings.lora_layers, settings.lora_scale, settings.seed)
         model.to(device).train()
+    trained_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters -= trained_parameters if settings.lora else 0
     flops = flops_per_token(model, settings.row_tokens)
     peak, source = peak_flops(device, bfloat16)
     model.recompute = settings.recompute
@@ -136,8 +150,10 @@ def train(
         for layer in model.layers:
             layer.compile()
     trainee = distribute(model, settings.parallel, ranks)
-    optimizer = Optimizers(model.named_parameters(), settings, settings.learning_rate, in_layers)
-    identity = data_identity(dataset, validation_data, sources, init_from, vocabulary, data_for.texts, related_codec)
+    optimizer = Optimizers(trained(model).items(), settings, settings.learning_rate, in_layers)
+    identity = data_identity(
+        dataset, validation_data, sources, init_from, vocabulary, data_for.texts, related_codec, initial_weights
+    )
     silent = ranks.rank > 0
     if data_for.note and show_progress and not silent:
         print(data_for.note, file=sys.stderr)
@@ -199,7 +215,7 @@ def train(
                     file=sys.stderr,
                 )
             if settings.sample_every and progress.step % settings.sample_every == 0:
-                weights = whole_weights(model)
+                weights, _ = separated(whole_weights(model), settings.lora_scale)
                 if not silent:
                     speaker = model_of(model_config, vocabulary, weights, device)
                     place = out / "samples" / f"step-{progress.step:06d}"
@@ -216,6 +232,7 @@ def train(
         best_bits_per_token=best_bits,
         best_bits_per_second=best_bits * vocabulary.token_rate if best_bits is not None and speech_alone else None,
         parameters=parameters,
+        trained_parameters=trained_parameters,
         training_tokens=training.tokens_per_epoch,
         epochs=progress.step * settings.rows * settings.row_tokens / training.tokens_per_epoch,
         stopped_by=stopped_by,

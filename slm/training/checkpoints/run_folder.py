@@ -4,6 +4,7 @@ OUT/run.json          model, settings and data of the run
 OUT/log.jsonl         one line per step
 OUT/tensorboard/      the same, where TensorBoard is installed
 OUT/step-000500/      config.json, vocabulary.json, model.safetensors: the model, for `slm.checkpoint`
+    adapters.safetensors  of a run with train.lora; see `slm.training.lora`
     optimizer/          the optimizer's state by parameter name (torch.distributed.checkpoint), a file per process
     progress.json       `Progress`
     files.json          every file's bytes and sha256; see `slm.training.checkpoints.checkpoint_files`
@@ -28,14 +29,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save as to_safetensors
 from torch.distributed.checkpoint import CheckpointException
 
 from pipelines.storage.locks import flocked
-from slm.checkpoint import BEST, check_fit, checkpoints_of, write_lm
+from slm.checkpoint import BEST, check_tensors, checkpoints_of, write_lm
 from slm.model.transformer import LanguageModel
 from slm.training.checkpoints.checkpoint_files import check_files, check_shared, seal
 from slm.training.checkpoints.optimizer_state import read_optimizer_state, reason_of, write_optimizer_state
 from slm.training.checkpoints.resuming import FORMERLY, MAY_FALL, jump, may_change
+from slm.training.lora import ADAPTERS, separated
 from slm.training.parallel import load_weights, whole_weights
 from slm.training.settings import TrainSettings
 from slm.vocabulary import Vocabulary
@@ -223,11 +226,13 @@ class RunFolder:
         """
         final = self.path / f"step-{progress.step:06d}"
         temporary = self.path / f".{final.name}"
-        weights = whole_weights(model)
+        weights, adapters = separated(whole_weights(model), self._settings.lora_scale)
         try:
             with self._ranks.together():
                 if not self._ranks.rank:
                     write_lm(model.config, weights, vocabulary, temporary, torch.float32)
+                    if adapters:
+                        write_atomically(temporary / ADAPTERS, to_safetensors(adapters))
                     write_atomically(temporary / "progress.json", json.dumps(asdict(progress)).encode())
             write_optimizer_state(temporary / "optimizer", model, optimizer, self._ranks)
             seal(temporary, self._ranks)
@@ -276,8 +281,10 @@ class RunFolder:
         """Put a checkpoint into the model and the optimizer."""
         try:
             check_files(folder, self._ranks)
-            weights = read_weights(folder / "model.safetensors")
-            check_fit(model, weights, folder / "model.safetensors")
+            path = folder / (ADAPTERS if self._settings.lora else "model.safetensors")
+            weights = read_weights(path)
+            _, adapters = separated(model.stored_weights(), self._settings.lora_scale)
+            check_tensors(adapters or model.stored_weights(), weights, path)
             load_weights(model, weights)
             progress = dataclass_from_dict(Progress, json.loads((folder / "progress.json").read_text()), "progress")
             read_optimizer_state(folder / "optimizer", model, optimizer, self._ranks)
