@@ -92,6 +92,7 @@ class TrainSettings:
         "which matrices of the layers have adapters", "all", ("all", "attention", "feed-forward")
     )
     lora_scale: float = setting("factor of the adapters' updates (alpha / rank in the paper)", 2.0)
+    dpo_beta: float = setting("with --preferences: the higher, the closer the model stays to its start", 0.1)
     sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
     speech_weight: float = setting("weight of rows of speech alone, relative to the next three", 1.0)
     text_to_speech_weight: float = setting("weight of rows of speech after its text (see --text-model)", 0.0)
@@ -112,7 +113,7 @@ class TrainSettings:
             raise InputError(f"train.compile is {self.compile!r}; expected true, false or {AUTO}")
         positive = (
             "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
-            "keep_checkpoints lora_scale"
+            "keep_checkpoints lora_scale dpo_beta"
         )
         for name in positive.split():
             if not getattr(self, name) > 0:

@@ -61,7 +61,7 @@ class Progress:
 
     step: int = 0  # steps done
     best_step: int = -1
-    best_bits_per_token: float = float("inf")
+    best_bits_per_token: float = float("inf")  # or nats a pair, in a run on preferences
     validations_since_best: int = 0
     skipped: int = 0  # batches, and what `slm.training.spikes` compares with
     latest_losses: tuple[float, ...] = ()
@@ -77,6 +77,7 @@ class RunFolder:
         ranks: this process and the number of processes.
         resume: refuse a folder that is not there, before it is made.
         say: print what changed on resuming.
+        measure: what best.json calls the number that the best checkpoint was chosen by.
 
     Raises:
         InputError: the path is a file or cannot be made, or there is no run to resume.
@@ -89,9 +90,10 @@ class RunFolder:
         ranks: Ranks = Ranks(),  # noqa: B008
         resume: bool = False,
         say: bool = False,
+        measure: str = "bits_per_token",
     ) -> None:
         self.path, self._settings, self._ranks = path, settings, ranks
-        self._resume, self._say = resume, say and not ranks.rank
+        self._resume, self._say, self._measure = resume, say and not ranks.rank, measure
         with ranks.together():
             if path.exists() and not path.is_dir():
                 raise InputError(f"{path}: is a file; name a folder for the run")
@@ -307,7 +309,7 @@ class RunFolder:
         best = {
             "checkpoint": f"step-{progress.best_step:06d}",
             "step": progress.best_step,
-            "bits_per_token": progress.best_bits_per_token,
+            self._measure: progress.best_bits_per_token,
         }
         write_atomically(self.path / BEST, (json.dumps(best, indent=2) + "\n").encode())
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import slm.training.loop
 import slm.training.train
 from slm.checkpoint import checkpoints_of
 from slm.cli import main
@@ -186,7 +187,7 @@ def test_a_resume_whose_rate_jumps_says_so(run, tmp_path, capsys):
     run(settings=settings)
     longer = {**settings, "steps": 16}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slm.training.train, "reason_to_stop", lambda *_: "end")
+        patch.setattr(slm.training.loop, "reason_to_stop", lambda *_: "end")
         shutil.copytree(tmp_path / "run", tmp_path / "copy")
         run(resume=True, show_progress=True, settings=longer)
         said = capsys.readouterr().err

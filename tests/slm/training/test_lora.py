@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import slm.training.train
+import slm.training.loop
 from slm.checkpoint import load_lm, model_of, save_lm
 from slm.training.lora import LAYERS, add_adapters, separated
 from slm.training.train import train
@@ -55,7 +55,7 @@ def test_a_run_changes_the_adapters_alone_and_resumes_exactly(
     report = train(lm_config, adapted_settings, [token_dataset], tmp_path / "steady", **options)
     (adapters_count,) = {report.trained_parameters}
     with monkeypatch.context() as patch:
-        patch.setattr(slm.training.train, "reason_to_stop", lambda progress, *_: "end" if progress.step >= 4 else "")
+        patch.setattr(slm.training.loop, "reason_to_stop", lambda progress, *_: "end" if progress.step >= 4 else "")
         train(lm_config, adapted_settings, [token_dataset], tmp_path / "run", **options)
     train(lm_config, adapted_settings, [token_dataset], tmp_path / "run", resume=True, **options)
     assert log_of(tmp_path / "run") == log_of(tmp_path / "steady")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-import slm.training.train
+import slm.training.loop
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import checkpoints_of, load_lm
 from slm.cli import main
@@ -45,7 +45,7 @@ def child(token_dataset: Path, out: Path) -> None:
 
 
 def stop_after(step: int, here: bool = True) -> None:
-    real_step = slm.training.train.train_step
+    real_step = slm.training.loop.train_step
 
     def step_and_signal(*args):
         result = real_step(*args)
@@ -53,19 +53,19 @@ def stop_after(step: int, here: bool = True) -> None:
             signal.raise_signal(signal.SIGTERM)
         return result
 
-    slm.training.train.train_step = step_and_signal
+    slm.training.loop.train_step = step_and_signal
 
 
 def dying_child(token_dataset: Path, out: Path) -> None:
     """Process 1 is killed at its third step."""
-    real_step = slm.training.train.train_step
+    real_step = slm.training.loop.train_step
 
     def step_and_die(*args):
         if args[4] == 2 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         return real_step(*args)
 
-    slm.training.train.train_step = step_and_die
+    slm.training.loop.train_step = step_and_die
     sys.exit(main(f"train-lm --config tiny --data {token_dataset} --out {out / 'run'} --no-bfloat16".split()))
 
 
@@ -92,9 +92,7 @@ def two_processes(token_dataset: Path, out: Path, what: str = "child") -> subpro
 def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_dataset, tmp_path, monkeypatch):
     train(CONFIG, RUN, [token_dataset], tmp_path / "one", show_progress=False)
     two_processes(token_dataset, tmp_path)
-    monkeypatch.setattr(
-        slm.training.train, "train_step", slm.training.train.train_step
-    )  # so that what follows is undone
+    monkeypatch.setattr(slm.training.loop, "train_step", slm.training.loop.train_step)  # so that what follows is undone
     stop_after(7)
     report = train(CONFIG, RUN, [token_dataset], tmp_path / "sharded", resume=True, show_progress=False)
     assert report.step == 7
