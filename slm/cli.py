@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-text": ("slm.commands.train_text", "train a text model on the transcripts of token shards"),
     "train-lm": ("slm.commands.train_lm", "train a language model on token shards"),
     "eval-lm": ("slm.commands.eval_lm", "measure a language model on held-out tokens"),
+    "sample-pairs": ("slm.commands.sample_pairs", "sample pairs of continuations for train-lm --preferences"),
     "export-lm": ("slm.commands.export_lm", "export a language model for transformers and vLLM"),
     "export-web": ("slm.commands.export_web", "export live continuation as a static folder that runs in a browser"),
     "continue": ("slm.commands.continue_speech", "continue a spoken prompt"),
