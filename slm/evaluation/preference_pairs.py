@@ -12,7 +12,7 @@ import soxr
 from tqdm import tqdm
 
 from pipelines.dataset.token_dataset import TokenDataset
-from slm.evaluation.content import word_figures
+from slm.evaluation.content import listen, word_figures
 from slm.evaluation.samples import SEEDS, Sample, SampleOptions, continued, decode_sample, usable_cuts
 from slm.model.transformer import LanguageModel
 from slm.training.preferences.records import Preference
@@ -92,7 +92,8 @@ def _samples(
 def _sure_words(codec: Codec, recogniser: WordRecogniser, sample: Sample) -> float:
     """Sure words a second of a continuation, after its prompt; 0 where there is no sound."""
     wave = decode_sample(codec, sample)[1][len(sample.prompt) * codec.samples_per_token :]
-    figures = word_figures(recogniser, [soxr.resample(wave, codec.sample_rate_out, METRICS_RATE)])
+    wave = soxr.resample(wave, codec.sample_rate_out, METRICS_RATE)
+    figures = word_figures([listen(recogniser, wave)], len(wave))
     return figures["sure_words_per_second"] or 0.0
 
 
