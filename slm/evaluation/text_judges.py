@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -58,7 +59,8 @@ def load_text_judge(model: str, device: str | torch.device = "cpu") -> TextJudge
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModelForCausalLM.from_pretrained(model).to(device).eval()
+        network: Any = AutoModelForCausalLM.from_pretrained(model)
+        network.to(device).eval()
     except Exception as error:  # no package, no network, a damaged folder: whatever it is, say it
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(

@@ -38,9 +38,8 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_auto_bleu_counts_what_occurs_again_in_the_same_text():
-    # One of four words, and none of three pairs; then 4 of 5 words and 4 of 4 pairs ("a b" and "b a" twice each).
     assert auto_bleu(["one two three four"]) == 0
-    assert auto_bleu(["A b a b a"]) == 1.0
+    assert auto_bleu(["A b a b a"]) == 1.0  # all words and all pairs
     mixed = math.sqrt(4 / 5 * 2 / 4)  # "a b" twice, and twice "a" and "b"
     assert auto_bleu(["a b c a b"]) == pytest.approx(mixed)
     assert auto_bleu(["a b c a b", "x y", "z"]) == pytest.approx(mixed / 2)  # one word has no pairs
@@ -60,7 +59,7 @@ def test_perplexity_is_that_of_the_model(gpt2):
     assert perplexity(judge, ["one two three", "", "word"]) == pytest.approx(math.exp(nats / count), rel=1e-5)
     assert perplexity(judge, [" "]) is None
     assert judge(["one " * 30])[1] == 11  # what it has positions for
-    with pytest.raises(InputError, match="--genppl .*nowhere: .*pip install transformers"):
+    with pytest.raises(InputError, match=r"--genppl .*nowhere: .*pip install transformers"):
         load_text_judge(str(gpt2 / "nowhere"))
 
 
