@@ -89,6 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--codec", help="the datasets' codec, to write the samples of --sample-every as audio; default: tokens only"
     )
     parser.add_argument(
+        "--wandb", metavar="PROJECT", help="log to this project of Weights & Biases as well (focalstream[wandb])"
+    )
+    parser.add_argument(
         "--model",
         nargs="+",
         action="extend",
@@ -117,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     from slm.training.train import train
     from tokenizer import Codec
     from tokenizer.runs.ranks import join_ranks
+    from tokenizer.runs.weights_and_biases import check_wandb
 
     check_source(args)
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
@@ -125,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
     with join_ranks(args.device) as (ranks, device):
         with ranks.together():
             check_device(device)
+            check_wandb(args.wandb)
             codec = None if args.codec is None else Codec.from_pretrained(args.codec, device=device)
         if args.preferences is not None:
             told = train_on_preferences(
@@ -137,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
                 device,
                 ranks=ranks,
                 resume_from=args.resume_from,
+                wandb=args.wandb,
             )
             return say_preferences(told, args) if not ranks.rank else status_of(told.stopped_by)
         report = train(
@@ -154,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
             text_model=args.text_model,
             related_codec=args.related_codec,
             resume_from=args.resume_from,
+            wandb=args.wandb,
         )
     status = status_of(report.stopped_by)
     if ranks.rank:

@@ -80,6 +80,7 @@ def learn(
     show_progress: bool,
     seconds: float = math.inf,
     resume_from: int | None = None,
+    wandb: str | None = None,
 ) -> Outcome:
     """Train a model until the steps, the patience or the time are over, or a signal comes.
 
@@ -90,7 +91,7 @@ def learn(
         settings: the run's, with `bfloat16` resolved.
         folder: the run's.
         identity: of the data, which must be the same when resuming.
-        device, ranks, show_progress, seconds, resume_from: see `slm.training.train.train`.
+        device, ranks, show_progress, seconds, resume_from, wandb: see `slm.training.train.train`.
 
     Raises:
         InputError: the folder is in use or cannot be resumed, or a gradient is no longer finite.
@@ -111,7 +112,7 @@ def learn(
     with (
         folder.begin(model, optimizer, identity, resume_from) as progress,
         stop_signals() as signals,
-        Monitor(folder.path, "train", progress.step, settings.steps, silent, show_progress) as monitor,
+        Monitor(folder.path, "train", progress.step, settings.steps, silent, show_progress, wandb) as monitor,
         Prefetched(objective.training, settings.steps) as batches,
     ):
         ranks.keep_pace()

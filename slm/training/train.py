@@ -55,6 +55,7 @@ def train(
     seconds: float = math.inf,
     related_codec: bool = False,
     resume_from: int | None = None,
+    wandb: str | None = None,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
@@ -76,6 +77,7 @@ def train(
             ahead of the steps. Such a run depends on the machine's speed.
         related_codec: keep the codes of `init_from` though its codec is a different one; see `slm.training.warm_start`.
         resume_from: resume from the checkpoint of this step instead, and remove the later ones.
+        wandb: a project of Weights & Biases to log to as well.
 
     Raises:
         InputError: the device cannot be used; datasets and codec do not belong together; rows cannot be divided among
@@ -119,7 +121,8 @@ def train(
         print(data_for.note, file=sys.stderr)
     objective = NextTokens(settings, model_config, vocabulary, data_for, codec)
     progress, stopped_by, parameters, trained_parameters = learn(
-        model, vocabulary, objective, settings, folder, identity, device, ranks, show_progress, seconds, resume_from
+        *(model, vocabulary, objective, settings, folder, identity, device, ranks, show_progress),
+        *(seconds, resume_from, wandb),
     )
     best_bits = progress.best_bits_per_token if progress.best_step >= 0 else None
     has_rate = best_bits is not None and objective.is_speech_alone

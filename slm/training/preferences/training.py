@@ -53,6 +53,7 @@ def train_on_preferences(
     show_progress: bool = True,
     ranks: Ranks = Ranks(),  # noqa: B008
     resume_from: int | None = None,
+    wandb: str | None = None,
 ) -> PreferenceReport:
     """Train a speech model on preferences, without dropout.
 
@@ -61,7 +62,7 @@ def train_on_preferences(
         settings: the run's: `rows` pairs a step, of `row_tokens` tokens at most; `held_out_fraction` of them validate.
         preferences: see `slm.training.preferences.records`.
         init_from: the model that the run starts from, which is also the reference.
-        out, resume, device, show_progress, ranks, resume_from: see `slm.training.train.train`.
+        out, resume, device, show_progress, ranks, resume_from, wandb: see `slm.training.train.train`.
 
     Raises:
         InputError: the device cannot be used; the file does not fit the model; `out` is in use or cannot be resumed;
@@ -103,7 +104,9 @@ def train_on_preferences(
         "initial_weights": start,
     }
     progress, stopped_by, parameters, trained_parameters = learn(
-        model, vocabulary, objective, settings, folder, identity, device, ranks, show_progress, resume_from=resume_from
+        *(model, vocabulary, objective, settings, folder, identity, device, ranks, show_progress),
+        resume_from=resume_from,
+        wandb=wandb,
     )
     is_judged = progress.best_step >= 0
     return PreferenceReport(
