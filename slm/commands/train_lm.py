@@ -6,16 +6,19 @@ import argparse
 import dataclasses
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm.training.settings import TrainSettings, read_settings
 from tokenizer.errors import InputError
+from tokenizer.hub import add_push_arguments, check_push
 from tokenizer.machine import check_device
 from tokenizer.parsed import values_of_pairs
 
 if TYPE_CHECKING:
     from slm.training.preferences.training import PreferenceReport
+    from slm.training.reporting import TrainReport
 
 SIGNALS = ("SIGTERM", "SIGINT")
 
@@ -99,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="values that override the config's `model` section: --model code_embedding=bits tied_embeddings=false",
     )
+    add_push_arguments(parser, "the best model of the run when it has ended")
     parser.add_argument("--json", action="store_true", help="print the final report as JSON")
     overrides = parser.add_argument_group("settings that override the config's `train` section")
     kinds = {"int": int, "float": float, "str": str}
@@ -123,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
     from tokenizer.runs.weights_and_biases import check_wandb
 
     check_source(args)
+    check_push(args)
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
     overrides = {name: value for name, value in vars(args).items() if name in names}
     model, settings = read_settings(args.config, overrides, values_of_pairs(args.model, "--model", "heads=4"))
@@ -165,6 +170,7 @@ def run(args: argparse.Namespace) -> int:
     status = status_of(report.stopped_by)
     if ranks.rank:
         return status
+    publish(report, args)
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:
@@ -189,6 +195,18 @@ def run(args: argparse.Namespace) -> int:
                 "in Python"
             )
     return status
+
+
+def publish(report: TrainReport | PreferenceReport, args: argparse.Namespace) -> None:
+    """Upload the best model of a run that came to its end, if asked to."""
+    if args.push is None:
+        return
+    if report.stopped_by in SIGNALS:
+        print(f"not uploaded to {args.push}, as the run is not over", file=sys.stderr)
+        return
+    from slm.publishing import push_run
+
+    print(push_run(args.out, report, args.push, args.private, args.dry_run), file=sys.stderr)
 
 
 def status_of(stopped_by: str) -> int:
@@ -217,6 +235,7 @@ def check_source(args: argparse.Namespace) -> None:
 
 def say_preferences(report: PreferenceReport, args: argparse.Namespace) -> int:
     """Print how a run on preferences ended. Returns the exit status."""
+    publish(report, args)
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
         return status_of(report.stopped_by)
