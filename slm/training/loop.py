@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from slm.model.packed_attention import leave_uncompiled
 from slm.model.transformer import LanguageModel
 from slm.training.checkpoints.optimizer_state import trained
-from slm.training.checkpoints.run_folder import Progress, RunFolder
+from slm.training.checkpoints.progress import Progress
+from slm.training.checkpoints.run_folder import RunFolder
 from slm.training.lora import separated
 from slm.training.parallel import distribute, settle, whole_weights
 from slm.training.prefetch import Batches, Prefetched
@@ -143,7 +144,9 @@ def learn(
                 "tokens_per_second": round(speed, 1),
                 "utilisation": round(speed * flops / (peak * ranks.world), 4),
             }
-            in_time = not ranks.any(time.perf_counter() - started >= seconds, device)
+            in_time = not ranks.any(time.perf_counter() - started >= seconds or folder.has_failed, device)
+            if not in_time:
+                folder.finish_saving()  # raises in all processes if the checkpoint of one could not be written
             if progress.step % settings.validate_every == 0 or progress.step == settings.steps or not in_time:
                 found, score = objective.validate(trainee, ranks)
                 settle(model)

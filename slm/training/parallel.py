@@ -46,10 +46,17 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: LanguageModel) -> dict[str, Tensor]:
-    """The full weights that a file holds, on the CPU. With FSDP all processes must call this together."""
+def whole_weights(model: LanguageModel, copied: bool = False) -> dict[str, Tensor]:
+    """The full weights that a file holds, on the CPU. With FSDP all processes must call this together.
+
+    Weights of a model on the CPU are the model's own tensors, unless they are to be `copied`.
+    """
     settle(model)
-    return {name: whole(tensor.detach()).cpu() for name, tensor in model.stored_weights().items()}
+    found = {}
+    for name, tensor in model.stored_weights().items():
+        is_own = tensor.device.type == "cpu" and not isinstance(tensor, DTensor)
+        found[name] = whole(tensor.detach()).to("cpu", copy=copied and is_own)
+    return found
 
 
 def load_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:

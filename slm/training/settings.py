@@ -73,6 +73,9 @@ class TrainSettings:
     )
     recompute: bool = setting("recompute layers in the backward pass: less memory, more computation", False)
     keep_every: int = setting("also keep the checkpoints of the steps that are multiples of this; 0: none", 0)
+    save_in_background: bool = setting(
+        "write checkpoints in a thread while training goes on; holds a copy of weights and moments in memory", True
+    )
     held_out_by: str = setting(
         "without --held-out, hold out whole recordings, whole speakers, or single cuts",
         "recording",

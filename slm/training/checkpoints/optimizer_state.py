@@ -35,8 +35,8 @@ def optimizer_state(model: LanguageModel, optimizer: Optimizers) -> dict[str, Te
     }
 
 
-def write_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimizers, ranks: Ranks) -> None:
-    """Write the state into a folder; all processes call it together, each writes its share.
+def write_optimizer_state(folder: Path, state: dict[str, Tensor], ranks: Ranks) -> None:
+    """Write what `optimizer_state` gave into a folder; all processes call it together, each writes its share.
 
     Raises:
         OSError: in every process, if a share could not be written in one of them.
@@ -45,7 +45,7 @@ def write_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimiz
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is")  # a warning that there is only one process
         try:
-            dcp.save(optimizer_state(model, optimizer), storage_writer=writer, no_dist=ranks.world == 1)
+            dcp.save(state, storage_writer=writer, process_group=ranks.group, no_dist=ranks.world == 1)
         except dcp.CheckpointException as error:
             raise OSError(reason_of(error)) from None
 

@@ -17,6 +17,7 @@ MAY_CHANGE = {
         *("steps", "validate_every", "validation_rows", "patience", "save_every", "keep_checkpoints", "keep_every"),
         *(
             "sample_every",
+            "save_in_background",
             "validate_by_source",
             "skip_limit",
             "skip_sigma",
