@@ -107,7 +107,7 @@ def learn(
         leave_uncompiled()
         for layer in model.layers:
             layer.compile()
-    trainee = distribute(model, settings.parallel, ranks)
+    trainee = distribute(model, settings.parallel, ranks, settings.fsdp_replicas, settings.fsdp_bfloat16)
     optimizer = Optimizers(trained(model).items(), settings, settings.learning_rate, in_layers)
     silent = ranks.rank > 0
     with (

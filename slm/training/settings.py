@@ -68,6 +68,13 @@ class TrainSettings:
         "ddp",
         ("ddp", "fsdp"),
     )
+    fsdp_replicas: int = setting(
+        "with fsdp: shard within each of this many groups of processes and replicate between them (HSDP)", 1
+    )
+    fsdp_bfloat16: bool = setting(
+        "with fsdp and bfloat16: gather the layers' weights in bfloat16, half of the bytes (gradients: float32)",
+        False,
+    )
     compile: bool | str = setting(
         "compile the layers (torch.compile): a slow first step, then faster ones (auto, in a config: on CUDA)", "auto"
     )
@@ -116,7 +123,7 @@ class TrainSettings:
             raise InputError(f"train.compile is {self.compile!r}; expected true, false or {AUTO}")
         positive = (
             "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
-            "keep_checkpoints lora_scale dpo_beta"
+            "keep_checkpoints lora_scale dpo_beta fsdp_replicas"
         )
         for name in positive.split():
             if not getattr(self, name) > 0:
@@ -155,6 +162,15 @@ class TrainSettings:
         if self.optimizer == "muon" and self.parallel == "fsdp":
             raise InputError(
                 "train.optimizer muon needs whole matrices; expected train.parallel ddp, or train.optimizer adamw"
+            )
+        if self.fsdp_replicas != 1 and self.parallel != "fsdp":
+            raise InputError(
+                f"train.fsdp_replicas is {self.fsdp_replicas}, but train.parallel {self.parallel}; expected fsdp, or 1"
+            )
+        if self.fsdp_bfloat16 and (self.parallel != "fsdp" or self.bfloat16 is False):
+            raise InputError(
+                f"train.fsdp_bfloat16 is true with train.parallel {self.parallel} and train.bfloat16 {self.bfloat16}; "
+                "expected fsdp and bfloat16"
             )
         if self.warmup_steps >= self.steps:
             raise InputError(

@@ -18,6 +18,7 @@ MAY_CHANGE = {
         *(
             "sample_every",
             "save_in_background",
+            "fsdp_replicas",
             "validate_by_source",
             "skip_limit",
             "skip_sigma",
