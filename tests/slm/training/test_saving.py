@@ -83,9 +83,8 @@ def test_a_failing_write_ends_the_run_in_one_line(run, tmp_path, monkeypatch):
             InputError, match=r"step-000002: the checkpoint cannot be written \(.*No space left"
         ) as told:
             run("run")
-    assert (
-        "\n" not in str(told.value) and "step-000002: " in str(told.value) and "the last one is none" in str(told.value)
-    )
+    said = str(told.value)
+    assert "\n" not in said and "step-000002: " in said and "the last one is none" in said
     assert steps[-1] in (2, 3)  # it is noticed after the step, or when the next checkpoint is due
     assert not list((tmp_path / "run").glob("*step-*"))
     assert run("run", resume=True).step == 8
