@@ -79,6 +79,11 @@ def add_adapters(model: LanguageModel, rank: int, layers: str, scale: float, see
                 setattr(block, name, LowRankLinear(module, rank, scale, generator))
 
 
+def adapters_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapters among the weights of a model; none without them."""
+    return {name: tensor for name, tensor in weights.items() if name.endswith((DOWN, UP))}
+
+
 def separated(weights: Mapping[str, Tensor], scale: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights of a model with adapters as those of an ordinary model, and the adapters; none without them.
 
@@ -86,7 +91,7 @@ def separated(weights: Mapping[str, Tensor], scale: float) -> tuple[dict[str, Te
         weights: whole tensors by name, as `LanguageModel.stored_weights` names them; float32 on the CPU.
         scale: factor of the updates.
     """
-    adapters = {name: tensor for name, tensor in weights.items() if name.endswith((DOWN, UP))}
+    adapters = adapters_of(weights)
     merged = {name: tensor for name, tensor in weights.items() if name not in adapters}
     for name in adapters:
         if name.endswith(UP):

@@ -39,13 +39,13 @@ class WandbLog:
     """
 
     def __init__(self, project: str, out: Path) -> None:
-        import wandb
-
-        self._wandb = wandb
         entity, _, name = project.rpartition("/")
         if not (out / RUN).exists():
             write_atomically(out / RUN, json.dumps({"id": secrets.token_hex(8)}).encode())
         try:
+            import wandb
+
+            self._wandb = wandb
             run_id = json.loads((out / RUN).read_text())["id"]
             settings = json.loads((out / "run.json").read_text()) if (out / "run.json").exists() else {}
             self._run: Any = wandb.init(

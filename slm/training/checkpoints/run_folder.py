@@ -37,7 +37,7 @@ from slm.training.checkpoints.optimizer_state import read_optimizer_state, reaso
 from slm.training.checkpoints.progress import Progress
 from slm.training.checkpoints.resuming import FORMERLY, MAY_FALL, jump, may_change
 from slm.training.checkpoints.saving import Saver, discard, step_of
-from slm.training.lora import ADAPTERS, separated
+from slm.training.lora import ADAPTERS, adapters_of
 from slm.training.parallel import load_weights
 from slm.training.settings import TrainSettings
 from slm.vocabulary import Vocabulary
@@ -238,8 +238,8 @@ class RunFolder:
             check_files(folder, self._ranks)
             path = folder / (ADAPTERS if self._settings.lora else "model.safetensors")
             weights = read_weights(path)
-            _, adapters = separated(model.stored_weights(), self._settings.lora_scale)
-            check_tensors(adapters or model.stored_weights(), weights, path)
+            stored = model.stored_weights()
+            check_tensors(adapters_of(stored) or stored, weights, path)
             load_weights(model, weights)
             progress = dataclass_from_dict(Progress, json.loads((folder / "progress.json").read_text()), "progress")
             read_optimizer_state(folder / "optimizer", model, optimizer, self._ranks)
