@@ -156,7 +156,11 @@ def parse_config(raw: Any, path: Path) -> ModelConfig:
 
 def check_fit(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> None:
     """Raise InputError unless weights read from `path` are finite and have the names and shapes of the model."""
-    expected = model.stored_weights()
+    check_tensors(model.stored_weights(), weights, path)
+
+
+def check_tensors(expected: dict[str, Tensor], weights: dict[str, Tensor], path: Path) -> None:
+    """Raise InputError unless tensors of a file have the names and shapes of `expected`, and finite values."""
     if set(weights) != set(expected):
         odd = sorted(set(weights) ^ set(expected))[0]
         state = "lacks" if odd in expected else "has an unknown"

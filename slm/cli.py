@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "roundtrip": ("tokenizer.commands.roundtrip", "encode and decode a file; print bitrate, speed and quality"),
     "convert": ("tokenizer.commands.convert", "voice conversion of a file or live pipe"),
     "export": ("tokenizer.commands.export", "export a codec as ONNX graphs that run without this package"),
+    "push": ("tokenizer.commands.push", "upload a codec, an exported model or a dataset to the Hugging Face Hub"),
     "train-codec": ("pipelines.commands.train_codec", "train a codec from a Lhotse manifest"),
     "eval-codec": ("pipelines.commands.eval_codec", "measure a codec on held-out speech"),
     # AUDIO -> SHARDS
@@ -48,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-text": ("slm.commands.train_text", "train a text model on the transcripts of token shards"),
     "train-lm": ("slm.commands.train_lm", "train a language model on token shards"),
     "eval-lm": ("slm.commands.eval_lm", "measure a language model on held-out tokens"),
+    "sample-pairs": ("slm.commands.sample_pairs", "sample pairs of continuations for train-lm --preferences"),
     "export-lm": ("slm.commands.export_lm", "export a language model for transformers and vLLM"),
     "export-web": ("slm.commands.export_web", "export live continuation as a static folder that runs in a browser"),
     "continue": ("slm.commands.continue_speech", "continue a spoken prompt"),

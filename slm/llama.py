@@ -79,13 +79,18 @@ def is_llama(raw: Any) -> bool:
     return isinstance(raw, dict) and "model_type" in raw
 
 
+def is_exportable(config: ModelConfig) -> bool:
+    """Whether Llama has the model's options: a table of codes and one head."""
+    return config.code_embedding != "bits" and config.head_groups == 1
+
+
 def llama_config(config: ModelConfig, vocabulary_size: int, dtype: str) -> dict[str, Any]:
     """config.json as transformers 4 (`rope_theta`, `torch_dtype`) and 5 (`rope_parameters`, `dtype`) read it.
 
     Raises:
         InputError: the model has options that Llama does not have.
     """
-    if config.code_embedding == "bits" or config.head_groups > 1:
+    if not is_exportable(config):
         raise InputError(
             f"the model has code_embedding {config.code_embedding!r} and head_groups {config.head_groups}, which "
             "Llama does not have; only models with a table of codes and one head can be exported"

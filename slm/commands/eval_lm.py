@@ -80,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="count the words of the samples: Whisper tiny.en, a folder in CTranslate2's form, or a name",
     )
     parser.add_argument(
+        "--genppl",
+        metavar="MODEL",
+        help="with --recogniser: how likely those words are to a language model of text: a folder or a name on the "
+        "Hugging Face Hub, loaded by transformers",
+    )
+    parser.add_argument(
         "--benchmarks",
         nargs="+",
         action="extend",
@@ -122,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{option} is {getattr(args, option)}, expected at least {least}")
     if args.seed >= 2**31:
         raise InputError(f"--seed is {args.seed}, expected less than 2^31")
+    if args.genppl is not None and (args.recogniser is None or not args.samples):
+        raise InputError("--genppl judges the words of samples: it needs --recogniser MODEL and --samples above 0")
     for path in (args.html, args.json):
         if path not in (None, "-"):
             check_place(path)  # before minutes of work
@@ -148,6 +156,7 @@ def run(args: argparse.Namespace) -> int:
         if args.samples
         else None,
         recogniser=args.recogniser,
+        genppl=args.genppl,
         transcripts=args.transcripts,
         benchmarks=args.benchmarks,
         page_clips=PAGE_CLIPS if args.html else 0,

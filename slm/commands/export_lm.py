@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tokenizer.hub import add_push_arguments, check_push
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", nargs="?", metavar="LM", help=argparse.SUPPRESS)
@@ -13,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the stored weights"
     )
+    add_push_arguments(parser, "the folder")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,7 +24,9 @@ def run(args: argparse.Namespace) -> int:
     from slm.llama import export_lm
     from tokenizer.commands.old_options import note
     from tokenizer.errors import InputError
+    from tokenizer.hub import push
 
+    check_push(args)
     if (args.lm is None) == (args.old is None):
         raise InputError(f"export-lm {args.output}: expected one language model, as --lm LM")
     if args.old is not None:
@@ -32,4 +37,6 @@ def run(args: argparse.Namespace) -> int:
     size = sum(path.stat().st_size for path in args.output.iterdir())
     kind = f"LlamaForCausalLM, {args.dtype}, {vocabulary.size:,} ids"
     print(f"{args.output}: {kind}, {size / 1e6:.1f} MB; see its README.md")
+    if args.push is not None:
+        print(push(args.output, args.push, ("speech", "language-model"), private=args.private, dry_run=args.dry_run))
     return 0

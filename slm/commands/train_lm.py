@@ -6,11 +6,19 @@ import argparse
 import dataclasses
 import json
 import signal
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slm.training.settings import TrainSettings, read_settings
+from tokenizer.errors import InputError
+from tokenizer.hub import add_push_arguments, check_push
 from tokenizer.machine import check_device
 from tokenizer.parsed import values_of_pairs
+
+if TYPE_CHECKING:
+    from slm.training.preferences.training import PreferenceReport
+    from slm.training.reporting import TrainReport
 
 SIGNALS = ("SIGTERM", "SIGINT")
 
@@ -26,10 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data",
-        required=True,
-        default=argparse.SUPPRESS,
         nargs="+",
         action="extend",
+        default=[],
         metavar="DATASET",
         help="datasets written by `focalstream tokenize`: folders or URLs; DATASET:WEIGHT mixes rows by "
         "weight; or one YAML file with lines 'DATASET: WEIGHT'",
@@ -41,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="DATASET",
         help="datasets for validation; default: a share of the recordings of --data",
+    )
+    parser.add_argument(
+        "--preferences",
+        type=Path,
+        metavar="PAIRS.jsonl",
+        help="instead of --data: train the model of --init-from to prefer the better continuations of this file (DPO), "
+        "written by `focalstream sample-pairs`; a step takes --rows pairs",
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder for shards behind URLs")
     parser.add_argument(
@@ -78,6 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--codec", help="the datasets' codec, to write the samples of --sample-every as audio; default: tokens only"
     )
     parser.add_argument(
+        "--wandb", metavar="PROJECT", help="log to this project of Weights & Biases as well (focalstream[wandb])"
+    )
+    parser.add_argument(
         "--model",
         nargs="+",
         action="extend",
@@ -85,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="values that override the config's `model` section: --model code_embedding=bits tied_embeddings=false",
     )
+    add_push_arguments(parser, "the best model of the run when it has ended")
     parser.add_argument("--json", action="store_true", help="print the final report as JSON")
     overrides = parser.add_argument_group("settings that override the config's `train` section")
     kinds = {"int": int, "float": float, "str": str}
@@ -102,17 +120,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train. Returns 0 at the end of the run, 128 + the signal's number if a signal stopped it."""
+    from slm.training.preferences.training import train_on_preferences
     from slm.training.train import train
     from tokenizer import Codec
     from tokenizer.runs.ranks import join_ranks
+    from tokenizer.runs.weights_and_biases import check_wandb
 
+    check_source(args)
+    check_push(args)
     names = {setting.name for setting in dataclasses.fields(TrainSettings)}
     overrides = {name: value for name, value in vars(args).items() if name in names}
     model, settings = read_settings(args.config, overrides, values_of_pairs(args.model, "--model", "heads=4"))
     with join_ranks(args.device) as (ranks, device):
         with ranks.together():
             check_device(device)
+            check_wandb(args.wandb)
             codec = None if args.codec is None else Codec.from_pretrained(args.codec, device=device)
+        if args.preferences is not None:
+            told = train_on_preferences(
+                model,
+                settings,
+                args.preferences,
+                args.init_from,
+                args.out,
+                args.resume,
+                device,
+                ranks=ranks,
+                resume_from=args.resume_from,
+                wandb=args.wandb,
+            )
+            return say_preferences(told, args) if not ranks.rank else status_of(told.stopped_by)
         report = train(
             model,
             settings,
@@ -128,14 +165,17 @@ def run(args: argparse.Namespace) -> int:
             text_model=args.text_model,
             related_codec=args.related_codec,
             resume_from=args.resume_from,
+            wandb=args.wandb,
         )
-    status = 128 + signal.Signals[report.stopped_by] if report.stopped_by in SIGNALS else 0
+    status = status_of(report.stopped_by)
     if ranks.rank:
         return status
+    publish(report, args)
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:
-        print(f"{report.parameters / 1e6:.2f} M parameters, {report.training_tokens:,} tokens an epoch")
+        adapted = f", {report.trained_parameters:,} in adapters" if settings.lora else ""
+        print(f"{report.parameters / 1e6:.2f} M parameters{adapted}, {report.training_tokens:,} tokens an epoch")
         print(f"stopped by {report.stopped_by} after step {report.step} ({report.epochs:.2f} epochs)")
         if report.skipped:
             print(f"{report.skipped} batches were skipped; log.jsonl has their steps")
@@ -155,3 +195,53 @@ def run(args: argparse.Namespace) -> int:
                 "in Python"
             )
     return status
+
+
+def publish(report: TrainReport | PreferenceReport, args: argparse.Namespace) -> None:
+    """Upload the best model of a run that came to its end, if asked to."""
+    if args.push is None:
+        return
+    if report.stopped_by in SIGNALS:
+        print(f"not uploaded to {args.push}, as the run is not over", file=sys.stderr)
+        return
+    from slm.publishing import push_run
+
+    print(push_run(args.out, report, args.push, args.private, args.dry_run), file=sys.stderr)
+
+
+def status_of(stopped_by: str) -> int:
+    """The exit status of a run."""
+    return 128 + signal.Signals[stopped_by] if stopped_by in SIGNALS else 0
+
+
+def check_source(args: argparse.Namespace) -> None:
+    """Raise InputError unless there is either --data or --preferences with what it needs."""
+    if (args.preferences is None) == (not args.data):
+        raise InputError("train-lm: expected either --data DATASET ... or --preferences PAIRS.jsonl")
+    if args.preferences is None:
+        return
+    if args.init_from is None:
+        raise InputError("--preferences: name the model to start from, which is also the reference, with --init-from")
+    useless = {
+        "--held-out": args.held_out,
+        "--cache": args.cache,
+        "--text-model": args.text_model,
+        "--related-codec": args.related_codec,
+        "--codec": args.codec,
+    }
+    if odd := next((option for option, given in useless.items() if given), None):
+        raise InputError(f"{odd} is of no use with --preferences; leave it out")
+
+
+def say_preferences(report: PreferenceReport, args: argparse.Namespace) -> int:
+    """Print how a run on preferences ended. Returns the exit status."""
+    publish(report, args)
+    if args.json:
+        print(json.dumps(dataclasses.asdict(report), indent=2))
+        return status_of(report.stopped_by)
+    print(f"{report.parameters / 1e6:.2f} M parameters, {report.preferences:,} preferences an epoch")
+    print(f"stopped by {report.stopped_by} after step {report.step} ({report.epochs:.2f} epochs)")
+    if report.best_loss is not None:
+        print(f"best at step {report.best_step}: {report.best_loss:.3f} nats a held-out pair (0.693 before training)")
+    print(f"use it with `focalstream continue PROMPT.wav OUT.wav --lm {args.out}`")
+    return status_of(report.stopped_by)

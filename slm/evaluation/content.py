@@ -9,32 +9,31 @@ Legend: S samples at 16 kHz.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
 from tokenizer.metrics import METRICS_RATE
-from tokenizer.metrics.recogniser import WordRecogniser
+from tokenizer.metrics.recogniser import Word, WordRecogniser
 
 SURE = 0.5  # probability from which on a word counts as recognised
 SHORTEST = METRICS_RATE // 2  # samples; less holds no word to speak of
 
 
-def word_figures(recogniser: WordRecogniser, continuations: Iterable[np.ndarray]) -> dict[str, float | None]:
-    """Figures of continuations, float32 [S] each.
+def listen(recogniser: WordRecogniser, wave: np.ndarray) -> list[Word]:
+    """The words of float32 [S]; none where it is too short for any."""
+    return recogniser(wave) if len(wave) >= SHORTEST else []
+
+
+def word_figures(heard: Sequence[Sequence[Word]], samples: int) -> dict[str, float | None]:
+    """Figures of the words of continuations of this many samples in all.
 
     Returns:
         words_per_second: that the recogniser writes, of all continuations together; sure_words: share of them whose
         probability is at least `SURE`; sure_words_per_second: how many those are. None without any sound, or words.
     """
-    words = sure = samples = 0
-    for wave in continuations:
-        samples += len(wave)
-        if len(wave) < SHORTEST:
-            continue
-        heard = recogniser(wave)
-        words += len(heard)
-        sure += sum(word.probability >= SURE for word in heard)
+    words = sum(map(len, heard))
+    sure = sum(word.probability >= SURE for one in heard for word in one)
     seconds = samples / METRICS_RATE
     return {
         "words_per_second": words / seconds if seconds else None,

@@ -20,11 +20,12 @@ from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import find_inputs, read_cuts
 from slm.evaluation.baselines import Counts
 from slm.evaluation.benchmarks import FilePair, read_benchmark
-from slm.evaluation.content import word_figures
+from slm.evaluation.content import listen, word_figures
 from slm.evaluation.likelihood import Reader, Scorer, lm_reader, scorer
 from slm.evaluation.pairs import Pair, accuracy
 from slm.evaluation.samples import Sample, SampleOptions, decode_sample, draw_samples, sample_figures, silence
 from slm.evaluation.swaps import Swap, SwapOptions, Swaps, chosen_swaps, join_codes, join_waves
+from slm.evaluation.text_judges import TextJudge, auto_bleu, load_text_judge, perplexity
 from slm.evaluation.token_errors import token_errors
 from slm.evaluation.transcripts import error_rates, write_transcripts
 from slm.generation.engines import codec_on_arrays
@@ -55,6 +56,7 @@ class Options:
     swap_audio: str = ""
     samples: SampleOptions | None = None
     recogniser: str | None = None  # of the samples' words; see `tokenizer.metrics.recogniser`
+    genppl: str | None = None  # a language model of text, of which they are judged; see `slm.evaluation.text_judges`
     transcripts: int = 0  # at most, of a model with text
     benchmarks: Sequence[Path] = ()
     page_clips: int = 0  # samples whose audio is kept
@@ -86,6 +88,7 @@ def evaluate(
     missing: dict[str, str] = {}
     swaps = chosen_swaps(dataset, options.swaps, missing)  # bad input is refused before minutes of work
     join = joiner(dataset, vocabulary, codec, options) if isinstance(options.swaps, SwapOptions) else None
+    judge = None if options.genppl is None else load_text_judge(options.genppl, model.embed_tokens.weight.device)
     benchmarks = [test for folder in options.benchmarks for test in read_benchmark(folder)]
     benchmark_codec = needed(codec, "benchmarks", vocabulary) if benchmarks else None
     readers: dict[str, Reader] = {LM: lm_reader(model, vocabulary, options.show_progress)}
@@ -123,7 +126,7 @@ def evaluate(
     if options.samples is None:
         missing["samples"] = "ask for them with --samples"
     else:
-        result["samples"], sounds = sampled(model, vocabulary, codec, dataset, options, missing)
+        result["samples"], sounds = sampled(model, vocabulary, codec, dataset, options, missing, judge)
     result["settings"] = {
         "seed": options.seed,
         "swaps": {**asdict(options.swaps), "joined": "waves" if options.swap_audio else "codes"}
@@ -131,6 +134,7 @@ def evaluate(
         else None,
         "samples": options.samples and asdict(options.samples),
         "recogniser": options.recogniser,
+        "genppl": options.genppl,
     }
     result["not_measured"] = missing
     return result, sounds
@@ -277,8 +281,10 @@ def sampled(
     dataset: TokenDataset,
     options: Options,
     missing: dict[str, str],
+    judge: TextJudge | None = None,
 ) -> tuple[dict[str, Any] | None, list[Sounds]]:
-    """Figures of samples, with silence if there is a codec, and the audio of the first samples."""
+    """Figures of samples, with silence if there is a codec, with their texts if there is a recogniser, and the audio of
+    the first samples."""
     assert options.samples is not None
     wanted = options.samples
     if wanted.sampling.silence_limit:
@@ -292,6 +298,7 @@ def sampled(
     most = round(options.samples.seconds * vocabulary.token_rate)
     figures = sample_figures(samples, vocabulary.token_rate, most)
     sounds: list[Sounds] = []
+    texts: dict[str, list[str]] = {}
     if codec is None:
         missing["silence of samples"] = f"needs codec '{vocabulary.codec_name}'; name it with --codec"
     else:
@@ -310,8 +317,13 @@ def sampled(
             joined = np.concatenate(frames)
             figures[system]["silent"] = float(joined.mean()) if len(joined) else None
             if recogniser is not None:
-                figures[system] |= word_figures(recogniser, spoken[system])
-    return {"count": len(samples), "systems": figures}, sounds
+                heard_words = [listen(recogniser, wave) for wave in spoken[system]]
+                texts[system] = [" ".join(word.text for word in words) for words in heard_words]
+                figures[system] |= word_figures(heard_words, sum(map(len, spoken[system])))
+                figures[system]["auto_bleu"] = auto_bleu(texts[system])
+                if judge is not None:
+                    figures[system]["generation_perplexity"] = perplexity(judge, texts[system])
+    return {"count": len(samples), "systems": figures, **({"texts": texts} if texts else {})}, sounds
 
 
 def word_recogniser(model: str | None, missing: dict[str, str]) -> WordRecogniser | None:

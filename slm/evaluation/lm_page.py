@@ -41,6 +41,9 @@ MEANINGS = {
     "entropy": "of the distribution of tokens over all continuations",
     "repeated tokens": "tokens equal to the one before",
     "repeated 4-grams": "runs of four tokens that occurred earlier in the same continuation",
+    "auto-BLEU": "words and pairs of words, as a recogniser hears them, that occur again in the same sample: geometric "
+    "mean of both shares (arXiv 2102.01192)",
+    "GenPPL": "perplexity of these words to a language model of text; to be read beside that of the recordings",
     "silence": "frames of 20 ms that are 40 dB below the loud frames (95th percentile) of the clip",
 }
 

@@ -17,6 +17,8 @@ SAMPLE_COLUMNS = {  # figure -> head, digits, scale
     "words_per_second": ("words/s", 2, 1),
     "sure_words": ("sure words %", 0, 100),
     "sure_words_per_second": ("sure words/s", 2, 1),
+    "auto_bleu": ("auto-BLEU %", 1, 100),
+    "generation_perplexity": ("GenPPL", 0, 1),
 }
 
 

@@ -21,6 +21,7 @@ from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 from tokenizer.errors import InputError
 
+SEEDS = 1_000_003  # seeds of draws of one run lie below those of the next
 SAMPLE_STREAM = 2  # separates the draw of the prompts from other draws of the same seed
 LEAST_SECONDS = 1.0  # of a recording after its prompt, at least
 NGRAM = 4  # length of the runs of codes that are checked for repetition
@@ -69,22 +70,40 @@ class Sample:
 def draw_samples(
     model: LanguageModel, vocabulary: Vocabulary, dataset: TokenDataset, options: SampleOptions
 ) -> list[Sample]:
-    """Continue the beginnings of some cuts in one batch.
+    """Continue the beginnings of some cuts in one batch. Raises InputError: no cut is long enough."""
+    chosen = usable_cuts(dataset, options)[: options.count]
+    seeds = [options.seed * SEEDS + number for number in range(len(chosen))]
+    return continued(model, vocabulary, dataset, chosen, seeds, options)
+
+
+def usable_cuts(dataset: TokenDataset, options: SampleOptions) -> list[int]:
+    """All cuts that are long enough for a prompt and `LEAST_SECONDS` more, in an order drawn from the seed.
 
     Raises:
         InputError: no cut is long enough.
     """
     head = round(options.prompt_seconds * dataset.token_rate)
-    most = round(options.seconds * dataset.token_rate)
     usable = np.flatnonzero(dataset.lengths >= head + LEAST_SECONDS * dataset.token_rate)
     if not len(usable):
         raise InputError(
             f"no held-out cut is {options.prompt_seconds + LEAST_SECONDS:g} s long, as a prompt of "
             f"{options.prompt_seconds:g} s and {LEAST_SECONDS:g} s more need"
         )
-    chosen = usable[shuffled(len(usable), options.seed, SAMPLE_STREAM)[: options.count]].tolist()
+    chosen: list[int] = usable[shuffled(len(usable), options.seed, SAMPLE_STREAM)].tolist()
+    return chosen
+
+
+def continued(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    dataset: TokenDataset,
+    chosen: Sequence[int],
+    seeds: Sequence[int],
+    options: SampleOptions,
+) -> list[Sample]:
+    """Continue the beginnings of these cuts in one batch, each with its seed."""
+    head, most = (round(seconds * dataset.token_rate) for seconds in (options.prompt_seconds, options.seconds))
     codes = [dataset.codes(cut).astype(np.int64) for cut in chosen]
-    seeds = [options.seed * 1_000_003 + number for number in range(len(chosen))]
     prompts = [torch.from_numpy(row[:head]) for row in codes]
     steps = list(generate(model, vocabulary, prompts, options.sampling, seeds, 0, most))
     said = torch.stack(steps, 1).numpy() if steps else np.zeros((len(chosen), 0), np.int64)

@@ -53,7 +53,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         exact = torch.promote_types(hidden.dtype, torch.float32)
         factor = weight.to(dtype)
         total = torch.zeros((), dtype=exact, device=hidden.device)
-        to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        to_hidden, to_weight = torch.empty_like(hidden), torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         at_once = rows_at_once(hidden.device.type, len(weight))
         for start in range(0, len(hidden), at_once):
             here = slice(start, start + at_once)
@@ -68,13 +68,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 error.scatter_add_(1, wanted, error.new_full((1, 1), -1.0).expand_as(wanted)).mul_(counted[:, None])
                 error = error.to(dtype)
                 to_hidden[here] = error @ factor
-                to_weight += error.T @ rows
+                if to_weight is not None:  # it is None where the head is frozen
+                    to_weight += error.T @ rows
         if learning:
             ctx.save_for_backward(to_hidden, to_weight)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, share: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, share: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         to_hidden, to_weight = ctx.saved_tensors
-        return to_hidden * share, to_weight * share, None, None
+        return to_hidden * share, None if to_weight is None else to_weight * share, None, None

@@ -226,6 +226,7 @@ class LanguageModel(nn.Module):
         documents: Tensor | None = None,
         positions: Tensor | None = None,
         targets: Tensor | None = None,
+        by_row: bool = False,
     ) -> Tensor:
         """Logits of every next token, or with `targets` the loss.
 
@@ -235,9 +236,10 @@ class LanguageModel(nn.Module):
             positions: [B, T] int64: position of each token in its document. None: counted from the start of the row.
             targets: [B, T] int64 ids, or `slm.model.cross_entropy.IGNORED`. With targets the logits of the whole batch
                 are never in memory at once.
+            by_row: sum each row by itself.
 
         Returns:
-            [B, T, V] logits; with targets the summed cross-entropy in nats, a scalar.
+            [B, T, V] logits; with targets the summed cross-entropy in nats, a scalar, or [B].
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
@@ -246,7 +248,12 @@ class LanguageModel(nn.Module):
         hidden = self._hidden(tokens, positions, visible)
         if targets is None:
             return self.lm_head(hidden)
-        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        if by_row:
+            return torch.stack([self._summed_loss(*row) for row in zip(hidden, targets, strict=True)])
+        return self._summed_loss(hidden.flatten(0, 1), targets.flatten())
+
+    def _summed_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats of targets [N] after [N, D], a scalar."""
         if isinstance(self.lm_head, BitGroupHead):
             return self.lm_head.summed_loss(hidden, targets)
         return summed_cross_entropy(hidden, self.lm_head.weight, targets)

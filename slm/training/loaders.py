@@ -242,8 +242,10 @@ def data_identity(
     vocabulary: Vocabulary,
     texts: str | None,
     related_codec: bool = False,
+    initial_weights: str | None = None,
 ) -> dict[str, Any]:
-    """What identifies a run beside its settings. Held-out data is part of it, because it decides the training cuts."""
+    """What identifies a run beside its settings. Held-out data is part of it, because it decides the training cuts, and
+    so is the sha256 of the initial weights where a checkpoint does not hold all of them."""
     validation = held_out.lengths if held_out is not None else np.zeros(0, np.int64)
     return {
         "codec_fingerprint": dataset.fingerprint,
@@ -252,5 +254,6 @@ def data_identity(
         "weights": list(sources.weights) if sources.weights else None,
         **({"init_from": init_from} if init_from is not None else {}),
         **({"related_codec": True} if related_codec else {}),
+        **({"initial_weights": initial_weights} if initial_weights is not None else {}),
         **({"text_model": vocabulary.text.fingerprint, "texts": texts} if vocabulary.text is not None else {}),
     }

@@ -7,15 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from slm.model.transformer import LanguageModel
+from tokenizer.errors import InputError
 from tokenizer.runs.ranks import Ranks
 
 
-def distribute(model: LanguageModel, how: str, ranks: Ranks) -> nn.Module:
+def distribute(model: LanguageModel, how: str, ranks: Ranks, replicas: int = 1, bfloat16: bool = False) -> nn.Module:
     """The module to call in training. The model itself is what is saved.
 
     Gradients are averaged over the processes.
@@ -24,14 +25,30 @@ def distribute(model: LanguageModel, how: str, ranks: Ranks) -> nn.Module:
         model: the same in every process, on its device. With "fsdp" its parameters become shards.
         how: "ddp" or "fsdp"; unused with one process.
         ranks: this process and the number of processes.
+        replicas: with "fsdp", groups of processes that hold all shards each; between them gradients are averaged.
+        bfloat16: with "fsdp", gather the layers' weights in bfloat16; the residual stream stays float32.
+
+    Raises:
+        InputError: the processes cannot be divided into as many groups.
     """
     if ranks.world == 1:
         return model
     if how == "ddp":
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
-    mesh = init_device_mesh(model.embed_tokens.weight.device.type, (ranks.world,))
+    if ranks.world % replicas:
+        raise InputError(
+            f"train.fsdp_replicas is {replicas}, which does not divide {ranks.world} processes; give a divisor of them"
+        )
+    kind, shards = model.embed_tokens.weight.device.type, ranks.world // replicas
+    if replicas > 1:
+        mesh = init_device_mesh(kind, (replicas, shards), mesh_dim_names=("replicate", "shard"))
+    else:
+        mesh = init_device_mesh(kind, (shards,))
+    policy = MixedPrecisionPolicy()
+    if bfloat16:
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for layer in model.layers:
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
     return model
 
@@ -46,17 +63,25 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: LanguageModel) -> dict[str, Tensor]:
-    """The full weights that a file holds, on the CPU. With FSDP all processes must call this together."""
+def whole_weights(model: LanguageModel, copied: bool = False) -> dict[str, Tensor]:
+    """The full weights that a file holds, on the CPU. With FSDP all processes must call this together.
+
+    Weights of a model on the CPU are the model's own tensors, unless they are to be `copied`.
+    """
     settle(model)
-    return {name: whole(tensor.detach()).cpu() for name, tensor in model.stored_weights().items()}
+    found = {}
+    for name, tensor in model.stored_weights().items():
+        is_own = tensor.device.type == "cpu" and not isinstance(tensor, DTensor)
+        found[name] = whole(tensor.detach()).to("cpu", copy=copied and is_own)
+    return found
 
 
 def load_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
-    """Copy full weights that fit into a model's parameters, or into this process's shards of them."""
+    """Copy full weights that fit, of all or some parameters, into a model or this process's shards of it."""
+    stored = model.stored_weights()
     with torch.no_grad():
-        for name, tensor in model.stored_weights().items():
-            values = weights[name]
+        for name, values in weights.items():
+            tensor = stored[name]
             if isinstance(tensor, DTensor):
                 mesh, placements = tensor.device_mesh, tensor.placements
                 values = distribute_tensor(values.to(tensor.device), mesh, placements, src_data_rank=None)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Protocol
-
-from pipelines.dataset.batches import Batch
+from typing import Any, Protocol
 
 AHEAD = 2  # batches that are ready or being made, beside the one in use
 
@@ -14,7 +12,7 @@ AHEAD = 2  # batches that are ready or being made, beside the one in use
 class Batches(Protocol):
     """What makes the batch of a step from its number alone."""
 
-    def batch(self, step: int) -> Batch: ...
+    def batch(self, step: int) -> Any: ...
 
 
 class Prefetched:
@@ -28,7 +26,7 @@ class Prefetched:
     def __init__(self, batches: Batches, steps: int) -> None:
         self._batches, self._steps = batches, steps
         self._thread = ThreadPoolExecutor(1, "batches")
-        self._made: dict[int, Future[Batch]] = {}
+        self._made: dict[int, Future[Any]] = {}
 
     def __enter__(self) -> Prefetched:
         return self
@@ -38,7 +36,7 @@ class Prefetched:
     ) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> Any:
         """The batch of a step; those of the next steps are begun. Raises what making it raises."""
         wanted = range(step, max(step + 1, min(step + 1 + AHEAD, self._steps)))
         for old in self._made.keys() - set(wanted):

@@ -21,7 +21,8 @@ class TrainReport:
     best_step: int | None
     best_bits_per_token: float | None
     best_bits_per_second: float | None  # of speech
-    parameters: int
+    parameters: int  # of the model that is saved
+    trained_parameters: int  # fewer or more than those with train.lora
     training_tokens: int  # tokens of one epoch
     epochs: float
     stopped_by: str  # "end", "patience", "time", or the signal's name
@@ -57,10 +58,13 @@ def held_out_record(
 def bar_line(record: dict[str, Any], source: str) -> str:
     """The progress bar's text for a step; `source` is that of the peak."""
     bits = record["bits_per_token"]
-    return (
-        f"{'batch skipped' if bits is None else f'{bits:.3f} bits/token'}, {record['tokens_per_second']:.0f} tokens/s, "
-        f"{100 * record['utilisation']:.1f} % of the {source} peak"
-    )
+    return f"{'batch skipped' if bits is None else f'{bits:.3f} bits/token'}, {speed(record, source)}"
+
+
+def speed(record: dict[str, Any], source: str) -> str:
+    """The end of the progress bar's text."""
+    used = 100 * record["utilisation"]
+    return f"{record['tokens_per_second']:.0f} tokens/s, {used:.1f} % of the {source} peak"
 
 
 def validation_line(record: dict[str, Any]) -> str:

@@ -68,11 +68,21 @@ class TrainSettings:
         "ddp",
         ("ddp", "fsdp"),
     )
+    fsdp_replicas: int = setting(
+        "with fsdp: shard within each of this many groups of processes and replicate between them (HSDP)", 1
+    )
+    fsdp_bfloat16: bool = setting(
+        "with fsdp and bfloat16: gather the layers' weights in bfloat16, half of the bytes (gradients: float32)",
+        False,
+    )
     compile: bool | str = setting(
         "compile the layers (torch.compile): a slow first step, then faster ones (auto, in a config: on CUDA)", "auto"
     )
     recompute: bool = setting("recompute layers in the backward pass: less memory, more computation", False)
     keep_every: int = setting("also keep the checkpoints of the steps that are multiples of this; 0: none", 0)
+    save_in_background: bool = setting(
+        "write checkpoints in a thread while training goes on; holds a copy of weights and moments in memory", True
+    )
     held_out_by: str = setting(
         "without --held-out, hold out whole recordings, whole speakers, or single cuts",
         "recording",
@@ -87,6 +97,12 @@ class TrainSettings:
         "of the latest 128 steps (6 is usual); 0: none",
         0.0,
     )
+    lora: int = setting("rank of adapters (LoRA) that are trained beside a frozen --init-from; 0: train the model", 0)
+    lora_layers: str = setting(
+        "which matrices of the layers have adapters", "all", ("all", "attention", "feed-forward")
+    )
+    lora_scale: float = setting("factor of the adapters' updates (alpha / rank in the paper)", 2.0)
+    dpo_beta: float = setting("with --preferences: the higher, the closer the model stays to its start", 0.1)
     sample_every: int = setting("steps between spoken samples (see --codec); 0: none", 0)
     speech_weight: float = setting("weight of rows of speech alone, relative to the next three", 1.0)
     text_to_speech_weight: float = setting("weight of rows of speech after its text (see --text-model)", 0.0)
@@ -107,14 +123,14 @@ class TrainSettings:
             raise InputError(f"train.compile is {self.compile!r}; expected true, false or {AUTO}")
         positive = (
             "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
-            "keep_checkpoints"
+            "keep_checkpoints lora_scale dpo_beta fsdp_replicas"
         )
         for name in positive.split():
             if not getattr(self, name) > 0:
                 raise InputError(f"train.{name} is {getattr(self, name)}; expected more than 0")
         not_negative = (
-            "warmup_steps final_learning_rate weight_decay patience seed sample_every keep_every skip_limit skip_sigma "
-            "speech_weight text_to_speech_weight speech_to_text_weight interleaved_weight"
+            "warmup_steps final_learning_rate weight_decay patience seed lora sample_every keep_every skip_limit "
+            "skip_sigma speech_weight text_to_speech_weight speech_to_text_weight interleaved_weight"
         )
         for name in not_negative.split():
             if getattr(self, name) < 0:
@@ -146,6 +162,15 @@ class TrainSettings:
         if self.optimizer == "muon" and self.parallel == "fsdp":
             raise InputError(
                 "train.optimizer muon needs whole matrices; expected train.parallel ddp, or train.optimizer adamw"
+            )
+        if self.fsdp_replicas != 1 and self.parallel != "fsdp":
+            raise InputError(
+                f"train.fsdp_replicas is {self.fsdp_replicas}, but train.parallel {self.parallel}; expected fsdp, or 1"
+            )
+        if self.fsdp_bfloat16 and (self.parallel != "fsdp" or self.bfloat16 is False):
+            raise InputError(
+                f"train.fsdp_bfloat16 is true with train.parallel {self.parallel} and train.bfloat16 {self.bfloat16}; "
+                "expected fsdp and bfloat16"
             )
         if self.warmup_steps >= self.steps:
             raise InputError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.dataset.batches import Batch, PackedBatches
 from slm.documents.tasks import NO_DOCUMENT, summed_loss, targets_of
@@ -26,17 +26,39 @@ class StepResult(NamedTuple):
     nats: float  # loss per target
     norm: float  # of the gradient before clipping
     skipped: bool  # whether the weights stayed as they were; see `slm.training.spikes`
+    figures: dict[str, float]  # of the loss, means
+
+
+class StepLoss(Protocol):
+    """What a step minimises: the mean of something over the items of a batch, of all processes together."""
+
+    def count(self, batch: Any) -> int:
+        """The items of a batch."""
+
+    def summed(self, trainee: nn.Module, part: Any, bfloat16: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum over the items of a part of a batch, in nats, and sums of figures to log."""
+
+
+class TokenLoss:
+    """The cross-entropy of the next token; the items are targets."""
+
+    def count(self, batch: Batch) -> int:
+        return int((targets_of(batch) != IGNORED).sum())
+
+    def summed(self, trainee: nn.Module, part: Batch, bfloat16: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        return summed_loss(trainee, part, bfloat16), {}
 
 
 def train_step(
     trainee: nn.Module,
     optimizer: Optimizers,
-    batch: Batch,
+    batch: Any,
     settings: TrainSettings,
     step: int,
     share: float = 1.0,
     ranks: Ranks = Ranks(),  # noqa: B008
     spikes: Spikes | None = None,
+    objective: StepLoss = TokenLoss(),  # noqa: B008
 ) -> StepResult:
     """One optimizer step.
 
@@ -49,6 +71,7 @@ def train_step(
         share: factor on the learning rate.
         ranks: this process and the number of processes.
         spikes: decides whether the batch is skipped; None: never.
+        objective: what is minimised.
 
     Raises:
         InputError: the gradient is not finite and the batch may not be skipped.
@@ -56,23 +79,28 @@ def train_step(
     torch.manual_seed(settings.seed * 1_000_003 + step + (ranks.rank << 52))  # dropout; 2^52 is above all such seeds
     device = next(trainee.parameters()).device
     # The mean over processes, because gradients are averaged too.
-    counted = torch.tensor(float((targets_of(batch) != IGNORED).sum()), device=device)
-    targets = max(1.0, float(ranks.mean(counted)))  # 0 if all rows lie inside documents with text
+    counted = torch.tensor(float(objective.count(batch)), device=device)
+    items = max(1.0, float(ranks.mean(counted)))  # 0 if all rows lie inside documents with text
     optimizer.zero_grad()
     total = torch.zeros((), dtype=torch.float64, device=device)
+    figures: dict[str, Tensor] = {}
     rows = len(batch.tokens)
     for first in range(0, rows, settings.rows_at_once):
-        part = Batch(*(field[first : first + settings.rows_at_once] for field in batch))
+        part = type(batch)(*(field[first : first + settings.rows_at_once] for field in batch))
         with without_gradient_sync(trainee) if first + settings.rows_at_once < rows else nullcontext():
-            loss = summed_loss(trainee, part, settings.bfloat16 is True) / targets
+            summed, sums = objective.summed(trainee, part, settings.bfloat16 is True)
+            loss = summed / items
             loss.backward()
         total += loss.detach()
+        for name, value in sums.items():
+            figures[name] = figures.get(name, 0.0) + value.detach().double() / items
     nats = float(ranks.mean(total))
+    means = {name: float(ranks.mean(value)) for name, value in figures.items()}
     norm = float(whole(nn.utils.clip_grad_norm_(optimizer.parameters, settings.clip_norm)))
     if (spikes or Spikes(settings)).skips(step, nats, norm):
-        return StepResult(nats, norm, True)
+        return StepResult(nats, norm, True, means)
     optimizer.step(share)
-    return StepResult(nats, norm, False)
+    return StepResult(nats, norm, False, means)
 
 
 @torch.no_grad()

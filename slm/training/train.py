@@ -1,8 +1,5 @@
-"""Training the language model: a flat loop over packed batches, with validation and exact resume.
-
-A step depends only on the weights, the optimizer's state and the step's number: the batch is a function of the step
-(`pipelines.dataset.batches`), and dropout is seeded by it. So on a CPU with the same number of threads, a resumed run
-has exactly the losses of an uninterrupted run.
+"""Training the language model on tokenized datasets, with validation and exact resume; the loop is in
+`slm.training.loop`.
 
 Processes started by `torchrun` divide the rows of each step. The batch does not depend on the number of processes, so
 the losses are the same up to the order of sums and dropout, which each process draws for itself.
@@ -13,40 +10,32 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor, nn
 
 from pipelines.dataset.mixture import read_data
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import model_of
 from slm.documents.tasks import SPEECH_TASK
-from slm.model.packed_attention import leave_uncompiled
-from slm.model.transformer import LanguageModel, ModelConfig
+from slm.model.transformer import ModelConfig
 from slm.text_model import TextModel
-from slm.training.loaders import data_identity, loaders
-from slm.training.parallel import distribute, settle, whole_weights
-from slm.training.prefetch import Prefetched
+from slm.training.checkpoints.run_folder import RunFolder
+from slm.training.loaders import Loaders, data_identity, loaders
+from slm.training.loop import learn
 from slm.training.reporting import TrainReport, bar_line, held_out_record, validation_line
-from slm.training.run_folder import Progress, RunFolder
 from slm.training.samples import write_samples
 from slm.training.settings import TrainSettings
-from slm.training.spikes import Spikes
-from slm.training.steps import in_layers, train_step, validate
-from slm.training.utilisation import flops_per_token, peak_flops
-from slm.training.warm_start import warm_start
+from slm.training.start import starting_model
+from slm.training.steps import TokenLoss, validate
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 from tokenizer.errors import InputError
 from tokenizer.machine import check_device
-from tokenizer.runs.monitor import Monitor
-from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.precision import resolved_bfloat16
 from tokenizer.runs.ranks import Ranks
-from tokenizer.runs.stop_signals import stop_signals
 
 
 def train(
@@ -66,6 +55,7 @@ def train(
     seconds: float = math.inf,
     related_codec: bool = False,
     resume_from: int | None = None,
+    wandb: str | None = None,
 ) -> TrainReport:
     """Train a model on tokenized datasets.
 
@@ -73,7 +63,7 @@ def train(
         model_config: the model's shape.
         settings: the run's settings.
         data: folders or URLs written by `focalstream tokenize`, all of one codec; see `read_data`.
-        out: the run's folder; see `slm.training.run_folder`.
+        out: the run's folder; see `slm.training.checkpoints.run_folder`.
         held_out: datasets for validation; none: a share of the recordings of `data`.
         resume: continue from the latest checkpoint in `out`.
         device: a torch device.
@@ -87,6 +77,7 @@ def train(
             ahead of the steps. Such a run depends on the machine's speed.
         related_codec: keep the codes of `init_from` though its codec is a different one; see `slm.training.warm_start`.
         resume_from: resume from the checkpoint of this step instead, and remove the later ones.
+        wandb: a project of Weights & Biases to log to as well.
 
     Raises:
         InputError: the device cannot be used; datasets and codec do not belong together; rows cannot be divided among
@@ -121,123 +112,77 @@ def train(
         if codec is not None:
             vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
         data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
-        training, speech_alone = data_for.training, list(data_for.validation) == [SPEECH_TASK]
-        torch.manual_seed(settings.seed)
-        model = LanguageModel(model_config, vocabulary.size, vocabulary.pieces)
-        if init_from is not None and not resume:
-            warm_start(model, vocabulary, init_from, settings.seed, related_codec)
+        model, frozen = starting_model(model_config, vocabulary, settings, init_from, related_codec, resume)
         model.to(device).train()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    flops = flops_per_token(model, settings.row_tokens)
-    peak, source = peak_flops(device, bfloat16)
-    model.recompute = settings.recompute
-    if settings.compiles_on(device):
-        leave_uncompiled()
-        for layer in model.layers:
-            layer.compile()
-    trainee = distribute(model, settings.parallel, ranks)
-    optimizer = Optimizers(model.named_parameters(), settings, settings.learning_rate, in_layers)
-    identity = data_identity(dataset, validation_data, sources, init_from, vocabulary, data_for.texts, related_codec)
-    silent = ranks.rank > 0
-    if data_for.note and show_progress and not silent:
+    identity = data_identity(
+        dataset, validation_data, sources, init_from, vocabulary, data_for.texts, related_codec, frozen
+    )
+    if data_for.note and show_progress and not ranks.rank:
         print(data_for.note, file=sys.stderr)
-    with (
-        folder.begin(model, optimizer, identity, resume_from) as progress,
-        stop_signals() as signals,
-        Monitor(out, "train", progress.step, settings.steps, silent, show_progress) as monitor,
-        Prefetched(training, settings.steps) as batches,
-    ):
-        ranks.keep_pace()
-        spikes = Spikes(settings, progress.skipped, progress.latest_losses, progress.latest_norms)
-        stopped_by = reason_to_stop(progress, settings, signals, ranks, device)
-        started = time.perf_counter()
-        while not stopped_by:
-            began = time.perf_counter()
-            rate = settings.rate_at(max(progress.step, int(settings.steps * (began - started) / seconds)))
-            share = rate / settings.learning_rate
-            loss, norm, skipped = train_step(
-                trainee, optimizer, batches.batch(progress.step), settings, progress.step, share, ranks, spikes
-            )
-            speed = settings.rows * settings.row_tokens / (time.perf_counter() - began)
-            progress = dataclasses.replace(
-                progress,
-                step=progress.step + 1,
-                skipped=spikes.skipped,
-                latest_losses=tuple(spikes.losses),
-                latest_norms=tuple(spikes.norms),
-            )
-            bits_per_token = loss / math.log(2)
-            numbers = {
-                "bits_per_token": bits_per_token,
-                **({"bits_per_second": bits_per_token * vocabulary.token_rate} if speech_alone else {}),
-                "gradient_norm": norm,
-            }
-            record: dict[str, Any] = {
-                "step": progress.step,
-                **{name: value if math.isfinite(value) else None for name, value in numbers.items()},  # JSON has no NaN
-                **({"skipped": spikes.skipped} if skipped else {}),
-                "learning_rate": rate,
-                "tokens_per_second": round(speed, 1),
-                "utilisation": round(speed * flops / (peak * ranks.world), 4),
-            }
-            in_time = not ranks.any(time.perf_counter() - started >= seconds, device)
-            if progress.step % settings.validate_every == 0 or progress.step == settings.steps or not in_time:
-                bits = {task: validate(trainee, part, settings, ranks) for task, part in data_for.validation.items()}
-                by_source = {}
-                for name, part in data_for.sources.items():
-                    by_source[name] = validate(trainee, part, settings, ranks)
-                settle(model)
-                record |= held_out_record(bits, settings, vocabulary, data_for.targets_per_character, by_source)
-                progress = judged(progress, record["held_out_bits_per_token"])
-                if show_progress and not silent:
-                    monitor.bar.write(validation_line(record), file=sys.stderr)
-            monitor.step(record, bar_line(record, source))
-            if skipped and show_progress and not silent:
-                monitor.bar.write(
-                    f"step {progress.step}: batch skipped (loss {loss:.3f}, gradient norm {norm:.3g}), "
-                    f"{spikes.skipped} of at most {settings.skip_limit}",
-                    file=sys.stderr,
-                )
-            if settings.sample_every and progress.step % settings.sample_every == 0:
-                weights = whole_weights(model)
-                if not silent:
-                    speaker = model_of(model_config, vocabulary, weights, device)
-                    place = out / "samples" / f"step-{progress.step:06d}"
-                    waves = write_samples(speaker, vocabulary, data_for.validation[SPEECH_TASK], codec, place)
-                    monitor.hear(progress.step, waves, codec.sample_rate_out if codec else 0)
-            stopped_by = reason_to_stop(progress, settings, signals, ranks, device) or ("" if in_time else "time")
-            is_due = progress.step % settings.save_every == 0 or progress.step == settings.decay_begins
-            if stopped_by or is_due or progress.best_step == progress.step:
-                folder.save(model, vocabulary, optimizer, progress)
+    objective = NextTokens(settings, model_config, vocabulary, data_for, codec)
+    progress, stopped_by, parameters, trained_parameters = learn(
+        *(model, vocabulary, objective, settings, folder, identity, device, ranks, show_progress),
+        *(seconds, resume_from, wandb),
+    )
     best_bits = progress.best_bits_per_token if progress.best_step >= 0 else None
+    has_rate = best_bits is not None and objective.is_speech_alone
     return TrainReport(
         step=progress.step,
         best_step=progress.best_step if best_bits is not None else None,
         best_bits_per_token=best_bits,
-        best_bits_per_second=best_bits * vocabulary.token_rate if best_bits is not None and speech_alone else None,
+        best_bits_per_second=best_bits * vocabulary.token_rate if best_bits is not None and has_rate else None,
         parameters=parameters,
-        training_tokens=training.tokens_per_epoch,
-        epochs=progress.step * settings.rows * settings.row_tokens / training.tokens_per_epoch,
+        trained_parameters=trained_parameters,
+        training_tokens=data_for.training.tokens_per_epoch,
+        epochs=progress.step * objective.tokens_per_step / data_for.training.tokens_per_epoch,
         stopped_by=stopped_by,
         skipped=progress.skipped,
         codec_streams=dataset.codec.get("first_samples", 1) == 1,  # absent in version 0.1.0, where codecs stream
     )
 
 
-def judged(progress: Progress, bits: float) -> Progress:
-    """Progress after a validation."""
-    if bits < progress.best_bits_per_token:
-        return dataclasses.replace(
-            progress, best_step=progress.step, best_bits_per_token=bits, validations_since_best=0
+class NextTokens(TokenLoss):
+    """The objective of a run on tokenized datasets: to predict the next token, in all tasks.
+
+    Args:
+        settings: the run's.
+        config, vocabulary: the model's.
+        data: the batches.
+        codec: the vocabulary's, to decode samples; None: samples are tokens only.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, config: ModelConfig, vocabulary: Vocabulary, data: Loaders, codec: Codec | None
+    ) -> None:
+        self.training, self.tokens_per_step = data.training, settings.rows * settings.row_tokens
+        self.is_speech_alone = list(data.validation) == [SPEECH_TASK]
+        self._settings, self._config, self._vocabulary, self._data, self._codec = (
+            settings,
+            config,
+            vocabulary,
+            data,
+            codec,
         )
-    return dataclasses.replace(progress, validations_since_best=progress.validations_since_best + 1)
 
+    def numbers(self, nats: float, figures: dict[str, float]) -> dict[str, float]:
+        bits = nats / math.log(2)
+        rate = {"bits_per_second": bits * self._vocabulary.token_rate} if self.is_speech_alone else {}
+        return {"bits_per_token": bits, **rate}
 
-def reason_to_stop(progress: Progress, settings: TrainSettings, signals: list[str], ranks: Ranks, device: str) -> str:
-    """ "end", "patience", a signal's name, or nothing: the same in all processes, which call it together."""
-    if progress.step >= settings.steps:
-        return "end"
-    if settings.patience and progress.validations_since_best >= settings.patience:
-        return "patience"
-    heard = ranks.any(bool(signals), device)
-    return [*signals, "SIGTERM"][0] if heard else ""  # another process may have received the signal
+    def validate(self, trainee: nn.Module, ranks: Ranks) -> tuple[dict[str, float], float]:
+        data, settings = self._data, self._settings
+        bits = {task: validate(trainee, part, settings, ranks) for task, part in data.validation.items()}
+        by_source = {name: validate(trainee, part, settings, ranks) for name, part in data.sources.items()}
+        record = held_out_record(bits, settings, self._vocabulary, data.targets_per_character, by_source)
+        return record, record["held_out_bits_per_token"]
+
+    def bar_line(self, record: dict[str, Any], source: str) -> str:
+        return bar_line(record, source)
+
+    def validation_line(self, record: dict[str, Any]) -> str:
+        return validation_line(record)
+
+    def samples(self, weights: dict[str, Tensor], place: Path, device: str) -> tuple[list[Tensor], int]:
+        model = model_of(self._config, self._vocabulary, weights, device)
+        waves = write_samples(model, self._vocabulary, self._data.validation[SPEECH_TASK], self._codec, place)
+        return waves, self._codec.sample_rate_out if self._codec else 0

@@ -29,12 +29,13 @@ def flops_per_token(model: LanguageModel, row_tokens: int) -> float:
     """Floating-point operations of the forward and backward pass for one token.
 
     6 for each weight of a matrix product, and 12 for each channel, layer and token that attention spans (only the
-    window is taken into account, not other masking). The extra work of `recompute` is not counted.
+    window is taken into account, not other masking). A frozen weight costs 4: it has no gradient. The extra work of
+    `recompute` is not counted.
     """
     config = model.config
-    products = {id(p): p.numel() for p in model.layers.parameters() if p.dim() == 2}
-    products |= {id(p): p.numel() for p in model.lm_head.parameters()}
-    return 6.0 * sum(products.values()) + 12.0 * config.layers * config.width * min(config.context, row_tokens)
+    weights = [p for p in model.layers.parameters() if p.dim() == 2] + list(model.lm_head.parameters())
+    products = {id(p): (6.0 if p.requires_grad else 4.0) * p.numel() for p in weights}
+    return sum(products.values()) + 12.0 * config.layers * config.width * min(config.context, row_tokens)
 
 
 def peak_flops(device: str, bfloat16: bool) -> tuple[float, str]:

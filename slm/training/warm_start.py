@@ -28,7 +28,7 @@ GROUP_HEAD = "lm_head.first.weight"
 FREE = {"context", "dropout"}  # fields that no weight depends on
 
 
-def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: int, related_codec: bool = False) -> None:
+def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: int, related_codec: bool = False) -> bool:
     """Fill a new model with the weights of another.
 
     Args:
@@ -37,6 +37,9 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
         name: a folder in transformers' layout (one or several safetensors files), or a name for `load_lm`.
         seed: of the random rows.
         related_codec: keep the rows of the codes also if the other model's codec is a different one.
+
+    Returns:
+        Whether all rows of the vocabulary are the other model's, so that no weight is random.
 
     Raises:
         InputError: there is no such model, it is not a Llama, its shape differs, or it has no codes that can be kept.
@@ -50,7 +53,8 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
     if is_llama(raw):
         weights = own_names(weights, theirs.tied_embeddings)
     kept = _shared_vocabulary(folder, vocabulary, related_codec)
-    if kept is None or kept.text != vocabulary.text:
+    is_whole = kept is not None and kept.text == vocabulary.text
+    if not is_whole:
         known: dict[int, Any] = {BOS: raw.get("bos_token_id", BOS), EOS: raw.get("eos_token_id", EOS)}
         for number, table in enumerate((EMBEDDING, HEAD, GROUP_HEAD)):
             if table in weights:
@@ -61,6 +65,7 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
                 weights[table] = new_rows(weights[table].float(), rows, known, seed + number)
     check_fit(model, weights, folder)
     copy_weights(model, weights)
+    return is_whole
 
 
 def check_shape(ours: ModelConfig, theirs: ModelConfig, name: str) -> None:

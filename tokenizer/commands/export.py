@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import argparse
 
+from tokenizer.hub import add_push_arguments, check_push
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("codec", metavar="CODEC", help="shipped name, directory or Hub id")
     parser.add_argument("output", metavar="OUT_DIR", help="folder to make; it may be there and empty")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "int8"), help="of the weights")
+    add_push_arguments(parser, "the folder")
 
 
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from tokenizer import Codec
+    from tokenizer.hub import push
     from tokenizer.onnx_engine.export import export
 
+    check_push(args)
     folder = Path(args.output)
     export(Codec.from_pretrained(args.codec), folder, args.precision)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: encode_step.onnx and decode_step.onnx, {args.precision}, {size / 1e6:.1f} MB; see its README.md")
+    if args.push is not None:
+        print(push(folder, args.push, ("speech", "audio-codec", "onnx"), private=args.private, dry_run=args.dry_run))
     return 0

@@ -1,9 +1,9 @@
-"""The log of a training run: a progress bar, log.jsonl, and TensorBoard where that is installed."""
+"""The log of a training run: a progress bar, log.jsonl, TensorBoard where that is installed, W&B where asked for."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
+from tokenizer.runs.weights_and_biases import WandbLog
 
 
 class Monitor:
@@ -24,9 +25,13 @@ class Monitor:
         step, steps: done so far, and in all.
         silent: write nothing.
         bar: draw a bar, if stderr is a terminal.
+        wandb: a project of Weights & Biases to log to as well.
     """
 
-    def __init__(self, out: Path, name: str, step: int, steps: int, silent: bool, bar: bool = True) -> None:
+    def __init__(
+        self, out: Path, name: str, step: int, steps: int, silent: bool, bar: bool = True, wandb: str | None = None
+    ) -> None:
+        self.wandb = None if silent or wandb is None else WandbLog(wandb, out)
         hidden = silent or not bar
         self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", disable=True if hidden else None)
         self.log = None if silent else open(out / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115
@@ -45,7 +50,7 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
-        for sink in (self.log, self.board):
+        for sink in (self.log, self.board, self.wandb):
             if sink is not None:
                 sink.close()
 
@@ -58,11 +63,15 @@ class Monitor:
             for name, value in record.items():
                 if name != "step" and value is not None:
                     self.board.add_scalar(name, value, record["step"])
+        if self.wandb is not None:
+            self.wandb.step(record)
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()
 
-    def hear(self, step: int, waves: Iterable[Tensor], sample_rate: int) -> None:
-        """Log waves, each [S], as TensorBoard audio."""
+    def hear(self, step: int, waves: Sequence[Tensor], sample_rate: int) -> None:
+        """Log waves, each [S], as audio of TensorBoard and W&B."""
+        if self.wandb is not None:
+            self.wandb.hear(step, waves, sample_rate)
         if self.board is not None:
             for row, wave in enumerate(waves):
                 self.board.add_audio(f"held_out/{row}", wave[None].cpu(), step, sample_rate)

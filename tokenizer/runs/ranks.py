@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
+    group: Any = field(default=None, kw_only=True)  # of torch.distributed; None: the one of all collectives
 
     @contextmanager
     def first(self) -> Iterator[None]:
@@ -42,14 +43,18 @@ class Ranks:
     def meet(self) -> None:
         """Wait until all processes are here."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(self.group)
+
+    def apart(self) -> Ranks:
+        """The same processes, for a thread: its collectives do not mix with those of others. All call this together."""
+        return self if self.world == 1 else replace(self, group=dist.new_group(backend="gloo", timeout=STALLED))
 
     def gather(self, value: Value) -> list[Value]:
         """The values of all processes, in their order, in every process. Values can be pickled."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, self.group)
         return values
 
     @contextmanager

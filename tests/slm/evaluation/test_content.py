@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from slm.checkpoint import load_lm
-from slm.evaluation.content import word_figures
+from slm.evaluation.content import listen, word_figures
 from slm.evaluation.evaluate import Options, evaluate
 from slm.evaluation.samples import SampleOptions
 from tokenizer.metrics.recogniser import Word
@@ -17,14 +17,15 @@ from tokenizer.metrics.recogniser import Word
 def test_words_are_counted_over_all_sound() -> None:
     waves = [np.full(16000, 0.1), np.full(48000, 0.2), np.full(4000, 0.3)]
     heard = {0.1: [Word("one", 0.9)], 0.2: [Word("two", 0.5), Word("too", 0.49), Word("to", 0.1)]}
-    found = word_figures(lambda wave: heard[wave[0]], waves)  # the third is too short to be listened to
+    words = [listen(lambda wave: heard[wave[0]], wave) for wave in waves]  # the third is too short to be listened to
+    found = word_figures(words, sum(map(len, waves)))
     assert found["words_per_second"] == pytest.approx(4 / 4.25)
     assert found["sure_words"] == 0.5 and found["sure_words_per_second"] == pytest.approx(2 / 4.25)
 
 
 def test_without_sound_or_words_there_is_no_figure() -> None:
-    assert set(word_figures(lambda wave: [], []).values()) == {None}
-    found = word_figures(lambda wave: [], [np.zeros(32000)])
+    assert set(word_figures([], 0).values()) == {None}
+    found = word_figures([[]], 32000)
     assert found == {"words_per_second": 0, "sure_words": None, "sure_words_per_second": 0}
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+import slm.training.loop
 import slm.training.train
 from slm.checkpoint import checkpoints_of
 from slm.cli import main
-from slm.training.checkpoint_files import SEEN_WITHIN, check_shared, seal
-from slm.training.run_folder import RunFolder
+from slm.training.checkpoints.checkpoint_files import SEEN_WITHIN, check_shared, seal
+from slm.training.checkpoints.run_folder import RunFolder
 from slm.training.train import train
 from tests.slm.training.test_train import log_of, weights_of
 from tokenizer.errors import InputError
@@ -149,7 +150,7 @@ def test_a_run_killed_while_it_begins_is_a_run(run, tmp_path, monkeypatch):
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr("slm.training.run_folder.forget_from", die)
+        patch.setattr("slm.training.checkpoints.run_folder.forget_from", die)
         with pytest.raises(RuntimeError, match="power cut"):
             run()
     assert run(resume=True).step == 8
@@ -186,7 +187,7 @@ def test_a_resume_whose_rate_jumps_says_so(run, tmp_path, capsys):
     run(settings=settings)
     longer = {**settings, "steps": 16}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slm.training.train, "reason_to_stop", lambda *_: "end")
+        patch.setattr(slm.training.loop, "reason_to_stop", lambda *_: "end")
         shutil.copytree(tmp_path / "run", tmp_path / "copy")
         run(resume=True, show_progress=True, settings=longer)
         said = capsys.readouterr().err
@@ -215,7 +216,7 @@ def test_a_rate_may_be_lowered_on_resuming_but_not_raised(run, tmp_path, capsys)
 
 
 def test_a_folder_that_the_processes_do_not_share_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("slm.training.checkpoint_files.SEEN_WITHIN", SEEN_WITHIN / 100)
+    monkeypatch.setattr("slm.training.checkpoints.checkpoint_files.SEEN_WITHIN", SEEN_WITHIN / 100)
     for rank in range(3):
         (tmp_path / str(min(rank, 1))).mkdir(exist_ok=True)
     errors = errors_of(3, lambda ranks: check_shared(tmp_path / str(min(ranks.rank, 1)), ranks))

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+import slm.training.loop
 import slm.training.train
 from slm.checkpoint import checkpoints_of, load_lm, read_best
 from slm.cli import main
@@ -60,7 +61,7 @@ def test_a_run_without_a_checkpoint_begins_anew(run, tmp_path, monkeypatch, resu
         raise InputError("no power")
 
     with monkeypatch.context() as patch:
-        patch.setattr(slm.training.train, "train_step", die)
+        patch.setattr(slm.training.loop, "train_step", die)
         with pytest.raises(InputError, match="no power"):
             run()
     assert (tmp_path / "run/run.json").exists()

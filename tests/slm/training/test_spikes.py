@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+import slm.training.loop
 import slm.training.steps
-import slm.training.train
 from slm.training.spikes import FEWEST, LATEST, Spikes
 from slm.training.train import train
 from tests.slm.training.test_train import log_of, weights_of
@@ -82,7 +82,7 @@ def test_a_run_skips_counts_and_resumes_exactly(
     assert report.skipped == 2 and [line["step"] for line in log if "skipped" in line] == [5, 9]
     assert log[4]["bits_per_token"] is None and json.loads(json.dumps(log[4], allow_nan=False))
     broken_batches.clear()
-    real_step = slm.training.train.train_step
+    real_step = slm.training.loop.train_step
 
     def step_and_signal(*args: Any) -> Any:
         result = real_step(*args)
@@ -91,7 +91,7 @@ def test_a_run_skips_counts_and_resumes_exactly(
         return result
 
     for step, resume in ((step_and_signal, False), (real_step, True)):
-        monkeypatch.setattr(slm.training.train, "train_step", step)
+        monkeypatch.setattr(slm.training.loop, "train_step", step)
         train(lm_config, settings, [token_dataset], tmp_path / "stopped", resume=resume, show_progress=False)
     progress = json.loads((tmp_path / "stopped/step-000012/progress.json").read_text())
     assert progress["skipped"] == 2 and len(progress["latest_losses"]) == 10

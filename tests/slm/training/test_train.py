@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+import slm.training.loop
 import slm.training.train
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import checkpoints_of, load_lm, read_best
@@ -50,7 +51,7 @@ def test_a_stopped_and_resumed_run_has_the_losses_of_an_undisturbed_one(
     lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path, monkeypatch
 ):
     """SIGTERM between two checkpoints, then again, then to the end: equal to the last bit, weights included."""
-    real_step = slm.training.train.train_step
+    real_step = slm.training.loop.train_step
     for stop_at in (9, 17, None):
 
         def step_and_signal(*args, stop_at=stop_at):
@@ -59,7 +60,7 @@ def test_a_stopped_and_resumed_run_has_the_losses_of_an_undisturbed_one(
                 signal.raise_signal(signal.SIGTERM)
             return result
 
-        monkeypatch.setattr(slm.training.train, "train_step", step_and_signal)
+        monkeypatch.setattr(slm.training.loop, "train_step", step_and_signal)
         before = signal.getsignal(signal.SIGTERM)
         report = train(
             lm_config, lm_settings, [token_dataset], tmp_path / "run", resume=stop_at != 9, show_progress=False
@@ -74,20 +75,20 @@ def test_a_stopped_and_resumed_run_has_the_losses_of_an_undisturbed_one(
 def test_a_run_that_died_without_saving_repeats_the_lost_steps(
     lm_config, lm_settings, token_dataset, tiny_lm_dir, tmp_path, monkeypatch
 ):
-    real_step = slm.training.train.train_step
+    real_step = slm.training.loop.train_step
 
     def step_and_die(*args):
         if args[4] + 1 == 15:
             raise RuntimeError("power cut")
         return real_step(*args)
 
-    monkeypatch.setattr(slm.training.train, "train_step", step_and_die)
+    monkeypatch.setattr(slm.training.loop, "train_step", step_and_die)
     with pytest.raises(RuntimeError, match="power cut"):
         train(lm_config, lm_settings, [token_dataset], tmp_path / "run", show_progress=False)
     (tmp_path / "run" / ".step-000014.123").mkdir()  # what a kill while saving leaves
     with open(tmp_path / "run" / "log.jsonl", "a") as log:
         log.write('{"step": 15, "bits_per')  # and a kill while logging
-    monkeypatch.setattr(slm.training.train, "train_step", real_step)
+    monkeypatch.setattr(slm.training.loop, "train_step", real_step)
     train(lm_config, lm_settings, [token_dataset], tmp_path / "run", resume=True, show_progress=False)
     assert log_of(tmp_path / "run") == log_of(tiny_lm_dir)
     assert not list((tmp_path / "run").glob(".step-*"))
@@ -120,7 +121,7 @@ def test_time_ends_a_run_with_a_validation_and_a_low_learning_rate(
     lm_config, lm_settings, token_dataset, tmp_path, monkeypatch
 ):
     now = iter(range(1000))
-    monkeypatch.setattr(slm.training.train.time, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(slm.training.loop.time, "perf_counter", lambda: float(next(now)))
     settings = dataclasses.replace(lm_settings, steps=500, warmup_steps=0)
     report = train(lm_config, settings, [token_dataset], tmp_path / "lm", show_progress=False, seconds=20.0)
     log = log_of(tmp_path / "lm")
@@ -242,16 +243,16 @@ def test_a_mixture_of_a_folder_and_a_url_resumes_exactly(lm_config, lm_settings,
     settings = dataclasses.replace(lm_settings, steps=8, save_every=4, validate_every=8)
     options: dict[str, Any] = {"show_progress": False, "cache": tmp_path / "cache"}
     train(lm_config, settings, data, tmp_path / "whole", **options)
-    real_step = slm.training.train.train_step
+    real_step = slm.training.loop.train_step
 
     def step_and_signal(*args):
         if args[4] == 4:
             signal.raise_signal(signal.SIGTERM)
         return real_step(*args)
 
-    monkeypatch.setattr(slm.training.train, "train_step", step_and_signal)
+    monkeypatch.setattr(slm.training.loop, "train_step", step_and_signal)
     assert train(lm_config, settings, data, tmp_path / "run", **options).step == 5
-    monkeypatch.setattr(slm.training.train, "train_step", real_step)
+    monkeypatch.setattr(slm.training.loop, "train_step", real_step)
     with pytest.raises(InputError, match=r"began with another data\.weights"):
         train(lm_config, settings, [f"{token_dataset}:1", data[1]], tmp_path / "run", resume=True, **options)
     train(lm_config, settings, data, tmp_path / "run", resume=True, **options)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from slm.model.transformer import LanguageModel
@@ -20,18 +20,23 @@ from tokenizer.runs.ranks import Ranks
 STEPS = "step"  # AdamW's count of steps, a scalar
 
 
+def trained(model: LanguageModel) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def optimizer_state(model: LanguageModel, optimizer: Optimizers) -> dict[str, Tensor]:
     """The optimizer's tensors as "layers.0.mlp.up_proj.weight/exp_avg"."""
     states = {parameter: state for member in optimizer.members for parameter, state in member.state.items()}
     return {
         f"{name}/{kind}": tensor
-        for name, parameter in model.named_parameters()
+        for name, parameter in trained(model).items()
         for kind, tensor in states[parameter].items()
     }
 
 
-def write_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimizers, ranks: Ranks) -> None:
-    """Write the state into a folder; all processes call it together, each writes its share.
+def write_optimizer_state(folder: Path, state: dict[str, Tensor], ranks: Ranks) -> None:
+    """Write what `optimizer_state` gave into a folder; all processes call it together, each writes its share.
 
     Raises:
         OSError: in every process, if a share could not be written in one of them.
@@ -40,7 +45,7 @@ def write_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimiz
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is")  # a warning that there is only one process
         try:
-            dcp.save(optimizer_state(model, optimizer), storage_writer=writer, no_dist=ranks.world == 1)
+            dcp.save(state, storage_writer=writer, process_group=ranks.group, no_dist=ranks.world == 1)
         except dcp.CheckpointException as error:
             raise OSError(reason_of(error)) from None
 
@@ -62,7 +67,7 @@ def read_optimizer_state(folder: Path, model: LanguageModel, optimizer: Optimize
             another model.
     """
     reader = dcp.HuggingFaceStorageReader(str(folder))
-    parameters = dict(model.named_parameters())
+    parameters = trained(model)
     kinds: dict[str, set[str]] = {name: set() for name in parameters}
     state: dict[str, Tensor] = {}
     for key, stored in reader.read_metadata().state_dict_metadata.items():

@@ -17,6 +17,8 @@ MAY_CHANGE = {
         *("steps", "validate_every", "validation_rows", "patience", "save_every", "keep_checkpoints", "keep_every"),
         *(
             "sample_every",
+            "save_in_background",
+            "fsdp_replicas",
             "validate_by_source",
             "skip_limit",
             "skip_sigma",

@@ -4,9 +4,10 @@ OUT/run.json          model, settings and data of the run
 OUT/log.jsonl         one line per step
 OUT/tensorboard/      the same, where TensorBoard is installed
 OUT/step-000500/      config.json, vocabulary.json, model.safetensors: the model, for `slm.checkpoint`
+    adapters.safetensors  of a run with train.lora; see `slm.training.lora`
     optimizer/          the optimizer's state by parameter name (torch.distributed.checkpoint), a file per process
     progress.json       `Progress`
-    files.json          every file's bytes and sha256; see `slm.training.checkpoint_files`
+    files.json          every file's bytes and sha256; see `slm.training.checkpoints.checkpoint_files`
 OUT/best.json         the best checkpoint on held-out speech
 OUT/samples/          samples of runs with train.sample_every; see `slm.training.samples`
 OUT/.lock             held by the training process
@@ -17,31 +18,32 @@ The contents do not depend on the number of processes, and no file is a pickle.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import CheckpointException
 
 from pipelines.storage.locks import flocked
-from slm.checkpoint import BEST, check_fit, checkpoints_of, write_lm
+from slm.checkpoint import check_tensors, checkpoints_of
 from slm.model.transformer import LanguageModel
-from slm.training.checkpoint_files import check_files, check_shared, seal
-from slm.training.optimizer_state import read_optimizer_state, reason_of, write_optimizer_state
-from slm.training.parallel import load_weights, whole_weights
-from slm.training.resuming import FORMERLY, MAY_FALL, jump, may_change
+from slm.training.checkpoints.checkpoint_files import check_files, check_shared
+from slm.training.checkpoints.optimizer_state import read_optimizer_state, reason_of
+from slm.training.checkpoints.progress import Progress
+from slm.training.checkpoints.resuming import FORMERLY, MAY_FALL, jump, may_change
+from slm.training.checkpoints.saving import Saver, discard, step_of
+from slm.training.lora import ADAPTERS, adapters_of
+from slm.training.parallel import load_weights
 from slm.training.settings import TrainSettings
 from slm.vocabulary import Vocabulary
 from tokenizer.checkpoint import read_weights
 from tokenizer.errors import InputError
-from tokenizer.files import sync_folder, write_atomically
+from tokenizer.files import write_atomically
 from tokenizer.parsed import dataclass_from_dict
 from tokenizer.runs.monitor import forget_from
 from tokenizer.runs.optimizers import Optimizers
@@ -50,19 +52,6 @@ from tokenizer.runs.settings import differences
 
 LOCK = ".lock"
 UNFINISHED = (".unfinished.*", ".shared-*")  # files that a killed process may leave beside the lock
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The state of a run. With the weights and the optimizer it is all that an exact resume needs."""
-
-    step: int = 0  # steps done
-    best_step: int = -1
-    best_bits_per_token: float = float("inf")
-    validations_since_best: int = 0
-    skipped: int = 0  # batches, and what `slm.training.spikes` compares with
-    latest_losses: tuple[float, ...] = ()
-    latest_norms: tuple[float, ...] = ()
 
 
 class RunFolder:
@@ -74,6 +63,7 @@ class RunFolder:
         ranks: this process and the number of processes.
         resume: refuse a folder that is not there, before it is made.
         say: print what changed on resuming.
+        measure: what best.json calls the number that the best checkpoint was chosen by.
 
     Raises:
         InputError: the path is a file or cannot be made, or there is no run to resume.
@@ -86,6 +76,7 @@ class RunFolder:
         ranks: Ranks = Ranks(),  # noqa: B008
         resume: bool = False,
         say: bool = False,
+        measure: str = "bits_per_token",
     ) -> None:
         self.path, self._settings, self._ranks = path, settings, ranks
         self._resume, self._say = resume, say and not ranks.rank
@@ -94,6 +85,7 @@ class RunFolder:
                 raise InputError(f"{path}: is a file; name a folder for the run")
             if resume and not path.exists():
                 raise InputError(f"{path}: holds no training run; start without --resume")
+        self._saver = Saver(path, settings, ranks, measure)
         self._is_new = not path.exists() and not ranks.rank
         with ranks.together():
             path.mkdir(parents=True, exist_ok=True)
@@ -122,8 +114,8 @@ class RunFolder:
         A run that stopped before its first checkpoint starts again in both cases.
 
         Args:
-            model, optimizer: filled from the checkpoint when resuming. `slm.training.resuming` says which settings
-                may differ from the stored ones.
+            model, optimizer: filled from the checkpoint when resuming. `slm.training.checkpoints.resuming` says which
+                settings may differ from the stored ones.
             identity: of the data; must equal the stored one.
             step: go back to the checkpoint of this step and remove the later ones; None: the latest.
 
@@ -152,7 +144,8 @@ class RunFolder:
             with self._ranks.together():
                 if not self._ranks.rank:
                     self._tidy(progress, record)
-            yield progress
+            with self._saver.open():
+                yield progress
 
     def _fresh(self) -> Progress:
         if self.checkpoints():
@@ -212,54 +205,21 @@ class RunFolder:
                 leftover.unlink()
         for leftover in self.path.glob(".step-*"):  # from a run killed while saving
             shutil.rmtree(leftover)
-        self._point_to_best(progress)
+        self._saver.point_to_best(progress)
         forget_from(self.path / "log.jsonl", progress.step)
 
     def save(self, model: LanguageModel, vocabulary: Vocabulary, optimizer: Optimizers, progress: Progress) -> None:
-        """Write the checkpoint of a step, update best.json, and delete checkpoints that are not to be kept.
+        """Save the checkpoint of a step; see `Saver.save`."""
+        self._saver.save(model, vocabulary, optimizer, progress)
 
-        Raises:
-            InputError: in all processes, if one cannot write its share; nothing of the checkpoint is left then.
-        """
-        final = self.path / f"step-{progress.step:06d}"
-        temporary = self.path / f".{final.name}"
-        weights = whole_weights(model)
-        try:
-            with self._ranks.together():
-                if not self._ranks.rank:
-                    write_lm(model.config, weights, vocabulary, temporary, torch.float32)
-                    write_atomically(temporary / "progress.json", json.dumps(asdict(progress)).encode())
-            write_optimizer_state(temporary / "optimizer", model, optimizer, self._ranks)
-            seal(temporary, self._ranks)
-            with self._ranks.together():
-                if not self._ranks.rank:
-                    os.replace(temporary, final)
-                    sync_folder(self.path)
-                    self._point_to_best(progress)
-        except (InputError, OSError) as error:
-            if not self._ranks.rank:
-                shutil.rmtree(temporary, ignore_errors=True)
-            last = self.checkpoints()[-1:]
-            raise InputError(
-                f"{final}: the checkpoint cannot be written ({reason_of(error)}); the last one is "
-                f"{last[0].name if last else 'none'}: mend this, then continue with --resume"
-            ) from None
-        if not self._ranks.rank:
-            kept = self._kept(progress)
-            for folder in self.checkpoints():
-                if step_of(folder) not in kept:
-                    discard(folder)
-        self._ranks.meet()
+    @property
+    def has_failed(self) -> bool:
+        """Whether this process knows that a checkpoint could not be written."""
+        return self._saver.has_failed
 
-    def _kept(self, progress: Progress) -> set[int]:
-        """Steps whose checkpoints stay: the latest, the best, every Nth, and the last one before the decay."""
-        steps = [step_of(folder) for folder in self.checkpoints()]
-        kept = {*steps[-self._settings.keep_checkpoints :], progress.best_step}
-        if every := self._settings.keep_every:
-            kept |= {step for step in steps if step % every == 0}
-        if (begins := self._settings.decay_begins) is not None:
-            kept |= {max((step for step in steps if step <= begins), default=-1)}
-        return kept
+    def finish_saving(self) -> None:
+        """Wait until the latest checkpoint is there; see `Saver.finish`."""
+        self._saver.finish()
 
     def _recorded(self) -> dict[str, Any]:
         try:
@@ -276,8 +236,10 @@ class RunFolder:
         """Put a checkpoint into the model and the optimizer."""
         try:
             check_files(folder, self._ranks)
-            weights = read_weights(folder / "model.safetensors")
-            check_fit(model, weights, folder / "model.safetensors")
+            path = folder / (ADAPTERS if self._settings.lora else "model.safetensors")
+            weights = read_weights(path)
+            stored = model.stored_weights()
+            check_tensors(adapters_of(stored) or stored, weights, path)
             load_weights(model, weights)
             progress = dataclass_from_dict(Progress, json.loads((folder / "progress.json").read_text()), "progress")
             read_optimizer_state(folder / "optimizer", model, optimizer, self._ranks)
@@ -292,27 +254,3 @@ class RunFolder:
         if progress.best_step >= 0 and not (self.path / f"step-{progress.best_step:06d}").is_dir():
             return replace(progress, best_step=-1, best_bits_per_token=float("inf"))  # it was deleted
         return progress
-
-    def _point_to_best(self, progress: Progress) -> None:
-        if progress.best_step < 0:
-            (self.path / BEST).unlink(missing_ok=True)
-            return
-        best = {
-            "checkpoint": f"step-{progress.best_step:06d}",
-            "step": progress.best_step,
-            "bits_per_token": progress.best_bits_per_token,
-        }
-        write_atomically(self.path / BEST, (json.dumps(best, indent=2) + "\n").encode())
-
-
-def step_of(folder: Path) -> int:
-    """The step of a checkpoint's folder."""
-    return int(folder.name.removeprefix("step-"))
-
-
-def discard(folder: Path) -> None:
-    """Delete a checkpoint. It is renamed first, so that a kill does not leave a part of it as a checkpoint."""
-    hidden = folder.with_name(f".{folder.name}")
-    shutil.rmtree(hidden, ignore_errors=True)
-    os.replace(folder, hidden)
-    shutil.rmtree(hidden)
