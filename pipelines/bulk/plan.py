@@ -28,6 +28,7 @@ from pipelines.format.member_ids import SeenIds, member_id
 from pipelines.sources.cuts import PlannedCut, Selection, SourceCut
 from pipelines.sources.manifests import content_digest, read_cuts
 from pipelines.storage.folders import remove_tree, sizes_in
+from pipelines.storage.leases import StillHeld
 from tokenizer.errors import InputError
 from tokenizer.runs.settings import differences
 
@@ -92,8 +93,11 @@ def identify(
     }
 
 
-def load_or_make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
+def load_or_make_plan(layout: Layout, identity: dict[str, Any], still_held: StillHeld = lambda: None) -> Plan:
     """The plan of an interrupted run, or a new one.
+
+    Args:
+        still_held: called before every change; raises when another run may be planning.
 
     Raises:
         InputError: the folder holds a run made from something else, or files that belong to no run.
@@ -105,7 +109,7 @@ def load_or_make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
     for folder in (layout.shards, layout.index, layout.packed):
         if sizes_in(folder):
             raise InputError(f"{folder} has files that belong to no known run; give another OUT or remove that folder")
-    return make_plan(layout, identity)
+    return make_plan(layout, identity, still_held)
 
 
 def refuse_difference(layout: Layout, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -141,21 +145,24 @@ class SelectedCuts:
         raise StopIteration
 
 
-def make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
+def make_plan(layout: Layout, identity: dict[str, Any], still_held: StillHeld = lambda: None) -> Plan:
     """Divide the input into shards, and store that. The same identity gives the same plan."""
     folder = cut_lists(layout)
+    still_held()
     remove_tree(folder)  # cut lists of a plan that was never finished
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        plan = _divide(layout, identity)
+        plan = _divide(layout, identity, still_held)
+        still_held()
     except BaseException:
+        still_held()  # else they are those of another run, which has taken over
         remove_tree(folder)
         raise
     write_plan(layout, plan)
     return plan
 
 
-def _divide(layout: Layout, identity: dict[str, Any]) -> Plan:
+def _divide(layout: Layout, identity: dict[str, Any], still_held: StillHeld) -> Plan:
     """The cut lists of all shards to disk."""
     sharding, seen = Sharding(**identity["sharding"]), SeenIds()
     source = SelectedCuts(identity["input"]["paths"], Selection(**identity.get("selection", {})))
@@ -174,6 +181,7 @@ def _divide(layout: Layout, identity: dict[str, Any]) -> Plan:
         pending: deque[Future[None]] = deque()
         while first := next(source, None):
             number, data = len(shards), cut_list(shard_from(first))
+            still_held()
             pending.append(pool.submit(write_cut_list, layout, number, data))
             if len(pending) > WRITERS:
                 pending.popleft().result()

@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -32,7 +32,7 @@ from pipelines.format.ledger import Receipt, read_receipts
 from pipelines.sources.cuts import Selection
 from pipelines.sources.manifests import find_inputs
 from pipelines.storage.folders import Folder, remove_tree
-from pipelines.storage.locks import StillHeld
+from pipelines.storage.leases import StillHeld
 from tokenizer.errors import InputError
 from tokenizer.files import check_place
 from tokenizer.machine import check_device
@@ -134,10 +134,12 @@ def tokenize(job: Job) -> Result:
         else:
             if has_plan(layout):
                 job = replace(job, executor=job.executor.after_interruption())
-            with _one_part_at_a_time(job, layout, "plan"):
-                plan = load_or_make_plan(layout, identity)
+            with _one_part_at_a_time(job, layout, "plan", lambda: has_plan(layout)) as planning:
+                if layout.dataset.exists():  # the others have finished it since this part looked
+                    return Result(layout.out, read_description(layout).totals, True, time.monotonic() - began, 0.0)
+                plan = load_or_make_plan(layout, identity, planning)
         speed = do_shards(job, layout, plan, codec, kept, still_held)
-        with _one_part_at_a_time(job, layout, "finish"):
+        with _one_part_at_a_time(job, layout, "finish", layout.dataset.exists):
             totals, left = _finish(job, layout, plan, codec)
     return Result(layout.out, totals, False, time.monotonic() - began, speed, left)
 
@@ -219,8 +221,10 @@ def _finish(job: Job, layout: Layout, plan: Plan, codec: Codec) -> tuple[Totals,
     return finalize(layout, plan, CodecEntry.of(codec), done).totals, 0
 
 
-def _one_part_at_a_time(job: Job, layout: Layout, what: str) -> contextlib.AbstractContextManager[None]:
-    return once(layout, what) if job.part else contextlib.nullcontext()
+def _one_part_at_a_time(
+    job: Job, layout: Layout, what: str, done: Callable[[], bool]
+) -> contextlib.AbstractContextManager[StillHeld]:
+    return once(layout, what, done) if job.part else contextlib.nullcontext(lambda: None)
 
 
 def _failed_too_much(receipt: Receipt, max_rate: float) -> bool:

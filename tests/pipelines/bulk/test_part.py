@@ -149,5 +149,8 @@ def test_planning_that_is_refused_leaves_nothing(run, tmp_path):
 
 def test_once_is_one_at_a_time(tmp_path):
     layout = Layout(tmp_path)
-    with once(layout, "plan"), open(layout.work / "plan.lock") as lock, pytest.raises(BlockingIOError):
+    with once(layout, "plan", lambda: False), open(layout.work / "plan.lock") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    (layout.work / "plan.lock").unlink()
+    with once(layout, "plan", lambda: True):
+        assert not (layout.work / "plan.lock").exists()
