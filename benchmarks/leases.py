@@ -53,10 +53,19 @@ class Crowd:
             os.unlink(self.file)
 
 
-def contend(path: Folder, contenders: int, crowd: Crowd, start: Any, found: Any, timing: dict[str, float]) -> None:
-    """One process: so many threads that take the lock once each."""
+def contend(
+    path: Folder, contenders: int, crowd: Crowd, start: Any, found: Any, timing: dict[str, float], delay: float
+) -> None:
+    """One process: so many threads that take the lock once each. Every request waits `delay` s first."""
     for name, seconds in timing.items():
         setattr(leases, name, seconds)
+    request = RemotePath._request
+
+    def late(path: RemotePath, *arguments: Any, **options: Any) -> Any:
+        time.sleep(delay)
+        return request(path, *arguments, **options)
+
+    RemotePath._request = late  # type: ignore[method-assign]
 
     def once() -> None:
         start.wait()
@@ -77,9 +86,11 @@ def contend(path: Folder, contenders: int, crowd: Crowd, start: Any, found: Any,
         thread.join()
 
 
-def rounds(root: Folder, number: int, contenders: int, processes: int, timing: dict[str, float]) -> dict[str, Any]:
+def rounds(
+    root: Folder, number: int, contenders: int, processes: int, timing: dict[str, float], delay: float
+) -> dict[str, Any]:
     """Play so many rounds below `root`, each with a lock of its own."""
-    context = multiprocessing.get_context("spawn" if isinstance(root, RemotePath) else "fork")
+    context: Any = multiprocessing.get_context("spawn" if isinstance(root, RemotePath) else "fork")
     turns = twice = 0
     errors: list[str] = []
     spans: list[float] = []
@@ -93,7 +104,7 @@ def rounds(root: Folder, number: int, contenders: int, processes: int, timing: d
         with tempfile.TemporaryDirectory() as folder:
             start, found = context.Barrier(contenders), context.Queue()
             share = contenders // processes
-            options = (path, share, Crowd(folder), start, found, timing)
+            options = (path, share, Crowd(folder), start, found, timing, delay)
             workers = [context.Process(target=contend, args=options) for _ in range(processes)]
             for worker in workers:
                 worker.start()
@@ -123,7 +134,7 @@ def main() -> None:
     parser.add_argument("--contenders", type=int, default=64)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rounds", type=int, nargs="+", default=[10], help="one number, or one per latency")
-    parser.add_argument("--milliseconds", type=float, nargs="+", default=[0.0], help="added to each request of moto")
+    parser.add_argument("--milliseconds", type=float, nargs="+", default=[0.0], help="added to each request")
     parser.add_argument("--look", type=float, default=0.25, help="LOOK_SECONDS of the leases")
     parser.add_argument("--silence", type=float, default=8.0, help="SILENCE_SECONDS; a quarter of it is BEAT_SECONDS")
     args = parser.parse_args()
@@ -132,14 +143,15 @@ def main() -> None:
     for milliseconds, number in zip(args.milliseconds, numbers, strict=True):
         with contextlib.ExitStack() as stack:
             root: Folder
+            delay = 0.0
             if args.store == "local":
                 root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             elif args.store == "moto":
                 stack.enter_context(slow_s3(milliseconds / 1000))
                 root = RemotePath("s3://speech/leases")
             else:
-                root = RemotePath(args.url)
-            found = rounds(root, number, args.contenders, args.processes, timing)
+                root, delay = RemotePath(args.url), milliseconds / 1000
+            found = rounds(root, number, args.contenders, args.processes, timing, delay)
             print(json.dumps({"store": args.store, "milliseconds": milliseconds, **found}), flush=True)
 
 
