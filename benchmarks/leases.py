@@ -65,7 +65,7 @@ def contend(
         time.sleep(delay)
         return request(path, *arguments, **options)
 
-    RemotePath._request = late  # type: ignore[method-assign]
+    RemotePath._request = late  # type: ignore
 
     def once() -> None:
         start.wait()
