@@ -26,7 +26,7 @@ from pipelines.bulk.stored_plan import (
 from pipelines.format.layout import Layout
 from pipelines.format.member_ids import SeenIds, member_id
 from pipelines.sources.cuts import PlannedCut, Selection, SourceCut
-from pipelines.sources.manifests import content_digest, read_cuts
+from pipelines.sources.manifests import content_digest, places_of, read_cuts
 from pipelines.storage.folders import remove_tree, sizes_in
 from pipelines.storage.leases import StillHeld
 from tokenizer.errors import InputError
@@ -114,7 +114,10 @@ def load_or_make_plan(layout: Layout, identity: dict[str, Any], still_held: Stil
 
 def refuse_difference(layout: Layout, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise InputError naming every option in which a folder's run differs from the one asked for."""
-    if found := differences(stored, wanted):
+    found = differences(stored, wanted)
+    if found and found[0].name == "input.paths" and places_of(found[0].stored) == places_of(found[0].wanted):
+        found = found[1:]  # the matches of a glob, which earlier versions stored one by one
+    if found:
         raise InputError(
             f"{layout.out} holds a run made from something else: "
             f"{'; '.join(difference.sentence(NAMES) for difference in found)}. Give the same input and options to "
