@@ -12,6 +12,7 @@ cut off for long can only change or free its own generation, which no one heeds 
 
     free or silent generation n   ->  create n+1; refused: another was faster, wait for it
     created n+1                   ->  list: is it the highest? If not, the list that showed n was old; wait
+                                      (the file stays, and the holder of the highest removes it)
     holder of n+1                 ->  removes the generations below; at the end marks its own as free
 
 All of this needs conditional creation and listings that show what was written before (S3, Google's, Azure's and
@@ -52,6 +53,9 @@ LOOKS_AT_A_TIME = 16
 
 StillHeld = Callable[[], None]
 """Raises InputError when another run has taken the lock, or may soon; which can only happen to a lease."""
+
+
+_conditional: dict[str, bool] = {}  # whether a store refuses to create a file that exists, as far as is known
 
 
 class NotNeeded(Exception):
@@ -134,11 +138,33 @@ class _Holder:
                     time.sleep(LOOK_SECONDS * random.uniform(0.5, 1.5))
                     continue
             self.number, self.confirmed = number + 1, time.monotonic()
-            if not _create(self.mine, self.content()):
-                continue
-            if max(_numbers(self.path), default=-1) == self.number:
+            if self.made(self.content()):
                 return
-            self.mine.unlink(missing_ok=True)
+
+    def made(self, data: bytes) -> bool:
+        """Make this generation, if no other run does. Returns whether this run now has the lease."""
+        if not self.mine.create(data):
+            return False
+        store = origin(self.path.url)
+        if store not in _conditional:
+            refuses = not self.mine.looks_then_writes() and not self.mine.create(data + b" ")
+            if not refuses and not self.is_newest():  # it may have been removed before it was made again
+                return False
+            _conditional[store] = refuses
+        if not _conditional[store]:
+            log.warning("%s: no conditional writes there; do not start several runs at the same moment", self.path)
+            self.mine.write_bytes(data)
+            time.sleep(SETTLE_SECONDS)
+        # Ceph may answer two that create one file at the same moment with yes, and keep what one of them wrote.
+        return self.is_newest() and self.holds(data)
+
+    def is_newest(self) -> bool:
+        return max(_numbers(self.path), default=-1) == self.number
+
+    def holds(self, data: bytes) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return self.mine.read_bytes() == data
+        return False
 
     def keep(self) -> None:
         with contextlib.suppress(Exception):  # what is left there changes nothing
@@ -153,7 +179,7 @@ class _Holder:
         """Show that the holder is alive, unless another has the lease."""
         with self.writing:
             began = time.monotonic()
-            if max(_numbers(self.path), default=-1) != self.number:
+            if not self.is_newest():
                 self.lost.set()
                 return
             self.beat += 1
@@ -174,7 +200,7 @@ class _Holder:
 
     def release(self) -> None:
         with contextlib.suppress(InputError):  # the store does not answer; then the lease ends by silence
-            if max(_numbers(self.path), default=-1) == self.number:
+            if self.is_newest():
                 self.mine.write_bytes(self.content(free=True))
 
 
@@ -220,26 +246,6 @@ def _numbers(path: RemotePath) -> list[int]:
 
 def _generation(path: RemotePath, number: int) -> RemotePath:
     return path.parent / (f"{path.name}.{number}" if number else path.name)
-
-
-_conditional: dict[str, bool] = {}  # whether a store refuses to create a file that exists, as far as is known
-
-
-def _create(path: RemotePath, data: bytes) -> bool:
-    """Make a file that no other run makes too; False where another was faster."""
-    if not path.create(data):
-        return False
-    store = origin(path.url)
-    if store not in _conditional:
-        _conditional[store] = not path.looks_then_writes() and not path.create(data + b" ")
-    if _conditional[store]:
-        return True
-    log.warning("%s: this store knows no conditional writes; do not start several runs at the same moment", path)
-    path.write_bytes(data)
-    time.sleep(SETTLE_SECONDS)
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes() == data
-    return False
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
