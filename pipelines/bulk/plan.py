@@ -26,7 +26,7 @@ from pipelines.bulk.stored_plan import (
 from pipelines.format.layout import Layout
 from pipelines.format.member_ids import SeenIds, member_id
 from pipelines.sources.cuts import PlannedCut, Selection, SourceCut
-from pipelines.sources.manifests import content_digest, places_of, read_cuts
+from pipelines.sources.manifests import content_digest, manifests_state, places_of, read_cuts
 from pipelines.storage.folders import remove_tree, sizes_in
 from pipelines.storage.leases import StillHeld
 from tokenizer.errors import InputError
@@ -74,7 +74,12 @@ class Sharding:
 
 
 def identify(
-    inputs: list[str], selection: Selection, sharding: Sharding, encoding: dict[str, Any], fingerprint: str
+    inputs: list[str],
+    selection: Selection,
+    sharding: Sharding,
+    encoding: dict[str, Any],
+    fingerprint: str,
+    plan: Plan | None = None,
 ) -> dict[str, Any]:
     """What a run is made from, without reading the audio. Two runs with equal identities write equal shards.
 
@@ -82,10 +87,14 @@ def identify(
         inputs: of `find_inputs`.
         encoding: of `Encoding.to_dict`.
         fingerprint: of the codec.
+        plan: of an earlier run; manifests that were not written since are not read again.
     """
     chosen = selection.to_dict()
+    known = None
+    if plan is not None and plan.input_state and plan.identity["input"]["paths"] == inputs:
+        known = plan.identity["input"]["sha256"] if manifests_state(inputs) == plan.input_state else None
     return {
-        "input": {"paths": inputs, "sha256": content_digest(inputs)},
+        "input": {"paths": inputs, "sha256": known or content_digest(inputs)},
         **({"selection": chosen} if chosen else {}),
         "sharding": {name: value for name, value in asdict(sharding).items() if value},
         "encoding": encoding,
@@ -167,7 +176,7 @@ def make_plan(layout: Layout, identity: dict[str, Any], still_held: StillHeld = 
 
 def _divide(layout: Layout, identity: dict[str, Any], still_held: StillHeld) -> Plan:
     """The cut lists of all shards to disk."""
-    sharding, seen = Sharding(**identity["sharding"]), SeenIds()
+    sharding, seen, state = Sharding(**identity["sharding"]), SeenIds(), manifests_state(identity["input"]["paths"])
     source = SelectedCuts(identity["input"]["paths"], Selection(**identity.get("selection", {})))
     shards: list[PlannedShard] = []
 
@@ -193,4 +202,4 @@ def _divide(layout: Layout, identity: dict[str, Any], still_held: StillHeld) -> 
     if not shards:
         skipped = f" but {source.skipped} that are too short or too long" if source.skipped else ""
         raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it{skipped}; expected at least one")
-    return Plan(identity, tuple(shards), seen.duplicates, source.skipped)
+    return Plan(identity, tuple(shards), seen.duplicates, source.skipped, state)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.executors.base import Executor
@@ -24,14 +25,14 @@ from pipelines.bulk.finalize import count, finalize, reopen, shards_with_failure
 from pipelines.bulk.ownership import Part, once, only_run, refuse_strange_folder, shards_of
 from pipelines.bulk.plan import Sharding, identify, load_or_make_plan, make_plan, refuse_difference
 from pipelines.bulk.progress import ProgressBar
-from pipelines.bulk.stored_plan import Plan, has_plan
+from pipelines.bulk.stored_plan import Plan, has_plan, read_plan
 from pipelines.bulk.tasks import Event, ShardWork, Task
 from pipelines.format.description import CodecEntry, Totals, read_description
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Receipt, read_receipts
 from pipelines.sources.cuts import Selection
 from pipelines.sources.manifests import find_inputs
-from pipelines.storage.folders import Folder, remove_tree
+from pipelines.storage.folders import Folder, remove_tree, sizes_in
 from pipelines.storage.leases import StillHeld
 from tokenizer.errors import InputError
 from tokenizer.files import check_place
@@ -53,6 +54,7 @@ class Job:
         max_quarantine_rate: stop when more than this share of all planned cuts has failed.
         selection: which cuts and channels of the source take part.
         retry_quarantined: when the dataset is finished, try again the cuts that failed, and nothing else.
+        plan_only: divide the input into shards, store that, and end: what parts would otherwise wait for.
         log: a file outside of `out` to append a line to for each finished shard, with the time.
     """
 
@@ -65,6 +67,7 @@ class Job:
     max_quarantine_rate: float = 0.5
     selection: Selection = field(default_factory=Selection)
     retry_quarantined: bool = False
+    plan_only: bool = False
     log: Path | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +75,8 @@ class Job:
             raise InputError(f"max_quarantine_rate is {self.max_quarantine_rate}, expected a share from 0 to 1")
         if self.part is not None and self.retry_quarantined:
             raise InputError("retry_quarantined is for all of a finished dataset; leave out --part")
+        if self.plan_only and (self.part is not None or self.retry_quarantined):
+            raise InputError("plan_only is for all of an input; leave out --part and --retry-quarantined")
         self.executor.check_device(self.encoding.device)
         if self.log is not None:
             check_place(self.log)
@@ -93,7 +98,7 @@ class Result:
 
     Attributes:
         totals: those of `dataset.json`; while other parts still have to do `shards_left` shards, those of the shards
-            that are done.
+            of this part. `planned` and `skipped` are always of the whole input.
         was_complete: there was nothing to do.
     """
 
@@ -117,7 +122,10 @@ def tokenize(job: Job) -> Result:
     layout = Layout(job.out.absolute())
     codec = load_codec(job)
     inputs = find_inputs(job.source)
-    identity = identify(inputs, job.selection, job.sharding, job.encoding.to_dict(), codec.fingerprint)
+
+    def identity(plan: Plan | None = None) -> dict[str, Any]:
+        return identify(inputs, job.selection, job.sharding, job.encoding.to_dict(), codec.fingerprint, plan)
+
     if layout.dataset.exists():  # one of another program is refused before anything is made
         refuse_strange_folder(layout)
         read_description(layout)
@@ -125,10 +133,10 @@ def tokenize(job: Job) -> Result:
         kept: Mapping[int, float] = {}
         if layout.dataset.exists():
             description = read_description(layout)
-            refuse_difference(layout, description.made_from, identity)
+            refuse_difference(layout, description.made_from, identity())
             if not (job.retry_quarantined and description.totals.quarantined):
                 return Result(layout.out, description.totals, True, time.monotonic() - began, 0.0)
-            plan = make_plan(layout, identity)
+            plan = make_plan(layout, identity())
             kept = reopen(layout, description, plan, shards_with_failures(description, plan))
             job = replace(job, max_quarantine_rate=1.0)  # the first run kept to it, and no further cuts can fail
         else:
@@ -137,8 +145,15 @@ def tokenize(job: Job) -> Result:
             with _one_part_at_a_time(job, layout, "plan", lambda: has_plan(layout)) as planning:
                 if layout.dataset.exists():  # the others have finished it since this part looked
                     return Result(layout.out, read_description(layout).totals, True, time.monotonic() - began, 0.0)
-                plan = load_or_make_plan(layout, identity, planning)
+                stored = read_plan(layout) if has_plan(layout) else None
+                plan = load_or_make_plan(layout, identity(stored), planning)
+        if job.plan_only:
+            return Result(layout.out, count(plan, []), False, time.monotonic() - began, 0.0, len(plan.shards))
         speed = do_shards(job, layout, plan, codec, kept, still_held)
+        if job.part is not None and (left := _without_receipt(layout, plan)):
+            ours = read_receipts(layout, shards_of(job.part, len(plan.shards)))
+            totals = count(plan, [receipt for receipt in ours if receipt is not None])
+            return Result(layout.out, totals, False, time.monotonic() - began, speed, left)
         with _one_part_at_a_time(job, layout, "finish", layout.dataset.exists):
             totals, left = _finish(job, layout, plan, codec)
     return Result(layout.out, totals, False, time.monotonic() - began, speed, left)
@@ -206,6 +221,12 @@ def do_shards(
         return bar.times_real_time
 
 
+def _without_receipt(layout: Layout, plan: Plan) -> int:
+    """How many shards have no receipt, by its name alone; 0 when the dataset is finished and they are gone."""
+    left = len(plan.shards) - len(sizes_in(layout.receipts))
+    return 0 if layout.dataset.exists() else max(left, 0)
+
+
 def _finish(job: Job, layout: Layout, plan: Plan, codec: Codec) -> tuple[Totals, int]:
     """Write `dataset.json` if all shards are done. Returns the totals, and how many shards are left for other parts."""
     receipts = read_receipts(layout, range(len(plan.shards)))
@@ -243,19 +264,31 @@ def _stop_when_too_many_fail(job: Job, plan: Plan, quarantined: int, latest: Rec
     )
 
 
+PATIENT_SIGNALS = 2  # that end a run in order; one more ends the process at once
+
+
 @contextlib.contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM (a scheduler's time limit) end the run in the same order as Ctrl-C does."""
+    """Let SIGTERM (a scheduler's time limit) end the run in the same order as Ctrl-C does. A second signal does not
+    disturb that; a third ends the process at once, as `kill -9` would."""
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
+    seen = 0
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            raise KeyboardInterrupt
+        if seen > PATIENT_SIGNALS:
+            os._exit(128 + number)
+        os.write(2, b"stopping: finished shards stay, unfinished ones are removed; once more ends this at once\n")
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

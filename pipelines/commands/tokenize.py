@@ -102,6 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="when OUT is finished: try again the cuts in quarantine.jsonl, and nothing else",
     )
     parser.add_argument(
+        "--plan-only",
+        action="store_true",
+        help="divide the input into shards, store that in OUT, and end; parts that start then wait for nothing, and "
+        "read no manifest",
+    )
+    parser.add_argument(
         "--log",
         type=Path,
         metavar="FILE",
@@ -132,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
             executor=executor,
             max_quarantine_rate=args.max_quarantine_rate,
             retry_quarantined=args.retry_quarantined,
+            plan_only=args.plan_only,
             log=args.log,
         )
     )
@@ -149,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         )
         print()
     else:
-        print(_sentence(result))
+        print(_planned(result) if args.plan_only and result.shards_left else _sentence(result))
     return 0
 
 
@@ -162,6 +169,13 @@ def read_executor(args: argparse.Namespace) -> Executor:
     check_workers(args.workers)
     executor = EXECUTORS[args.executor or args.engine](args)
     return ArrayTask(read_part(args.part), executor) if args.part else executor
+
+
+def _planned(result: Result) -> str:
+    return (
+        f"{result.out}: planned {counted(result.totals.planned, 'cut')} in {counted(result.shards_left, 'shard')}; the "
+        "same command without --plan-only, or with --part, tokenizes them"
+    )
 
 
 def _sentence(result: Result) -> str:

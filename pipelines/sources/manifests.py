@@ -35,6 +35,7 @@ from pipelines.storage.places import (
     open_place,
     parent,
     size_of,
+    version_of,
 )
 from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.errors import InputError
@@ -123,6 +124,17 @@ def content_digest(inputs: list[str]) -> str:
                 with open_place(file) as stream:
                     while block := stream.read(1 << 20):
                         digest.update(block)
+    return digest.hexdigest()
+
+
+def manifests_state(inputs: list[str]) -> str | None:
+    """Text that changes when a manifest was written anew: sizes, and times or what a store calls a version. None where
+    an input is a folder, of which only a look at every file could tell."""
+    digest = hashlib.sha256()
+    for place in places_of(inputs):
+        if is_folder(place) or not (version := version_of(place)):
+            return None
+        digest.update(os.fsencode(place) + b"\0" + version.encode() + b"\n")
     return digest.hexdigest()
 
 
