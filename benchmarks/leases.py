@@ -135,8 +135,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rounds", type=int, nargs="+", default=[10], help="one number, or one per latency")
     parser.add_argument("--milliseconds", type=float, nargs="+", default=[0.0], help="added to each request")
-    parser.add_argument("--look", type=float, default=0.25, help="LOOK_SECONDS of the leases")
-    parser.add_argument("--silence", type=float, default=8.0, help="SILENCE_SECONDS; a quarter of it is BEAT_SECONDS")
+    parser.add_argument("--look", type=float, default=1.0, help="LOOK_SECONDS of the leases")
+    parser.add_argument("--silence", type=float, default=10.0, help="SILENCE_SECONDS; a quarter of it is BEAT_SECONDS")
     args = parser.parse_args()
     timing = {"LOOK_SECONDS": args.look, "SILENCE_SECONDS": args.silence, "BEAT_SECONDS": args.silence / 4}
     numbers = args.rounds * len(args.milliseconds) if len(args.rounds) == 1 else args.rounds

@@ -18,8 +18,10 @@ from pipelines.bulk.executors.ray import Ray
 from pipelines.bulk.executors.slurm import ArrayTask, read_part
 from pipelines.bulk.run import Job, Result, tokenize
 from pipelines.commands.corpus_options import (
+    HOURS,
     add_selection_arguments,
     add_sharding_arguments,
+    default_shard_hours,
     read_selection,
     read_sharding,
 )
@@ -127,12 +129,14 @@ def run(args: argparse.Namespace) -> int:
                 f"{args.device}: it decides the bytes, and what the memory of a GPU allows differs between machines"
             )
         batch_seconds = default_batch_seconds(Layout(args.out), args.codec, args.device)
+    unsaid = args.shard_hours is None and args.shard_cuts is None
+    hours = default_shard_hours(args.source, Layout(args.out)) if unsaid else HOURS
     result = tokenize(
         Job(
             source=args.source,
             out=args.out,
             codec=args.codec,
-            sharding=read_sharding(args),
+            sharding=read_sharding(args, hours),
             selection=read_selection(args),
             encoding=Encoding(batch_seconds=batch_seconds, device=args.device),
             executor=executor,

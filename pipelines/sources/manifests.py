@@ -41,6 +41,7 @@ from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.errors import InputError
 
 MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz")
+UNPACKED = 10  # times its size that a packed manifest has, about
 NAMED_ONE_BY_ONE = 100  # matches of a glob
 
 
@@ -136,6 +137,18 @@ def manifests_state(inputs: list[str]) -> str | None:
             return None
         digest.update(os.fsencode(place) + b"\0" + version.encode() + b"\n")
     return digest.hexdigest()
+
+
+def manifest_bytes(inputs: list[str]) -> int:
+    """Bytes of the lists of cuts among the inputs, as large as they are unpacked, about."""
+    total = 0
+    for place in places_of(inputs):
+        if place.endswith(MANIFEST_SUFFIXES):
+            total += _size(place) * (UNPACKED if place.endswith(".gz") else 1)
+        elif is_folder(place) and is_shar(place):
+            lists = [name for name in names_in(place) if name.startswith("cuts.")]
+            total += sum(_size(join(place, name)) * (UNPACKED if name.endswith(".gz") else 1) for name in lists)
+    return total
 
 
 def _size(place: str) -> int:

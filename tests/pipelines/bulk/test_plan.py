@@ -127,3 +127,14 @@ def test_matches_of_a_glob_that_were_stored_one_by_one_are_those_of_the_glob(tmp
     wanted = identify([str(tmp_path / "*.jsonl")], Selection(), Sharding(cuts=2), {}, CODEC)
     with pytest.raises(InputError, match="the input was"):
         refuse_difference(Layout(tmp_path / "out"), stored, wanted)
+
+
+def test_large_manifests_make_large_shards_unless_a_run_began_with_others(tmp_path, monkeypatch):
+    from pipelines.commands import corpus_options
+    from pipelines.commands.corpus_options import default_shard_hours
+
+    layout, _ = make(tmp_path, [10.0] * 8, Sharding(hours=2.5))
+    manifest = str(tmp_path / "cuts.jsonl")
+    assert default_shard_hours(manifest) == 1.0 and default_shard_hours(manifest, layout) == 2.5
+    monkeypatch.setattr(corpus_options, "LARGE_BYTES", 100)
+    assert default_shard_hours(manifest) == 10.0 and default_shard_hours(manifest, layout) == 2.5
