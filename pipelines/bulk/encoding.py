@@ -26,7 +26,7 @@ import numpy as np
 
 from pipelines.format.ledger import Outcome, Quarantined, quarantine
 from pipelines.sources.audio import expected_samples, read_resampled
-from pipelines.sources.cuts import CutError, PlannedCut
+from pipelines.sources.cuts import CutError, PlannedCut, is_remote
 from tokenizer.chunks import regrouped
 from tokenizer.errors import InputError
 
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 LONG_SECONDS = 60.0  # longer cuts are encoded alone, in windows
 WINDOW_SECONDS = 10.0
 READERS = 2  # threads that read and resample
+REMOTE_READERS = 16  # where audio lies behind URLs, so that most of them wait for answers
 BATCHES_AHEAD = 2
 ATTEMPTS = 2  # a cut that fails is tried once more, alone
 CPU_THREADS = 1  # of torch, in every executor: another number of threads sums in another order
@@ -111,7 +112,8 @@ def encode_cuts(
     outcomes = dict(settled)
     long_seconds = LONG_SECONDS if codec.causal else codec.longest_seconds
     batches, long_cuts = lay_out(samples, codec.sample_rate_in, encoding.batch_seconds, long_seconds)
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read-audio") as pool, _cancelled_on_exit(pool):
+    readers = REMOTE_READERS if any(map(is_remote, cuts)) else READERS
+    with ThreadPoolExecutor(readers, thread_name_prefix="read-audio") as pool, _cancelled_on_exit(pool):
         progress(sum(cuts[i].seconds for i, outcome in settled.items() if isinstance(outcome, Quarantined)))
         for batch, waves in _read_ahead(batches, cuts, samples, codec.sample_rate_in, pool, settled):
             outcomes.update(_encode_batch(batch, waves, cuts, samples, codec, encoding.device))

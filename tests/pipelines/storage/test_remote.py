@@ -231,6 +231,26 @@ def test_parts_behind_a_url(finished, audio_folder, run, bucket, file_bytes):
     assert remote_bytes(bucket) == file_bytes(finished)
 
 
+def test_ten_parts_that_start_together_behind_a_dead_lock(finished, audio_folder, run, bucket, file_bytes):
+    (bucket / "work/plan.lock").write_bytes(b'{"host": "gone", "process": 1, "lease": "dead", "beat": 7}')
+    errors, start = [], threading.Barrier(10)
+
+    def part(number):
+        start.wait()
+        try:
+            run(audio_folder, bucket, part=Part(number, 10))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=part, args=(number,)) for number in range(1, 11)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert remote_bytes(bucket) == file_bytes(finished)
+
+
 def test_failed_cuts_are_tried_again(write_manifest, speech, run, bucket, tmp_path):
     manifest = write_manifest({f"cut-{i}": speech(i, 0.4) for i in range(4)})
     (tmp_path / "audio/2.wav").rename(tmp_path / "2.wav")
