@@ -18,22 +18,32 @@ SMALLEST, LARGEST = 8 << 10, 4 << 20  # bytes of a request that reads on
 KEPT = 6  # pieces of a file, for decoders that go back and forth between two places
 HEADS = 256  # files whose first bytes and size are remembered
 HEAD_BYTES = 1 << 16
+WITHOUT_RANGES = 32 << 20  # bytes of a file on a server that answers with all of it
 
 
-def fetch(place: str, begin: int, end: int, hosts: tuple[str, ...] | None = None) -> bytes:
-    """Bytes [begin, end) of a file behind a URL by one request; fewer at its end.
+def fetch(place: str, begin: int, end: int, hosts: tuple[str, ...] | None = None, size: int | None = None) -> bytes:
+    """Bytes [begin, end) of a file behind a URL by one request; fewer at its end. `size` of the whole file, which HTTP
+    needs.
 
     Raises:
         FileNotFoundError, and other errors of the request.
+        OSError: the server answers no ranges, and the file is too large to be fetched whole for each.
     """
     files, path = open_file_system(place, hosts)
 
     def request() -> bytes:
         if _answers_ranges(place):
             return files.cat_file(path, start=begin, end=end)
-        with files.open(path, "rb", cache_type="readahead", block_size=max(SMALLEST, end - begin)) as file:
-            file.seek(begin)
-            return file.read(end - begin)
+        try:
+            with files.open(
+                path, "rb", size=size, cache_type="readahead", block_size=max(SMALLEST, end - begin)
+            ) as file:
+                file.seek(begin)
+                return file.read(end - begin)
+        except ValueError as error:  # the server has answered with the whole file
+            if size is None or size > WITHOUT_RANGES:
+                raise OSError(f"its server answers no requests for a part of it ({error}); copy it first") from error
+            return files.cat_file(path)[begin:end]
 
     return retried(request, origin(place)) if end > begin else b""
 
@@ -74,7 +84,7 @@ def head_of(place: str, first: int = HEAD_BYTES, hosts: tuple[str, ...] | None =
     if data is not None and len(data) < first:
         return Head(data, len(data))
     size = size_of(place, hosts)
-    head = Head(fetch(place, 0, min(first, size), hosts) if data is None else data, size)
+    head = Head(fetch(place, 0, min(first, size), hosts, size) if data is None else data, size)
     with _heads_lock:
         _heads[place, hosts] = Head(head.data[:HEAD_BYTES], size)
         while len(_heads) > HEADS:
@@ -117,6 +127,7 @@ class RangedBytes:
     ) -> None:
         self.size = size
         self._place, self._offset, self._hosts, self._expected = place, offset, hosts, expected
+        self._whole = None if offset else size  # of the file
         self._least = min(max(SMALLEST, expected // 32), HEAD_BYTES)
         self._head = head
         self._pieces: OrderedDict[int, bytes] = OrderedDict()
@@ -150,7 +161,7 @@ class RangedBytes:
         run = self._runs.pop(offset, 0)
         ahead = max(self._least, (self._expected - run) // 2 if run < self._expected else run // 16) if run else 0
         last = min(self.size, max(end, offset + min(LARGEST, max(ahead, self._least))))
-        data = fetch(self._place, self._offset + offset, self._offset + last, self._hosts)
+        data = fetch(self._place, self._offset + offset, self._offset + last, self._hosts, self._whole)
         self._pieces[offset] = data
         self._runs[offset + len(data)] = run + len(data)
         while len(self._pieces) > KEPT:

@@ -1,7 +1,10 @@
 """What is fetched of audio behind URLs: little more than what is decoded, by few requests."""
 
+import http.server
 import io
 import os
+import threading
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -124,3 +127,56 @@ def test_any_order_of_reads_gives_the_bytes_of_the_file():
         )
         assert source.read_at(at, size) == data[100:290_100][at : at + size]
         at += size
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Files of a dictionary, in ranges where `ranges` says so; counts what was asked."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str]] = []
+    ranges = True
+
+    def do_HEAD(self):
+        self.answer(False)
+
+    def do_GET(self):
+        self.answer(True)
+
+    def answer(self, body):
+        self.asked.append(self.command)
+        data, part = self.files[self.path], self.headers.get("Range")
+        partial = self.ranges and part and body
+        if partial:
+            begin, _, end = part.removeprefix("bytes=").partition("-")
+            sent = data[int(begin) : int(end) + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {begin}-{end}/{len(data)}")
+        else:
+            sent = data
+            self.send_response(200)
+        if self.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        if body:
+            self.wfile.write(sent)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_http_with_and_without_ranges(has_ranges, monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server.handle_error = lambda *arguments: None  # a client that has read enough goes away
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(Server, "ranges", has_ranges)
+    Server.files.update({"/long.wav": encoded(noise(20), 44100, "WAV"), "/small.wav": encoded(noise(1), 44100, "WAV")})
+    url = f"http://127.0.0.1:{server.server_port}"
+    (long,), (small,) = read_cuts([f"{url}/long.wav"]), read_cuts([f"{url}/small.wav"])
+    part = SourceCut({**long.cut, "start": 12.0, "duration": 2.0})
+    assert len(read_wave(long, 16000)) == 320000
+    np.testing.assert_allclose(read_wave(part, 16000)[100:-100], read_wave(long, 16000)[192100:223900], atol=1e-3)
+    Server.asked.clear()
+    assert len(read_wave(small, 16000)) == 16000 and Server.asked.count("GET") == (1 if has_ranges else 2)
+    server.shutdown()
