@@ -119,7 +119,8 @@ class _Holder:
         while True:
             if done():
                 raise NotNeeded
-            now = newest(self.path)
+            watching = seen is not None and time.monotonic() - since < SILENCE_SECONDS
+            now = seen if seen is not None and watching and _is_unchanged(self.path, seen) else newest(self.path)
             changed = seen is not None and now != seen
             if now != seen:
                 seen, since = now, time.monotonic()
@@ -236,6 +237,16 @@ def newest(path: RemotePath) -> tuple[int, bytes | None]:
             return max(numbers), _generation(path, max(numbers)).read_bytes()
         time.sleep(LOOK_SECONDS / 4)
     return -1, None
+
+
+def _is_unchanged(path: RemotePath, state: tuple[int, bytes | None]) -> bool:
+    """Whether a generation that is held still says the same; one request instead of the two of `newest`."""
+    number, content = state
+    if content is None or _is_free(content):
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        return _generation(path, number).read_bytes() == content
+    return False
 
 
 def _numbers(path: RemotePath) -> list[int]:
