@@ -31,7 +31,7 @@ from pipelines.bulk.feed.pipeline import JOB_SECONDS, Group, Pipeline
 from pipelines.bulk.feed.reading import Lane, Readers, ThreadLane
 from pipelines.format.ledger import Outcome
 from pipelines.sources.audio import expected_samples
-from pipelines.sources.cuts import PlannedCut
+from pipelines.sources.cuts import PlannedCut, is_remote
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 LONG_SECONDS = 60.0  # longer cuts are encoded in windows
 WINDOW_SECONDS = 10.0
 READERS = 2  # threads that read and resample where there are no decoders
+REMOTE_READERS = 16  # where audio lies behind URLs, so that most of them wait for answers
 BATCHES_AHEAD = 3  # at least; one of them is being encoded
 MOST_TOGETHER = 1 << 16
 NEWER = ("batch_shards", "long_rows", "precision")  # fields of `Encoding` that earlier versions did not have
@@ -140,20 +141,23 @@ def encode_cuts(
     """
     samples = [expected_samples(planned.cut, planned.seconds, codec.sample_rate_in) for planned in cuts]
     group = Group(cuts, samples, dict(settled), frozenset(range(len(cuts))) - set(settled), lambda group: [])
-    with fed_device(codec, encoding) as (pipeline, _):
+    with fed_device(codec, encoding, remote=any(map(is_remote, cuts))) as (pipeline, _):
         pipeline.run([group], progress, lambda seconds: seconds)
     return [group.outcomes[i] for i in range(len(cuts))]
 
 
 @contextlib.contextmanager
-def fed_device(codec: Codec, encoding: Encoding, decoders: int = 0) -> Iterator[tuple[Pipeline, Readers]]:
+def fed_device(
+    codec: Codec, encoding: Encoding, decoders: int = 0, remote: bool = False
+) -> Iterator[tuple[Pipeline, Readers]]:
     """A pipeline and its readers.
 
     Args:
-        decoders: processes that read; 0: threads of this process, `READERS`.
+        decoders: processes that read; 0: threads of this process.
+        remote: the audio lies behind URLs, so more threads wait for it.
     """
     rules = encoding.rules(codec)
-    lanes = decoders or READERS
+    lanes = decoders or (REMOTE_READERS if remote else READERS)
     ahead = math.ceil(2 * lanes * JOB_SECONDS / encoding.batch_seconds)
     device = Device(codec, encoding.device)
     with contextlib.ExitStack() as stack:

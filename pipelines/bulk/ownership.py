@@ -6,7 +6,8 @@ A run deletes files that earlier runs made, so it first checks that everything i
     OUT/work/parts/3-of-16     held by a run that does a part of them
     OUT/work/plan.lock         held while the plan is made; finish.lock while dataset.json is written
 
-On disk these are locks of the operating system, behind a URL they are leases; see `pipelines.storage.locks`.
+On disk these are locks of the operating system, behind a URL they are leases (`lock.1`, `lock.2`, ... too); see
+`pipelines.storage.locks` and `pipelines.storage.leases`.
 """
 
 from __future__ import annotations
@@ -14,21 +15,25 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.bulk.stored_plan import has_plan
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import Folder, RemotePath, files_below, remove_tree, sizes_in
-from pipelines.storage.locks import StillHeld, first_alive, flocked, held, is_flocked
+from pipelines.storage.leases import NotNeeded, StillHeld, first_alive, lease_of
+from pipelines.storage.locks import flocked, held, is_flocked
 from tokenizer.errors import InputError
 
 # Paths below work/, folders with a slash at the end. Names in tmp/ are those of tempfile.
 _MADE_BY_RUNS = re.compile(
-    r"lock|plan\.lock|finish\.lock|parts/|parts/\d+-of-\d+|plan\.json|plan/|plan/\d{6,}\.jsonl\.gz|"
+    r"(lock|plan\.lock|finish\.lock|parts/\d+-of-\d+)(\.\d+)?|parts/|plan\.json|plan/|plan/\d{6,}\.jsonl\.gz|"
     r"receipts/|receipts/\d{6,}\.json|tmp/|tmp/\..+\.[a-z0-9_]{8}"
 )
+
+# What file servers and desktops leave in any folder: a file that is removed while open (NFS), settings, thumbnails.
+_OF_SYSTEMS = re.compile(r"\.nfs[0-9a-f]{8,}|\.DS_Store|\._.+|\.fuse_hidden[0-9a-f]+|Thumbs\.db|desktop\.ini")
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,19 @@ def refuse_strange_folder(layout: Layout) -> None:
     known = (layout.dataset, layout.dataset_copy, _lock(layout, None), _parts(layout))
     if not layout.out.exists() or has_plan(layout) or any(path.exists() for path in known):
         return
-    found = sorted(path.name for path in layout.out.iterdir() if path != layout.work or any(path.iterdir()))
+    found = sorted(path.name for path in layout.out.iterdir() if path != layout.work and _holds_something(path))
     if found:
         raise InputError(
             f"{layout.out} is not empty ({found[0]} is in it) and holds no run of focalstream; give an OUT that is "
             "new or empty"
         )
+
+
+def _holds_something(path: Folder) -> bool:
+    """Whether it is a file, or a folder with anything in it, of a user's."""
+    if _OF_SYSTEMS.fullmatch(path.name):
+        return False
+    return not path.is_dir() or any(_holds_something(below) for below in path.iterdir())
 
 
 @contextlib.contextmanager
@@ -82,30 +94,38 @@ def only_run(layout: Layout, part: Part | None = None) -> Iterator[StillHeld]:
         InputError: OUT holds files of others, or another run is writing there.
     """
     refuse_strange_folder(layout)
+    ours = False
+
+    def remove_work() -> None:
+        if not ours:
+            return
+        with contextlib.suppress(InputError):  # the store does not answer
+            if layout.dataset.exists() or (part is None and not has_plan(layout)):
+                remove_tree(layout.work)
+        if isinstance(layout.out, Path):
+            _remove_empty(layout, part)
+
     with contextlib.ExitStack() as stack:
         try:
-            still_held = stack.enter_context(held(_lock(layout, part), wait=False))
+            still_held = stack.enter_context(held(_lock(layout, part), wait=False, at_end=remove_work))
             _refuse_others(layout, part)
         except BlockingIOError as error:
             raise InputError(
                 f"{layout.out}: another run is writing there ({error}); wait for it or give another OUT"
             ) from None
-        try:
-            yield still_held
-        finally:
-            with contextlib.suppress(InputError):  # the store does not answer, or another run has taken over
-                still_held()
-                if layout.dataset.exists() or (part is None and not has_plan(layout)):
-                    remove_tree(layout.work)
-            if isinstance(layout.out, Path):
-                _remove_empty(layout, part)
+        ours = True
+        yield still_held
 
 
 @contextlib.contextmanager
-def once(layout: Layout, what: str) -> Iterator[None]:
-    """Let one part at a time do this ("plan" or "finish"); the others wait."""
-    with held(layout.work / f"{what}.lock", wait=True):
-        yield
+def once(layout: Layout, what: str, done: Callable[[], bool]) -> Iterator[StillHeld]:
+    """Let one part at a time do this ("plan" or "finish"); the others wait until it is `done` or their turn."""
+    still_held: StillHeld = lambda: None  # noqa: E731
+    with contextlib.ExitStack() as stack:
+        if not done():
+            with contextlib.suppress(NotNeeded):
+                still_held = stack.enter_context(held(layout.work / f"{what}.lock", wait=True, done=done))
+        yield still_held
 
 
 def _lock(layout: Layout, part: Part | None) -> Folder:
@@ -122,7 +142,7 @@ def _refuse_others(layout: Layout, part: Part | None) -> None:
     miss each other."""
     others = [
         _parts(layout) / name
-        for name in sizes_in(_parts(layout))
+        for name in sorted({lease_of(name) for name in sizes_in(_parts(layout))})
         if part is None or not name.endswith(f"-of-{part.of}")
     ]
     if part is not None:
@@ -149,7 +169,7 @@ def _remove_empty(layout: Layout, part: Part | None) -> None:
 def _strange(work: Folder) -> Iterator[Folder]:
     """Files in work/ that no run made. Another run may be adding and removing files at the same time."""
     if isinstance(work, RemotePath):
-        yield from (work / name for name in files_below(work) if not _MADE_BY_RUNS.fullmatch(name))
+        yield from (work / name for name in files_below(work) if not _is_known(name))
         return
     if work.is_symlink() or (work.exists() and not work.is_dir()):
         yield work
@@ -160,5 +180,10 @@ def _strange(work: Folder) -> Iterator[Folder]:
         for name in [*(f"{folder}/" for folder in folders), *files]:
             path = Path(root, name)
             below = path.relative_to(work).as_posix() + ("/" if name.endswith("/") else "")
-            if not _MADE_BY_RUNS.fullmatch(below) or path.is_symlink():
+            if not _is_known(below) or path.is_symlink():
                 yield path
+
+
+def _is_known(below: str) -> bool:
+    """Whether a path below work/ is one of ours, or one that a system makes by itself."""
+    return bool(_MADE_BY_RUNS.fullmatch(below) or _OF_SYSTEMS.fullmatch(below.rstrip("/").rpartition("/")[2]))

@@ -26,8 +26,9 @@ from pipelines.bulk.stored_plan import (
 from pipelines.format.layout import Layout
 from pipelines.format.member_ids import SeenIds, member_id
 from pipelines.sources.cuts import PlannedCut, Selection, SourceCut
-from pipelines.sources.manifests import content_digest, read_cuts
+from pipelines.sources.manifests import content_digest, manifests_state, places_of, read_cuts
 from pipelines.storage.folders import remove_tree, sizes_in
+from pipelines.storage.leases import StillHeld
 from tokenizer.errors import InputError
 from tokenizer.runs.settings import differences
 
@@ -75,7 +76,12 @@ class Sharding:
 
 
 def identify(
-    inputs: list[str], selection: Selection, sharding: Sharding, encoding: dict[str, Any], fingerprint: str
+    inputs: list[str],
+    selection: Selection,
+    sharding: Sharding,
+    encoding: dict[str, Any],
+    fingerprint: str,
+    plan: Plan | None = None,
 ) -> dict[str, Any]:
     """What a run is made from, without reading the audio. Two runs with equal identities write equal shards.
 
@@ -83,10 +89,14 @@ def identify(
         inputs: of `find_inputs`.
         encoding: of `Encoding.to_dict`.
         fingerprint: of the codec.
+        plan: of an earlier run; manifests that were not written since are not read again.
     """
     chosen = selection.to_dict()
+    known = None
+    if plan is not None and plan.input_state and plan.identity["input"]["paths"] == inputs:
+        known = plan.identity["input"]["sha256"] if manifests_state(inputs) == plan.input_state else None
     return {
-        "input": {"paths": inputs, "sha256": content_digest(inputs)},
+        "input": {"paths": inputs, "sha256": known or content_digest(inputs)},
         **({"selection": chosen} if chosen else {}),
         "sharding": {name: value for name, value in asdict(sharding).items() if value},
         "encoding": encoding,
@@ -94,8 +104,11 @@ def identify(
     }
 
 
-def load_or_make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
+def load_or_make_plan(layout: Layout, identity: dict[str, Any], still_held: StillHeld = lambda: None) -> Plan:
     """The plan of an interrupted run, or a new one.
+
+    Args:
+        still_held: called before every change; raises when another run may be planning.
 
     Raises:
         InputError: the folder holds a run made from something else, or files that belong to no run.
@@ -107,12 +120,15 @@ def load_or_make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
     for folder in (layout.shards, layout.index, layout.packed):
         if sizes_in(folder):
             raise InputError(f"{folder} has files that belong to no known run; give another OUT or remove that folder")
-    return make_plan(layout, identity)
+    return make_plan(layout, identity, still_held)
 
 
 def refuse_difference(layout: Layout, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise InputError naming every option in which a folder's run differs from the one asked for."""
-    if found := differences(stored, wanted):
+    found = differences(stored, wanted)
+    if found and found[0].name == "input.paths" and places_of(found[0].stored) == places_of(found[0].wanted):
+        found = found[1:]  # the matches of a glob, which earlier versions stored one by one
+    if found:
         raise InputError(
             f"{layout.out} holds a run made from something else: "
             f"{'; '.join(difference.sentence(NAMES) for difference in found)}. Give the same input and options to "
@@ -143,23 +159,26 @@ class SelectedCuts:
         raise StopIteration
 
 
-def make_plan(layout: Layout, identity: dict[str, Any]) -> Plan:
+def make_plan(layout: Layout, identity: dict[str, Any], still_held: StillHeld = lambda: None) -> Plan:
     """Divide the input into shards, and store that. The same identity gives the same plan."""
     folder = cut_lists(layout)
+    still_held()
     remove_tree(folder)  # cut lists of a plan that was never finished
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        plan = _divide(layout, identity)
+        plan = _divide(layout, identity, still_held)
+        still_held()
     except BaseException:
+        still_held()  # else they are those of another run, which has taken over
         remove_tree(folder)
         raise
     write_plan(layout, plan)
     return plan
 
 
-def _divide(layout: Layout, identity: dict[str, Any]) -> Plan:
+def _divide(layout: Layout, identity: dict[str, Any], still_held: StillHeld) -> Plan:
     """The cut lists of all shards to disk."""
-    sharding, seen = Sharding(**identity["sharding"]), SeenIds()
+    sharding, seen, state = Sharding(**identity["sharding"]), SeenIds(), manifests_state(identity["input"]["paths"])
     source = SelectedCuts(identity["input"]["paths"], Selection(**identity.get("selection", {})))
     shards: list[PlannedShard] = []
 
@@ -176,6 +195,7 @@ def _divide(layout: Layout, identity: dict[str, Any]) -> Plan:
         pending: deque[Future[None]] = deque()
         while first := next(source, None):
             number, data = len(shards), cut_list(shard_from(first))
+            still_held()
             pending.append(pool.submit(write_cut_list, layout, number, data))
             if len(pending) > WRITERS:
                 pending.popleft().result()
@@ -184,4 +204,4 @@ def _divide(layout: Layout, identity: dict[str, Any]) -> Plan:
     if not shards:
         skipped = f" but {source.skipped} that are too short or too long" if source.skipped else ""
         raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it{skipped}; expected at least one")
-    return Plan(identity, tuple(shards), seen.duplicates, source.skipped)
+    return Plan(identity, tuple(shards), seen.duplicates, source.skipped, state)

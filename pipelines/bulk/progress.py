@@ -85,10 +85,12 @@ class ProgressBar:
 
     def _line(self) -> str:
         done = self._done + self._seconds
-        left = max(self._total - done, 0.0) / max(self.times_real_time, 1e-9)
+        line = f"{done / 3600:.2f} of {self._total / 3600:.2f} h"
+        if self._seconds <= 0:  # no speed yet that says when the rest is done
+            return f"{line}, {self.quarantined} failed, waiting for the first audio"
+        left = max(self._total - done, 0.0) / self.times_real_time
         return (
-            f"{done / 3600:.2f} of {self._total / 3600:.2f} h, {self.times_real_time:.0f}x real time, "
-            f"{self.quarantined} failed, about {left / 60:.0f} min left"
+            f"{line}, {self.times_real_time:.0f}x real time, {self.quarantined} failed, about {left / 60:.0f} min left"
         )
 
 

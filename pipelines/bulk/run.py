@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.executors.base import Executor
@@ -24,15 +25,15 @@ from pipelines.bulk.finalize import count, finalize, reopen, shards_with_failure
 from pipelines.bulk.ownership import Part, once, only_run, refuse_strange_folder, shards_of
 from pipelines.bulk.plan import Sharding, identify, load_or_make_plan, make_plan, refuse_difference
 from pipelines.bulk.progress import ProgressBar
-from pipelines.bulk.stored_plan import Plan, has_plan
+from pipelines.bulk.stored_plan import Plan, has_plan, read_plan, shard_cuts
 from pipelines.bulk.tasks import Event, ShardWork, Task, named_codec
 from pipelines.format.description import CodecEntry, Totals, read_description
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Receipt, read_receipts
-from pipelines.sources.cuts import Selection
+from pipelines.sources.cuts import Selection, is_remote
 from pipelines.sources.manifests import find_inputs
-from pipelines.storage.folders import Folder, remove_tree
-from pipelines.storage.locks import StillHeld
+from pipelines.storage.folders import Folder, remove_tree, sizes_in
+from pipelines.storage.leases import StillHeld
 from tokenizer.errors import InputError
 from tokenizer.files import check_place
 from tokenizer.machine import check_device
@@ -53,6 +54,7 @@ class Job:
         max_quarantine_rate: stop when more than this share of all planned cuts has failed.
         selection: which cuts and channels of the source take part.
         retry_quarantined: when the dataset is finished, try again the cuts that failed, and nothing else.
+        plan_only: divide the input into shards, store that, and end: what parts would otherwise wait for.
         log: a file outside of `out` to append a line to for each finished shard, with the time.
         decoders: processes of each worker that read audio and write shards; 0: threads of the worker; None: none on a
             CPU, on a GPU what the executor finds best.
@@ -67,6 +69,7 @@ class Job:
     max_quarantine_rate: float = 0.5
     selection: Selection = field(default_factory=Selection)
     retry_quarantined: bool = False
+    plan_only: bool = False
     log: Path | None = None
     decoders: int | None = None
 
@@ -77,6 +80,8 @@ class Job:
             raise InputError(f"max_quarantine_rate is {self.max_quarantine_rate}, expected a share from 0 to 1")
         if self.part is not None and self.retry_quarantined:
             raise InputError("retry_quarantined is for all of a finished dataset; leave out --part")
+        if self.plan_only and (self.part is not None or self.retry_quarantined):
+            raise InputError("plan_only is for all of an input; leave out --part and --retry-quarantined")
         self.executor.check_device(self.encoding.device)
         if self.log is not None:
             check_place(self.log)
@@ -98,7 +103,7 @@ class Result:
 
     Attributes:
         totals: those of `dataset.json`; while other parts still have to do `shards_left` shards, those of the shards
-            that are done.
+            of this part. `planned` and `skipped` are always of the whole input.
         was_complete: there was nothing to do.
     """
 
@@ -122,7 +127,10 @@ def tokenize(job: Job) -> Result:
     layout = Layout(job.out.absolute())
     codec = load_codec(job)
     inputs = find_inputs(job.source)
-    identity = identify(inputs, job.selection, job.sharding, job.encoding.to_dict(), codec.fingerprint)
+
+    def identity(plan: Plan | None = None) -> dict[str, Any]:
+        return identify(inputs, job.selection, job.sharding, job.encoding.to_dict(), codec.fingerprint, plan)
+
     if layout.dataset.exists():  # one of another program is refused before anything is made
         refuse_strange_folder(layout)
         read_description(layout)
@@ -130,19 +138,28 @@ def tokenize(job: Job) -> Result:
         kept: Mapping[int, float] = {}
         if layout.dataset.exists():
             description = read_description(layout)
-            refuse_difference(layout, description.made_from, identity)
+            refuse_difference(layout, description.made_from, identity())
             if not (job.retry_quarantined and description.totals.quarantined):
                 return Result(layout.out, description.totals, True, time.monotonic() - began, 0.0)
-            plan = make_plan(layout, identity)
+            plan = make_plan(layout, identity())
             kept = reopen(layout, description, plan, shards_with_failures(description, plan))
             job = replace(job, max_quarantine_rate=1.0)  # the first run kept to it, and no further cuts can fail
         else:
             if has_plan(layout):
                 job = replace(job, executor=job.executor.after_interruption())
-            with _one_part_at_a_time(job, layout, "plan"):
-                plan = load_or_make_plan(layout, identity)
+            with _one_part_at_a_time(job, layout, "plan", lambda: has_plan(layout)) as planning:
+                if layout.dataset.exists():  # the others have finished it since this part looked
+                    return Result(layout.out, read_description(layout).totals, True, time.monotonic() - began, 0.0)
+                stored = read_plan(layout) if has_plan(layout) else None
+                plan = load_or_make_plan(layout, identity(stored), planning)
+        if job.plan_only:
+            return Result(layout.out, count(plan, []), False, time.monotonic() - began, 0.0, len(plan.shards))
         speed = do_shards(job, layout, plan, codec, kept, still_held)
-        with _one_part_at_a_time(job, layout, "finish"):
+        if job.part is not None and (left := _without_receipt(layout, plan)):
+            ours = read_receipts(layout, _shards_of(job, plan))
+            totals = count(plan, [receipt for receipt in ours if receipt is not None])
+            return Result(layout.out, totals, False, time.monotonic() - began, speed, left)
+        with _one_part_at_a_time(job, layout, "finish", layout.dataset.exists):
             totals, left = _finish(job, layout, plan, codec)
     return Result(layout.out, totals, False, time.monotonic() - began, speed, left)
 
@@ -180,11 +197,7 @@ def do_shards(
     """
     if job.part is None:
         remove_tree(layout.temporary)  # left by a run that was killed; other parts may be writing there now
-    ours = [
-        shard
-        for group in shards_of(job.part, -(-len(plan.shards) // job.encoding.batch_shards))
-        for shard in _together(group, plan, job.encoding)
-    ]
+    ours = _shards_of(job, plan)
     finished = {
         shard: receipt
         for shard, receipt in zip(ours, read_receipts(layout, ours), strict=True)
@@ -203,7 +216,8 @@ def do_shards(
     seconds = math.fsum(plan.shards[shard].seconds for shard in ours)
     done_seconds = seconds - math.fsum(task.seconds for task in tasks)
     failed_before = sum(len(receipt.quarantined) for receipt in finished.values())
-    work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack, job.decoders)
+    remote = bool(tasks) and any(map(is_remote, shard_cuts(layout, tasks[0].shard)))
+    work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack, job.decoders, remote)
     with ProgressBar(seconds, done_seconds, failed_before, job.log) as bar:
 
         def report(event: Event) -> None:
@@ -220,10 +234,22 @@ def do_shards(
         return bar.times_real_time
 
 
+def _shards_of(job: Job, plan: Plan) -> list[int]:
+    """The shards of this part; those that share batches are in one part."""
+    groups = shards_of(job.part, -(-len(plan.shards) // job.encoding.batch_shards))
+    return [shard for group in groups for shard in _together(group, plan, job.encoding)]
+
+
 def _together(group: int, plan: Plan, encoding: Encoding) -> tuple[int, ...]:
     """The shards of a group, which share batches."""
     first = group * encoding.batch_shards
     return tuple(range(first, min(first + encoding.batch_shards, len(plan.shards))))
+
+
+def _without_receipt(layout: Layout, plan: Plan) -> int:
+    """How many shards have no receipt, by its name alone; 0 when the dataset is finished and they are gone."""
+    left = len(plan.shards) - len(sizes_in(layout.receipts))
+    return 0 if layout.dataset.exists() else max(left, 0)
 
 
 def _finish(job: Job, layout: Layout, plan: Plan, codec: Codec) -> tuple[Totals, int]:
@@ -241,8 +267,10 @@ def _finish(job: Job, layout: Layout, plan: Plan, codec: Codec) -> tuple[Totals,
     return finalize(layout, plan, CodecEntry.of(codec), done).totals, 0
 
 
-def _one_part_at_a_time(job: Job, layout: Layout, what: str) -> contextlib.AbstractContextManager[None]:
-    return once(layout, what) if job.part else contextlib.nullcontext()
+def _one_part_at_a_time(
+    job: Job, layout: Layout, what: str, done: Callable[[], bool]
+) -> contextlib.AbstractContextManager[StillHeld]:
+    return once(layout, what, done) if job.part else contextlib.nullcontext(lambda: None)
 
 
 def _failed_too_much(receipt: Receipt, max_rate: float) -> bool:
@@ -261,19 +289,31 @@ def _stop_when_too_many_fail(job: Job, plan: Plan, quarantined: int, latest: Rec
     )
 
 
+PATIENT_SIGNALS = 2  # that end a run in order; one more ends the process at once
+
+
 @contextlib.contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM (a scheduler's time limit) end the run in the same order as Ctrl-C does."""
+    """Let SIGTERM (a scheduler's time limit) end the run in the same order as Ctrl-C does. A second signal does not
+    disturb that; a third ends the process at once, as `kill -9` would."""
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
+    seen = 0
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            raise KeyboardInterrupt
+        if seen > PATIENT_SIGNALS:
+            os._exit(128 + number)
+        os.write(2, b"stopping: finished shards stay, unfinished ones are removed; once more ends this at once\n")
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -38,12 +38,14 @@ class Plan:
 
     `identity` is all that decides the bytes of the shards: input, selection, sharding, encoding, codec.
     `skipped` counts the cuts of the input that the selection leaves out.
+    `input_state` is that of `manifests_state` before the input was read; None where there is none.
     """
 
     identity: dict[str, Any]
     shards: tuple[PlannedShard, ...]
     duplicate_ids: int
     skipped: int = 0
+    input_state: str | None = None
 
     @property
     def cuts(self) -> int:
@@ -73,7 +75,8 @@ def read_plan(layout: Layout) -> Plan:
     with _refusing_damage(layout, _plan_file(layout)):
         content = json.loads(_plan_file(layout).read_text(encoding="ascii"))
         shards = tuple(PlannedShard(**shard) for shard in content["shards"])
-        return Plan(dict(content["identity"]), shards, content["duplicate_ids"], content.get("skipped", 0))
+        skipped, state = content.get("skipped", 0), content.get("input_state")
+        return Plan(dict(content["identity"]), shards, content["duplicate_ids"], skipped, state)
 
 
 def write_plan(layout: Layout, plan: Plan) -> None:

@@ -38,6 +38,7 @@ class ShardWork:
     Attributes:
         decoders: processes that read audio for each worker, and write its shards; 0: threads of its own; None: the
             executor decides.
+        remote: the audio lies behind URLs.
     """
 
     out: Folder
@@ -46,6 +47,7 @@ class ShardWork:
     encoding: Encoding
     pack: bool
     decoders: int | None = None
+    remote: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def do_tasks(
             thread, while earlier ones are being encoded.
         report: called in this thread.
     """
-    with fed_device(codec, work.encoding, work.decoders or 0) as (pipeline, readers):
+    with fed_device(codec, work.encoding, work.decoders or 0, work.remote) as (pipeline, readers):
         groups = (_group(work, bundle, codec, readers) for bundle in bundles(pipeline.emit))
         pipeline.run(groups, report, Progress)
 

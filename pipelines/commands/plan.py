@@ -13,6 +13,7 @@ from pipelines.bulk.estimate import Estimate, estimate, measured_rate
 from pipelines.commands.corpus_options import (
     add_selection_arguments,
     add_sharding_arguments,
+    default_shard_hours,
     read_selection,
     read_sharding,
 )
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     check_device(args.device)
     codec = Codec.from_pretrained(args.codec, device=args.device)
     inputs, selection = find_inputs(args.source), read_selection(args)
-    found = estimate(inputs, selection, read_sharding(args), codec)
+    found = estimate(inputs, selection, read_sharding(args, default_shard_hours(args.source)), codec)
     if not found.cuts:
         raise InputError(f"{args.source}: no cuts in it that take part; expected at least one")
     rate = args.rate or measured_rate(inputs, selection, Encoding(args.batch_seconds, args.device), codec)

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from pipelines.segmentation.measures import Limits
     from pipelines.segmentation.recordings import Statistics, segment_recordings
     from pipelines.sources.access import Access
-    from pipelines.sources.manifests import MANIFEST_SUFFIXES, find_inputs, read_cuts
+    from pipelines.sources.manifests import MANIFEST_SUFFIXES, find_inputs, places_of, read_cuts
     from tokenizer.audio import check_output
 
     if not args.output.endswith(MANIFEST_SUFFIXES):
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     limits = Limits(args.min_level, args.max_clipped, args.min_bandwidth, args.min_dnsmos)
     access = Access(args.allow_commands, tuple(args.allow_host))
     inputs, statistics = find_inputs(args.source), Statistics()
-    check_output(args.output, *(place for place in inputs if "://" not in place))
+    check_output(args.output, *(place for place in places_of(inputs) if "://" not in place))
     began = time.perf_counter()
     cuts = segment_recordings(read_cuts(inputs, access), wanted, limits, args.measure, statistics)
     if args.dry_run:

@@ -20,8 +20,10 @@ from pipelines.bulk.executors.slurm import ArrayTask, read_part
 from pipelines.bulk.feed.device import PRECISIONS
 from pipelines.bulk.run import Job, Result, tokenize
 from pipelines.commands.corpus_options import (
+    HOURS,
     add_selection_arguments,
     add_sharding_arguments,
+    default_shard_hours,
     read_selection,
     read_sharding,
 )
@@ -139,6 +141,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="when OUT is finished: try again the cuts in quarantine.jsonl, and nothing else",
     )
     parser.add_argument(
+        "--plan-only",
+        action="store_true",
+        help="divide the input into shards, store that in OUT, and end; parts that start then wait for nothing, and "
+        "read no manifest",
+    )
+    parser.add_argument(
         "--log",
         type=Path,
         metavar="FILE",
@@ -159,7 +167,9 @@ def run(args: argparse.Namespace) -> int:
                 f"{args.device}: it decides the bytes, and what the memory of a GPU allows differs between machines"
             )
         batch_seconds = default_batch_seconds(Layout(args.out), args.codec, device)
-    sharding = read_sharding(args)
+    unsaid = args.shard_hours is None and args.shard_cuts is None
+    hours = default_shard_hours(args.source, Layout(args.out)) if unsaid else HOURS
+    sharding = read_sharding(args, hours)
     shared = together(Layout(args.out), batch_seconds, device, sharding, args.batch_shards)
     if args.precision != "fp32":
         log.warning("--precision %s: some tokens differ from those of float32", args.precision)
@@ -174,6 +184,7 @@ def run(args: argparse.Namespace) -> int:
             executor=executor,
             max_quarantine_rate=args.max_quarantine_rate,
             retry_quarantined=args.retry_quarantined,
+            plan_only=args.plan_only,
             log=args.log,
             decoders=args.decoders,
         )
@@ -192,7 +203,7 @@ def run(args: argparse.Namespace) -> int:
         )
         print()
     else:
-        print(_sentence(result))
+        print(_planned(result) if args.plan_only and result.shards_left else _sentence(result))
     return 0
 
 
@@ -215,6 +226,13 @@ def read_executor(args: argparse.Namespace) -> Executor:
         raise InputError(f"--device is {args.device}: several GPUs need worker processes, --executor local")
     executor = EXECUTORS[args.executor or args.engine](args)
     return ArrayTask(read_part(args.part), executor) if args.part else executor
+
+
+def _planned(result: Result) -> str:
+    return (
+        f"{result.out}: planned {counted(result.totals.planned, 'cut')} in {counted(result.shards_left, 'shard')}; the "
+        "same command without --plan-only, or with --part, tokenizes them"
+    )
 
 
 def _sentence(result: Result) -> str:

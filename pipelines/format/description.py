@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from pipelines.format.layout import FORMAT, FORMAT_VERSION, Layout
 from pipelines.storage.folders import Folder
@@ -20,6 +23,8 @@ from tokenizer.parsed import dataclass_from_dict
 
 if TYPE_CHECKING:
     from tokenizer import Codec
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -282,3 +287,10 @@ def _stored_files(raw: Any, section: str) -> dict[str, StoredFile]:
         if type(stored.bytes) is not int or type(stored.sha256) is not str:
             raise InputError(f"{section}: {name} has size {stored.bytes!r} and sha256 {stored.sha256!r}")
     return files
+
+
+def spread(entries: Sequence[Item], most: int | None) -> Sequence[Item]:
+    """At most `most` entries, evenly spaced, including the first and the last."""
+    if most is None or most >= len(entries):
+        return entries
+    return [entries[round(i)] for i in np.linspace(0, len(entries) - 1, most)]

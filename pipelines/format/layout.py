@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.storage.folders import Folder, RemotePath
+from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
 
 FORMAT = "focalstream-tokens"
@@ -101,11 +102,17 @@ class Layout:
 
     def write(self, path: Folder, data: bytes) -> None:
         """Make or replace a file of this dataset. It appears whole or not at all; until then it is in `temporary`,
-        because readers of a shard folder treat every file in it as data."""
+        because readers of a shard folder treat every file in it as data.
+
+        Raises:
+            InputError: the folder is gone (nothing is made in its place), the disk is full, and so on.
+        """
         if isinstance(path, RemotePath):
             path.write_bytes(data)
             return
         assert isinstance(self.temporary, Path)
+        if not self.out.is_dir():
+            raise InputError(f"{self.out}: was removed while a run was writing there; give the same command again")
         self.temporary.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data, self.temporary)

@@ -17,7 +17,7 @@ from pipelines.storage.stable_bytes import StoredFile, json_bytes, json_lines
 from tokenizer.errors import InputError
 
 MAX_DETAIL = 300  # characters
-RECEIPTS_AT_A_TIME = 16
+RECEIPTS_AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def read_receipts(layout: Layout, shards: Sequence[int]) -> list[Receipt | None]
     """The receipt of each of these shards; None where the shard is to be done (again): there is no receipt, it is
     damaged, or a file that it lists is missing or has another size."""
     there = sizes_in(layout.receipts)
+    if not any(_receipt_path(layout, shard).name in there for shard in shards):
+        return [None] * len(shards)  # without a look at the files of all other shards
     sizes = {
         f"{folder.name}/{name}": size
         for folder in (layout.shards, layout.index, layout.packed)

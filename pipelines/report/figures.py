@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from pipelines.format.description import Description, read_intact
+from pipelines.format.description import Description, read_intact, spread
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Quarantined, read_quarantine
 from pipelines.format.shards import read_codes, read_cuts
@@ -23,8 +23,6 @@ from pipelines.storage.folders import Folder
 from pipelines.storage.stable_bytes import StoredFile
 from tokenizer.errors import InputError
 from tokenizer.metrics.codes import usage_of_counts
-
-Item = TypeVar("Item")
 
 DURATION_STEP = 0.5  # seconds of one bar
 LONGEST_RUN = 50  # tokens; longer runs are counted with these
@@ -123,13 +121,6 @@ def collect(out: Folder, sample_shards: int | None = None, progress: Callable[[]
         _count_shard(figures, cuts, codes)
         progress()
     return figures
-
-
-def spread(entries: Sequence[Item], most: int | None) -> Sequence[Item]:
-    """At most `most` entries, evenly spaced, including the first and the last."""
-    if most is None or most >= len(entries):
-        return entries
-    return [entries[round(i)] for i in np.linspace(0, len(entries) - 1, most)]
 
 
 def read_shard(layout: Layout, shard: int) -> tuple[list[dict[str, Any]], list[np.ndarray]]:

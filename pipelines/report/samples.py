@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.format.description import Description, read_description
+from pipelines.format.description import Description, read_description, spread
 from pipelines.format.layout import Layout
-from pipelines.report.figures import read_shard, spread
+from pipelines.report.figures import read_shard
 from pipelines.sources.cuts import duration
 from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError

@@ -20,7 +20,7 @@ import numpy as np
 from pipelines.sources.access import FILE_SOURCES, REFUSED, why_refused
 from pipelines.sources.audio_bytes import open_audio, open_reader
 from pipelines.sources.cuts import LONGEST_SECONDS, CutError, SourceCut, describe_source, duration, recordings
-from pipelines.storage.places import is_url, open_place
+from pipelines.storage.places import is_url
 from pipelines.storage.redirects import refused_redirect
 from tokenizer.audio_input.contents import LOUDEST, BadAudio
 from tokenizer.audio_input.reader import AudioReader
@@ -121,7 +121,7 @@ def _open_sources(item: SourceCut) -> None:
 def _opened(source: dict[str, Any], item: SourceCut) -> Iterator[AudioReader]:
     """The decoder of a source. Raises CutError for what is wrong with its audio, also while it is read."""
     try:
-        reader, data = open_reader(source, item.audio, hosts=item.hosts)
+        reader, data = open_reader(source, item.audio, hosts=item.hosts, share=_share(item.cut))
         with contextlib.closing(data):
             yield reader
     except BadAudio as error:
@@ -130,6 +130,14 @@ def _opened(source: dict[str, Any], item: SourceCut) -> Iterator[AudioReader]:
         if refused := refused_redirect(error):
             raise CutError("refused", str(refused)) from None
         raise
+
+
+def _share(cut: dict[str, Any]) -> float:
+    """How much of its recording a cut takes; 1 for a mix, of which that is not known."""
+    lengths = [found.get("duration") for found in recordings(cut)]
+    if len(lengths) != 1 or not isinstance(lengths[0], (int, float)) or not 0 < lengths[0] < math.inf:
+        return 1.0
+    return min(1.0, duration(cut) / lengths[0])
 
 
 def _shown(seconds: float) -> str:
@@ -283,9 +291,8 @@ def _blocks_from_lhotse(item: SourceCut) -> Blocks:
                         source["type"], source["source"] = "memory", data.read_at(0, data.size)
     cut = deserialize_item(description)
     if item.audio is not None:
-        with open_place(item.audio.path) as tar:
-            tar.seek(item.audio.offset)
-            cut.recording.sources[0].type, cut.recording.sources[0].source = "memory", tar.read(item.audio.size)
+        with contextlib.closing(open_audio({}, item.audio)) as data:
+            cut.recording.sources[0].type, cut.recording.sources[0].source = "memory", data.read_at(0, data.size)
     samples = np.atleast_2d(cut.load_audio())
     mono = samples[0] if len(samples) == 1 else samples.mean(axis=0)
     size = int(BLOCK_SECONDS * cut.sampling_rate)

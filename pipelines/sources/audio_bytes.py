@@ -5,34 +5,41 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipelines.storage.places import is_url, open_place, size_of
-from pipelines.storage.redirects import origin
+from pipelines.storage.ranges import HEAD_BYTES, RangedBytes, fetch, head_of
 from pipelines.storage.retries import retried
 from tokenizer.audio_input.byte_source import ByteSource, FileBytes
 from tokenizer.audio_input.contents import Contents
+from tokenizer.audio_input.kinds import HEAD_BYTES as KIND_BYTES
+from tokenizer.audio_input.kinds import kind_of
 from tokenizer.audio_input.reader import AudioReader, examine
 
 if TYPE_CHECKING:
     from pipelines.sources.cuts import TarSlice
 
 REMEMBERED = 256  # files whose contents are known, so that not every cut of a long recording goes through all its bytes
-MEMORY_BYTES = 32 << 20  # files behind a URL up to this size are fetched once, whole
+MEMORY_BYTES = 32 << 20  # of a file behind a URL that is fetched whole at most
+WHOLE_BYTES = 1 << 20  # that the first request asks for where all of a file is wanted
+WHOLE_FILES_BYTES = 128 << 20  # of the latest files of which several cuts are wanted, kept in memory
+MOST = 0.5  # the share of a file from which on it is fetched whole
+READ_THROUGH = ("Ogg", "MPEG")  # whose damage shows only when every byte is looked at
 
 
 class SlicedBytes:
     """Bytes [offset, offset + size) of an open file; a read that fails and may succeed later is made again."""
 
-    def __init__(self, file: BinaryIO, offset: int, size: int, host: str = "") -> None:
-        self._file, self._offset, self.size, self._host = file, offset, size, host
+    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
+        self._file, self._offset, self.size = file, offset, size
 
     def read_at(self, offset: int, size: int) -> bytes:
         def read() -> bytes:
             self._file.seek(self._offset + offset)
             return self._file.read(max(0, min(size, self.size - offset)))
 
-        return retried(read, self._host)
+        return retried(read)
 
     def close(self) -> None:
         self._file.close()
@@ -55,58 +62,100 @@ Hosts = tuple[str, ...] | None
 """That audio may come from; None: any."""
 
 
-def open_audio(source: dict[str, Any], audio: TarSlice | None, hosts: Hosts = None) -> ByteSource:
+def open_audio(source: dict[str, Any], audio: TarSlice | None, hosts: Hosts = None, share: float = 1.0) -> ByteSource:
     """The bytes of a Lhotse audio source, or of its place in a Shar tar.
+
+    Args:
+        share: of the file that will be decoded; behind a URL a small share is fetched in pieces, all of a file at once.
 
     Raises:
         OSError: it is missing, forbidden, or no regular file (a pipe would block for ever).
     """
     place = source["source"] if audio is None else audio.path
-    if audio is not None:
+    if audio is not None and not is_url(place):
         return SlicedBytes(open_place(place), audio.offset, audio.size)
+    if audio is not None:
+        if audio.size <= MEMORY_BYTES:
+            return _InMemory(fetch(place, audio.offset, audio.offset + audio.size))
+        return RangedBytes(place, audio.offset, audio.size, round(share * audio.size))
     if not is_url(place):
         if not stat.S_ISREG(os.stat(place).st_mode):
             raise OSError("it is no regular file, but a folder, a pipe or a device")
         return FileBytes(open(place, "rb"), size_of(place))
-    size = size_of(place, hosts)
-    remote = SlicedBytes(open_place(place, hosts), 0, size, origin(place))
-    if size > MEMORY_BYTES:
-        return remote
-    data = remote.read_at(0, size)
-    remote.close()
-    return _InMemory(data)
+    if (data := _whole_files.get(place, hosts)) is not None:
+        return _InMemory(data)
+    head = head_of(place, WHOLE_BYTES if share >= MOST else HEAD_BYTES, hosts)
+    if len(head.data) == head.size:
+        return _InMemory(head.data)
+    ranged = RangedBytes(place, 0, head.size, round(share * head.size), head.data, hosts)
+    if share >= MOST and head.size <= MEMORY_BYTES:
+        return _InMemory(ranged.read_at(0, head.size))
+    return ranged
 
 
+class _WholeFiles:
+    """Files behind URLs of which several cuts are wanted, and whose bytes have to be examined from end to end."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[tuple[str, Hosts], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, place: str, hosts: Hosts) -> bytes | None:
+        with self._lock:
+            return self._files.get((place, hosts))
+
+    def keep(self, place: str, hosts: Hosts, data: bytes) -> None:
+        with self._lock:
+            self._files[place, hosts] = data
+            while sum(map(len, self._files.values())) > WHOLE_FILES_BYTES:
+                self._files.popitem(last=False)
+
+
+_whole_files = _WholeFiles()
 _known: dict[Any, Contents] = {}
 _known_lock = threading.Lock()
 
 
 def open_reader(
-    source: dict[str, Any], audio: TarSlice | None, quick: bool = False, hosts: Hosts = None
+    source: dict[str, Any], audio: TarSlice | None, quick: bool = False, hosts: Hosts = None, share: float = 1.0
 ) -> tuple[AudioReader, ByteSource]:
     """The decoder of a source, and its bytes, which the caller closes. `quick` is for its length only: what does not
-    show at the ends of the file is found when it is read.
+    show at the ends of the file is found when it is read. `share` as of `open_audio`.
+
+    Of FLAC behind a URL a few looks have to show that it is one stream; what is damaged in it shows when it is decoded.
+    Ogg and MPEG are read from end to end once, which is kept if it is not too long.
 
     Raises:
         OSError: it cannot be opened.
         BadAudio: it is empty, or no audio that is known.
     """
-    data = open_audio(source, audio, hosts)
+    data = open_audio(source, audio, hosts, share)
     try:
         key = _identity(source, audio, data.size)
-        contents = _known.get(key)
-        if contents is None and quick:
-            contents = examine(data, quick)
-        elif contents is None:
-            contents = examine(data)
-            with _known_lock:
-                while len(_known) >= REMEMBERED:
-                    del _known[next(iter(_known))]
-                _known[key] = contents
+        contents, looks = _known.get(key), False
+        if contents is None and not quick and isinstance(data, RangedBytes):
+            kind = kind_of(data.read_at(0, KIND_BYTES))
+            if kind in READ_THROUGH and data.size <= MEMORY_BYTES:
+                whole = data.read_at(0, data.size)
+                data = _InMemory(whole)
+                if audio is None:
+                    _whole_files.keep(source["source"], hosts, whole)
+            looks = kind == "FLAC"
+        if contents is None:
+            contents = examine(data, quick or looks)
+            if not quick:
+                _remember(key, contents)
         return AudioReader(data, contents), data
     except BaseException:
         data.close()
         raise
+
+
+def _remember(key: Any, contents: Contents) -> None:
+    with _known_lock:
+        while len(_known) >= REMEMBERED:
+            del _known[next(iter(_known))]
+        _known[key] = contents
 
 
 def _identity(source: dict[str, Any], audio: TarSlice | None, size: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections import Counter
@@ -10,12 +11,15 @@ from collections.abc import Iterator
 
 from pipelines.sources.audio_bytes import open_reader
 from pipelines.sources.cuts import SourceCut, whole_recording
-from pipelines.storage.places import files_below, is_url, join, open_place, parent
+from pipelines.storage.ahead import in_order
+from pipelines.storage.places import files_below, is_url, join, parent
+from pipelines.storage.ranges import head_of
 from tokenizer.audio_input.kinds import AUDIO_SUFFIXES, HEAD_BYTES, is_audio_file, kind_of
 from tokenizer.errors import InputError
 
 log = logging.getLogger(__name__)
 
+FILES_AT_A_TIME = 16  # behind a URL, where each takes a request or two
 NAMED = 5  # suffixes of what was passed over that are named
 
 
@@ -26,8 +30,7 @@ def is_audio(place: str) -> bool:
     if os.path.splitext(place)[1].lower() in AUDIO_SUFFIXES:
         return True
     try:
-        with open_place(place) as file:
-            return kind_of(file.read(HEAD_BYTES)) is not None
+        return kind_of(head_of(place).data[:HEAD_BYTES]) is not None
     except OSError:
         return False
 
@@ -41,10 +44,18 @@ def read_audio_folder(folder: str) -> Iterator[SourceCut]:
     """A cut for every audio file below `folder`; its id is its path in there. At the end one line of the log says how
     many other files were passed over. Raises InputError when there is no audio."""
     found, others = False, Counter[str]()
-    for name in files_below(folder):
-        if is_audio(join(folder, name)):
+
+    def read(name: str) -> SourceCut | None:
+        place = join(folder, name)
+        return audio_file_cut(place, name) if is_audio(place) else None
+
+    names, again = itertools.tee(files_below(folder))
+    for name, cut in zip(
+        names, in_order(read, again, FILES_AT_A_TIME) if is_url(folder) else map(read, again), strict=True
+    ):
+        if cut is not None:
             found = True
-            yield audio_file_cut(join(folder, name), name)
+            yield cut
         else:
             others[os.path.splitext(name)[1].lower() or "no suffix"] += 1
     passed_over = _counted(others)
@@ -66,9 +77,17 @@ def _counted(others: Counter[str]) -> str:
     return f"{others.total()} {'file' if others.total() == 1 else 'files'} ({', '.join(named)})"
 
 
-def id_beside(place: str, inputs: list[str]) -> str:
-    """The id of an audio file given by name or glob: its path below the folder all inputs share."""
-    return os.path.relpath(place, os.path.commonpath([parent(other) for other in inputs])).replace(os.sep, "/")
+def folder_of_all(places: list[str]) -> str:
+    """The folder that all places share."""
+    try:
+        return os.path.commonpath({parent(place) for place in places})
+    except ValueError:  # paths and URLs together, which no glob gives
+        return ""
+
+
+def id_below(folder: str, place: str) -> str:
+    """The id of an audio file given by name or glob: its path below the folder that all inputs share."""
+    return os.path.relpath(place, folder or None).replace(os.sep, "/")
 
 
 def audio_file_cut(place: str, cut_id: str) -> SourceCut:
@@ -76,7 +95,7 @@ def audio_file_cut(place: str, cut_id: str) -> SourceCut:
     why."""
     source = {"type": "url" if is_url(place) else "file", "source": place}
     try:
-        reader, data = open_reader(source, None, quick=True)
+        reader, data = open_reader(source, None, quick=True, share=0.0)
         with contextlib.closing(data):
             rate, frames, channels = reader.sample_rate, reader.frames(), list(range(reader.channels))
     except Exception:  # of the audio, the system or a network: reading the cut meets it again, and tells

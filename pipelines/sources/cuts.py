@@ -130,6 +130,14 @@ def recordings(cut: dict[str, Any]) -> list[dict[str, Any]]:
     return [cut["recording"]] if cut.get("recording") else []
 
 
+def is_remote(item: SourceCut) -> bool:
+    """Whether any of a cut's audio lies behind a URL."""
+    if item.audio is not None:
+        return is_url(item.audio.path)
+    places = (source.get("source") for recording in recordings(item.cut) for source in recording.get("sources", []))
+    return any(isinstance(place, str) and is_url(place) for place in places)
+
+
 def duration(cut: dict[str, Any]) -> float:
     """Seconds a cut lasts; 0.0 where that is missing, negative, not finite or beyond `LONGEST_SECONDS`."""
     if cut.get("type") == "MixedCut":

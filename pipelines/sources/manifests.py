@@ -8,11 +8,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from itertools import repeat, tee
 
 from pipelines.sources.access import NO_MORE, Access
-from pipelines.sources.audio_files import audio_file_cut, audio_files, id_beside, is_audio, read_audio_folder
+from pipelines.sources.audio_files import (
+    FILES_AT_A_TIME,
+    audio_file_cut,
+    audio_files,
+    folder_of_all,
+    id_below,
+    is_audio,
+    read_audio_folder,
+)
 from pipelines.sources.cuts import PathRule, SourceCut, as_cut, read_json_lines
 from pipelines.sources.shar import is_shar, read_shar
+from pipelines.storage.ahead import in_order
 from pipelines.storage.places import (
     absolute,
     exists,
@@ -25,28 +35,43 @@ from pipelines.storage.places import (
     open_place,
     parent,
     size_of,
+    version_of,
 )
 from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.errors import InputError
 
 MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz")
+UNPACKED = 10  # times its size that a packed manifest has, about
+NAMED_ONE_BY_ONE = 100  # matches of a glob
 
 
 def find_inputs(pattern: str) -> list[str]:
-    """The manifests, folders or audio files that `pattern` names: itself, or every match of a glob, sorted.
+    """The manifests, folders or audio files that `pattern` names: itself, or every match of a glob, sorted. A glob with
+    more than `NAMED_ONE_BY_ONE` matches stays a glob, because inputs are stored with the dataset.
 
     Raises:
         InputError: nothing is there.
     """
     if exists(pattern):
         return [absolute(pattern)]
-    found = matches(pattern) if any(sign in pattern for sign in "*?[") else []
+    found = matches(pattern) if _is_glob(pattern) else []
     if not found:
         raise InputError(
             f"{pattern}: nothing there; expected a Lhotse manifest (.jsonl, .jsonl.gz), a Shar folder, a folder of "
             "audio files, or a quoted glob of these"
         )
-    return found
+    return found if len(found) <= NAMED_ONE_BY_ONE else [absolute(pattern)]
+
+
+def places_of(inputs: list[str]) -> list[str]:
+    """The places that inputs (of `find_inputs`) stand for."""
+    return [
+        place for given in inputs for place in (matches(given) if _is_glob(given) and not exists(given) else [given])
+    ]
+
+
+def _is_glob(text: str) -> bool:
+    return any(sign in text for sign in "*?[")
 
 
 def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut]:
@@ -55,15 +80,26 @@ def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut
     Raises:
         InputError: a file is no manifest, or one of its lines is no cut or recording (the line is named).
     """
-    for place in inputs:
-        if is_folder(place):
+    places = places_of(inputs)
+    shared = folder_of_all(places)
+
+    def audio_at(place: str) -> SourceCut | None:
+        is_named_so = place.lower().endswith(tuple(AUDIO_SUFFIXES))
+        return audio_file_cut(place, id_below(shared, place)) if is_named_so and not is_folder(place) else None
+
+    remote = len(places) > 1 and is_url(places[0])
+    known = in_order(audio_at, places, FILES_AT_A_TIME) if remote else repeat(None)
+    for place, cut in zip(places, known, strict=False):
+        if cut is not None:
+            yield cut
+        elif is_folder(place):
             yield from read_shar(place, access) if is_shar(place) else read_audio_folder(place)
         elif place.endswith(MANIFEST_SUFFIXES):
             rule, hosts = PathRule(parent(place), access), access.reachable(place)
             for where, line in read_json_lines(place):
                 yield SourceCut(as_cut(line, where, rule), hosts=hosts)
         elif is_audio(place):
-            yield audio_file_cut(place, id_beside(place, inputs))
+            yield audio_file_cut(place, id_below(shared, place))
         elif not is_url(place) and not os.path.isfile(place):
             raise InputError(
                 f"{place}: is no file, but a pipe or a device; a manifest is read more than once, so write it to a "
@@ -80,14 +116,39 @@ def content_digest(inputs: list[str]) -> str:
     """A sha256 that changes when the list of cuts may have: over the bytes of manifests, and over names and sizes
     (not the content) of audio files and of Shar tars."""
     digest = hashlib.sha256()
-    for place in inputs:
-        for name, file in _files_of(place):
-            digest.update(b"%s\0%d\n" % (os.fsencode(name), _size(file)))
+    for place in places_of(inputs):
+        names, again = tee(_files_of(place))
+        sizes = in_order(_size, (file for _, file in again), FILES_AT_A_TIME) if is_url(place) else None
+        for name, file in names:
+            digest.update(b"%s\0%d\n" % (os.fsencode(name), next(sizes) if sizes else _size(file)))
             if file.endswith(MANIFEST_SUFFIXES):
                 with open_place(file) as stream:
                     while block := stream.read(1 << 20):
                         digest.update(block)
     return digest.hexdigest()
+
+
+def manifests_state(inputs: list[str]) -> str | None:
+    """Text that changes when a manifest was written anew: sizes, and times or what a store calls a version. None where
+    an input is a folder, of which only a look at every file could tell."""
+    digest = hashlib.sha256()
+    for place in places_of(inputs):
+        if is_folder(place) or not (version := version_of(place)):
+            return None
+        digest.update(os.fsencode(place) + b"\0" + version.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def manifest_bytes(inputs: list[str]) -> int:
+    """Bytes of the lists of cuts among the inputs, as large as they are unpacked, about."""
+    total = 0
+    for place in places_of(inputs):
+        if place.endswith(MANIFEST_SUFFIXES):
+            total += _size(place) * (UNPACKED if place.endswith(".gz") else 1)
+        elif is_folder(place) and is_shar(place):
+            lists = [name for name in names_in(place) if name.startswith("cuts.")]
+            total += sum(_size(join(place, name)) * (UNPACKED if name.endswith(".gz") else 1) for name in lists)
+    return total
 
 
 def _size(place: str) -> int:

@@ -9,15 +9,21 @@ Tars of other fields (features, arrays) are not read.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from pipelines.sources.access import NO_MORE, Access
 from pipelines.sources.cuts import LONGEST_LINE, PathRule, SourceCut, TarSlice, as_cut, read_json_lines
-from pipelines.storage.places import is_folder, join, names_in, open_place
+from pipelines.storage.ahead import in_order
+from pipelines.storage.places import is_folder, is_url, join, names_in, open_place, size_of
+from pipelines.storage.ranges import RangedBytes
 from tokenizer.errors import InputError
+
+TARS_AT_A_TIME = 16  # behind a URL
 
 
 def is_shar(place: str) -> bool:
@@ -41,8 +47,9 @@ def read_shar(folder: str, access: Access = NO_MORE) -> Iterator[SourceCut]:
                 f"{folder}: {len(manifests)} files of cuts but {len(found)} of {field}; a shard is incomplete"
             )
     rule = PathRule(folder, access)
+    in_tars = _in_tars([join(folder, name) for name in tars])
     for number, manifest in enumerate(manifests):
-        audio = _recordings_in_tar(join(folder, tars[number])) if tars else None
+        audio = next(in_tars) if tars else None
         extras = {field: read_json_lines(join(folder, found[number])) for field, found in fields.items()}
         for where, line in read_json_lines(join(folder, manifest)):
             cut, piece = as_cut(line, where, rule), None
@@ -76,10 +83,47 @@ def _attach(cut: dict[str, Any], field: str, lines: Iterator[tuple[str, dict[str
         cut["custom"] = {**(cut.get("custom") or {}), field: line[field]}
 
 
-def _recordings_in_tar(path: str) -> Iterator[tuple[str, dict[str, Any] | None, TarSlice | None]]:
-    """(cut id, recording, place of its audio) of every pair in a Shar tar; the last two None for a placeholder."""
+_Pair = tuple[str, dict[str, Any] | None, TarSlice | None]
+"""(cut id, recording, place of its audio); the last two None for a placeholder."""
+
+
+def _in_tars(places: list[str]) -> Iterator[Iterator[_Pair]]:
+    """The pairs of each tar, in order. Behind URLs several are read at once, because each pair takes a request."""
+    if not places or not is_url(places[0]):
+        return map(_recordings_in_tar, places)
+    return map(iter, in_order(lambda place: list(_recordings_in_tar(place)), places, TARS_AT_A_TIME))
+
+
+class _Remote(io.RawIOBase):
+    """A tar behind a URL, of which a little is fetched wherever `tarfile` goes: a header, the JSON, the next header."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self._data, self._at = RangedBytes(place, 0, size_of(place)), 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._data.size}[whence] + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._data.read_at(self._at, self._data.size if size < 0 else size)
+        self._at += len(data)
+        return data
+
+
+def _recordings_in_tar(path: str) -> Iterator[_Pair]:
+    """What is in a Shar tar, lazily."""
     try:
-        with open_place(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with (
+            _Remote(path) if is_url(path) else open_place(path) as file,
+            tarfile.open(fileobj=cast(BinaryIO, file), mode="r:") as tar,
+        ):
             for data in tar:
                 meta = tar.next()
                 stem = data.name.rpartition(".")[0]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pipelines.storage.places import is_url, objects_below, open_file_system
-from pipelines.storage.retries import retried
+from pipelines.storage.retries import condition_failed, retried
 from tokenizer.errors import InputError
 
 
@@ -46,6 +46,10 @@ class RemotePath:
     @property
     def name(self) -> str:
         return self.url.rstrip("/").rpartition("/")[2]
+
+    @property
+    def parent(self) -> RemotePath:
+        return RemotePath(self.url.rstrip("/").rpartition("/")[0])
 
     def absolute(self) -> RemotePath:
         return self
@@ -90,21 +94,29 @@ class RemotePath:
         self._request("pipe_file", data)
 
     def create(self, data: bytes) -> bool:
-        """Make the file unless it exists. Returns whether this call made it.
-
-        Of several simultaneous calls one succeeds, if the store has conditional writes (S3 and Google's have).
-        """
-        if self.exists():
-            return False
+        """Make the file unless it exists. Returns whether this call made it; of several simultaneous calls one did, if
+        the store keeps to conditions and the file system does not look first and write then. Calls must differ in
+        `data`: a request that was repeated after its answer got lost finds the file that it made itself, and knows it
+        by that."""
         try:
             self._request("pipe_file", data, mode="create")
-        except (FileExistsError, InputError):
-            # A refused conditional write has no class of its own in s3fs. And a repeated request may have found the
-            # file that it made itself.
-            if not self.exists():
+            return True
+        except FileExistsError:
+            pass
+        except InputError as error:
+            if not condition_failed(error):
                 raise
+        try:
             return self.read_bytes() == data
-        return True
+        except FileNotFoundError:  # it was there, and is gone
+            return False
+
+    def looks_then_writes(self) -> bool:
+        """Whether `create` is not one request with a condition but two requests, as fsspec's default is."""
+        from fsspec.spec import AbstractFileSystem
+
+        files, _ = open_file_system(self.url)
+        return not files.async_impl and type(files).pipe_file is AbstractFileSystem.pipe_file
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
@@ -177,8 +189,16 @@ def remove_tree(folder: Folder) -> None:
         return
     files, path = open_file_system(folder.url)
     names = files_below(folder)
-    if names:
-        retried(lambda: files.rm([f"{path.rstrip('/')}/{name}" for name in names]))
+
+    def remove() -> None:
+        with contextlib.suppress(FileNotFoundError):  # another run removes them too
+            files.rm([f"{path.rstrip('/')}/{name}" for name in names])
+
+    try:
+        if names:
+            retried(remove)
+    except Exception as error:
+        raise InputError(f"{folder}: cannot be removed ({type(error).__name__}: {error})") from error
 
 
 @contextlib.contextmanager

@@ -69,6 +69,18 @@ def size_of(place: str, hosts: tuple[str, ...] | None = None) -> int:
     return int(retried(lambda: files.size(path), origin(place)))
 
 
+def version_of(place: str) -> str:
+    """Size and time of a file, or what its store calls its version; "" where only its size is known."""
+    if not is_url(place):
+        status = os.stat(place)
+        return f"{status.st_size} {status.st_mtime_ns}"
+    files, path = open_file_system(place)
+    info = retried(lambda: files.info(path))
+    versions = (info.get(name) for name in ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime"))
+    version = next((str(value) for value in versions if value), "")
+    return version and f"{info['size']} {version}"
+
+
 def matches(pattern: str) -> list[str]:
     """Absolute places that a glob (`**` for any depth) matches, sorted."""
     if not is_url(pattern):

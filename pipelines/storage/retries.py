@@ -102,6 +102,11 @@ def may_pass(error: BaseException) -> bool:
     return any(_passes(cause) for cause in _causes(error))
 
 
+def condition_failed(error: BaseException) -> bool:
+    """Whether a store has refused a write because of its condition (412): the file is there."""
+    return any(_http_status(cause) == 412 for cause in _causes(error))
+
+
 def _passes(error: BaseException) -> bool:
     if isinstance(error, (TimeoutError, ConnectionError)):
         return True

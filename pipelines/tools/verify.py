@@ -6,23 +6,21 @@ durations; the totals with each other; and the shards as Lhotse, webdataset and 
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import itertools
-import os
-import re
+import multiprocessing
 import tarfile
-import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipelines.bulk.ownership import Part, shards_of
 from pipelines.dataset.mapped_shards import mappable
-from pipelines.format.description import CodecEntry, Description, ShardEntry, is_intact, read_description
+from pipelines.format.description import CodecEntry, Description, ShardEntry, is_intact, read_description, spread
 from pipelines.format.layout import INDEX_DTYPE, Layout
 from pipelines.format.ledger import read_quarantine
 from pipelines.format.member_ids import original_id
@@ -32,32 +30,68 @@ from pipelines.sources.audio import expected_samples
 from pipelines.sources.cuts import duration
 from pipelines.storage.folders import Folder, on_disk
 from pipelines.storage.stable_bytes import StoredFile, sha256_file
+from pipelines.tools.other_readers import installed_readers, reader_agrees
 from tokenizer.errors import InputError
 from tokenizer.rates import token_count
+
+SHARDS_A_TASK = 16  # of a worker
 
 READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
 """What reading damaged files raises; each error becomes a problem in the list."""
 
 
-def verify(out: Folder) -> list[str]:
+@dataclass(frozen=True)
+class Share:
+    """Which shards to read, of all that a dataset has.
+
+    Attributes:
+        part: every N-th of them; None: all.
+        sample: at most so many of these, spread evenly; None: all.
+    """
+
+    part: Part | None = None
+    sample: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sample is not None and self.sample < 1:
+            raise InputError(f"--sample is {self.sample}, expected at least 1 shard")
+
+    def of(self, entries: Sequence[ShardEntry]) -> list[ShardEntry]:
+        return list(spread([entries[i] for i in shards_of(self.part, len(entries))], self.sample))
+
+
+def verify(out: Folder, share: Share | None = None, workers: int = 1) -> list[str]:
     """Problems of the dataset in `out`, each one line that begins with the file it is about; empty when it is sound.
 
     Behind a URL only our own reader is used; other libraries are tried on local folders.
 
+    Args:
+        share: of the shards; what is not in a shard is checked without one, by the first part, and with every sample.
+        workers: processes that read shards. Problems come in the same order whatever their number.
+
     Raises:
         InputError: there is no finished dataset in `out`, or the store behind the URL fails.
     """
-    layout = Layout(out)
+    layout, share = Layout(out), share or Share()
     try:
         description = read_description(layout)
     except InputError as error:
         if not layout.dataset.exists():
             raise
         return [f"dataset.json: {error}"]
-    return list(_problems(layout, description))
+    found = [] if share.part is not None and share.part.number > 1 else list(_outside_shards(layout, description))
+    groups = [share.of(description.shards)]
+    if workers > 1:
+        groups = [groups[0][i : i + SHARDS_A_TASK] for i in range(0, len(groups[0]), SHARDS_A_TASK)]
+    codecs = [description.codec] * len(groups)
+    if workers == 1 or len(groups) < 2:
+        return found + [problem for group in groups for problem in _shards(layout, group, description.codec)]
+    # not forked: threads of a store's client do not live on in a fork
+    with ProcessPoolExecutor(min(workers, len(groups)), multiprocessing.get_context("spawn")) as pool:
+        return found + [line for lines in pool.map(_shards, [layout] * len(groups), groups, codecs) for line in lines]
 
 
-def _problems(layout: Layout, description: Description) -> Iterator[str]:
+def _outside_shards(layout: Layout, description: Description) -> Iterator[str]:
     intact = is_intact(layout.dataset)
     if not intact:
         yield "dataset.json: its content does not match its checksum"
@@ -65,22 +99,27 @@ def _problems(layout: Layout, description: Description) -> Iterator[str]:
         yield f"{layout.dataset_copy.name}: missing or not the same as dataset.json"
     yield from _strange_files(layout, description, intact)
     yield from _totals(description)
-    damaged = set()
     for name, recorded in description.files.items():
         yield from _checksum(layout, name, recorded)
     yield from _quarantine(layout, description)
-    for entry in description.shards:
+
+
+def _shards(layout: Layout, entries: Sequence[ShardEntry], codec: CodecEntry) -> list[str]:
+    """Problems of some shards: of each by itself, then as other libraries read those that have none."""
+    found, damaged = [], set()
+    for entry in entries:
         names = [layout.name(path) for path in layout.shard_files(entry.shard)]
         with on_disk(layout.out, [name for name in names if name in entry.files]) as folder:
             local = Layout(folder)
-            problems = [*_checksums(local, entry), *_shard(local, entry, description.codec)]
+            problems = [*_checksums(local, entry), *_shard(local, entry, codec)]
         if problems:
             damaged.add(entry.shard)
-        yield from problems
-    whole = [entry.shard for entry in description.shards if entry.shard not in damaged]
+        found += problems
+    whole = [entry.shard for entry in entries if entry.shard not in damaged]
     if whole and isinstance(layout.out, Path):
         for name, reader in installed_readers().items():
-            yield from _reader_agrees(layout, whole, name, reader)
+            found += reader_agrees(layout, whole, name, reader)
+    return found
 
 
 # ---- files ------------------------------------------------------------------------------------------------------
@@ -244,78 +283,3 @@ def _packed(layout: Layout, entry: ShardEntry, pairs: list[Pair]) -> Iterator[st
         yield f"{name}: its ids are not those of the tar"
     elif not all(np.array_equal(codes, pair.codes) for codes, pair in zip(found, pairs, strict=True)):
         yield f"{name}: its codes are not those of the tar"
-
-
-# ---- other libraries --------------------------------------------------------------------------------------------
-
-
-_PLAIN = re.compile(r"[A-Za-z0-9_./+@ -]*")
-
-Reader = Callable[[Layout, list[int]], Iterator[tuple[str, np.ndarray]]]
-"""Each (member id, codes uint16 [T]) of these shards, in order, as another library reads them."""
-
-
-def lhotse_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, np.ndarray]]:
-    from lhotse import CutSet
-
-    plain = _plainly_named([file(shard) for shard in shards for file in (layout.cuts_file, layout.codes_tar)])
-    with plain as files:
-        for cut in CutSet.from_shar(fields={"cuts": files[::2], "codes": files[1::2]}):
-            yield cut.id, cut.load_codes()
-
-
-def webdataset_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, np.ndarray]]:
-    import webdataset
-
-    with _plainly_named([layout.codes_tar(shard) for shard in shards]) as tars:
-        for sample in webdataset.WebDataset(tars, shardshuffle=False).decode():
-            yield sample["__key__"], sample["npy"]
-
-
-def datasets_reader(layout: Layout, shards: list[int]) -> Iterator[tuple[str, np.ndarray]]:
-    from datasets import load_dataset
-
-    with _plainly_named([layout.codes_tar(shard) for shard in shards]) as tars:
-        # Streaming, because loading copies the corpus into a cache.
-        for sample in load_dataset("webdataset", data_files=tars, split="train", streaming=True):
-            yield sample["__key__"], np.asarray(sample["npy"], np.uint16)
-
-
-@contextlib.contextmanager
-def _plainly_named(files: list[Folder]) -> Iterator[list[str]]:
-    """Absolute paths of files by names without a second meaning: these libraries take `#`, `?`, `::`, `{1,2}` and `[`
-    in a name for parts of a URL or of a pattern. Where a path has such, links to the files stand for them."""
-    paths = [str(file.absolute()) if isinstance(file, Path) else str(file) for file in files]
-    if all(_PLAIN.fullmatch(path) for path in paths) or not all(isinstance(file, Path) for file in files):
-        yield paths
-        return
-    with tempfile.TemporaryDirectory(prefix="focalstream-") as folder:
-        links = [os.path.join(folder, os.path.basename(path)) for path in paths]
-        for path, link in zip(paths, links, strict=True):
-            os.symlink(path, link)
-        yield links
-
-
-def installed_readers() -> dict[str, Reader]:
-    """Readers by the name of their library; `datasets` only where it is installed."""
-    readers: dict[str, Reader] = {"lhotse": lhotse_reader, "webdataset": webdataset_reader}
-    if importlib.util.find_spec("datasets") is not None:
-        readers["datasets"] = datasets_reader
-    return readers
-
-
-def _reader_agrees(layout: Layout, shards: list[int], name: str, reader: Reader) -> Iterator[str]:
-    """At most one problem: where a reader first differs from ours, or that it fails."""
-    ours = (pair for shard in shards for pair in read_pairs(layout.codes_tar(shard)))
-    read = 0
-    try:
-        for ours_next, theirs in itertools.zip_longest(ours, reader(layout, shards)):
-            if ours_next is None or theirs is None:
-                yield f"shards: {name} reads {'more' if ours_next is None else 'fewer'} cuts than there are"
-                return
-            if ours_next.member != theirs[0] or not np.array_equal(ours_next.codes, theirs[1]):
-                yield f"shards: {name} reads {theirs[0]} where {ours_next.member} is, or other codes for it"
-                return
-            read += 1
-    except Exception as error:  # of another library: any error is the finding
-        yield f"shards: {name} fails after {read} cuts ({type(error).__name__}: {error})"

@@ -149,5 +149,28 @@ def test_planning_that_is_refused_leaves_nothing(run, tmp_path):
 
 def test_once_is_one_at_a_time(tmp_path):
     layout = Layout(tmp_path)
-    with once(layout, "plan"), open(layout.work / "plan.lock") as lock, pytest.raises(BlockingIOError):
+    with once(layout, "plan", lambda: False), open(layout.work / "plan.lock") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    (layout.work / "plan.lock").unlink()
+    with once(layout, "plan", lambda: True):
+        assert not (layout.work / "plan.lock").exists()
+
+
+def test_parts_of_a_stored_plan_read_no_manifest_and_no_receipts_of_others(
+    write_manifest, speech, run, tmp_path, monkeypatch
+):
+    from pipelines.bulk import plan
+    from pipelines.format import ledger
+
+    manifest, out = write_manifest({f"{i}": speech(i, 0.2) for i in range(6)}), tmp_path / "out"
+    assert run(manifest, out, shard_cuts=2, plan_only=True) | {"planned": 6, "cuts": 0} == run(
+        manifest, out, shard_cuts=2, plan_only=True
+    )
+    receipts, read = [], ledger._receipt_path
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "content_digest", None)
+        patch.setattr(ledger, "_receipt_path", lambda layout, shard: receipts.append(shard) or read(layout, shard))
+        assert run(manifest, out, shard_cuts=2, part=Part(1, 3))["cuts"] == 2 and set(receipts) == {0}
+    manifest.write_text(manifest.read_text().replace("some words", "more words"))
+    with pytest.raises(InputError, match="the content of the input was"):
+        run(manifest, out, shard_cuts=2, part=Part(2, 3))

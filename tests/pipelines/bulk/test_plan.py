@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipelines.bulk.plan import Sharding, identify, load_or_make_plan
+from pipelines.bulk.plan import Sharding, identify, load_or_make_plan, refuse_difference
 from pipelines.bulk.stored_plan import shard_cuts
 from pipelines.format.layout import Layout
 from pipelines.sources.cuts import Selection, duration
@@ -115,3 +115,26 @@ def test_a_damaged_or_missing_list_of_cuts_is_named(tmp_path, content):
     assert [cut.id for cut in shard_cuts(layout, 0)] == ["cut-0", "cut-1"]
     with pytest.raises(InputError, match=r"000001\.jsonl\.gz: the plan of an unfinished run is damaged"):
         shard_cuts(layout, 1)
+
+
+def test_matches_of_a_glob_that_were_stored_one_by_one_are_those_of_the_glob(tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    stored = identify([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")], Selection(), Sharding(cuts=2), {}, CODEC)
+    wanted = identify([str(tmp_path / "*.jsonl")], Selection(), Sharding(cuts=2), {}, CODEC)
+    refuse_difference(Layout(tmp_path / "out"), stored, wanted)
+    (tmp_path / "c.jsonl").write_text("{}\n")
+    wanted = identify([str(tmp_path / "*.jsonl")], Selection(), Sharding(cuts=2), {}, CODEC)
+    with pytest.raises(InputError, match="the input was"):
+        refuse_difference(Layout(tmp_path / "out"), stored, wanted)
+
+
+def test_large_manifests_make_large_shards_unless_a_run_began_with_others(tmp_path, monkeypatch):
+    from pipelines.commands import corpus_options
+    from pipelines.commands.corpus_options import default_shard_hours
+
+    layout, _ = make(tmp_path, [10.0] * 8, Sharding(hours=2.5))
+    manifest = str(tmp_path / "cuts.jsonl")
+    assert default_shard_hours(manifest) == 1.0 and default_shard_hours(manifest, layout) == 2.5
+    monkeypatch.setattr(corpus_options, "LARGE_BYTES", 100)
+    assert default_shard_hours(manifest) == 10.0 and default_shard_hours(manifest, layout) == 2.5

@@ -33,10 +33,12 @@ def test_the_closing_rate_counts_only_what_this_run_encoded(write_manifest, spee
 def test_the_line_a_minute_never_has_less_than_nothing_left(capsys, monkeypatch):
     """Durations summed in another order end a little above their sum."""
     from pipelines.bulk import progress
-    from pipelines.bulk.tasks import Progress
+    from pipelines.bulk.tasks import Progress, Ready
 
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     with progress.ProgressBar(360.0, 0.0, 0) as bar:
+        bar.see(Ready())
+        assert capsys.readouterr().err == "0.00 of 0.10 h, 0 failed, waiting for the first audio\n"
         bar.see(Progress(360.1))
     assert capsys.readouterr().err.rstrip().endswith("0 failed, about 0 min left")
 

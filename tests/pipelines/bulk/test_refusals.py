@@ -2,9 +2,11 @@
 
 import re
 import shutil
+import signal
 
 import pytest
 
+from pipelines.bulk.run import interrupted_by_sigterm
 from slm.cli import main
 from tokenizer.errors import InputError
 
@@ -122,3 +124,44 @@ def test_a_refusal_names_options_as_they_are_given(finished, audio_folder, comma
 
 def interrupted(*arguments):
     raise KeyboardInterrupt
+
+
+def test_files_that_systems_leave_make_no_folder_strange(write_manifest, speech, run, tmp_path):
+    manifest = write_manifest({"a": speech(0, 0.4)})
+    for name in (".DS_Store", "work/.DS_Store", "work/.nfs0000000000c3a1f200000005", "work/receipts/._0.json"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_bytes(b"")
+    (tmp_path / "out/shards").mkdir()  # empty folders are no one's
+    assert run(manifest, tmp_path / "out")["cuts"] == 1
+
+
+def test_a_folder_that_is_removed_in_mid_run_is_not_made_again(write_manifest, speech, run, tmp_path, monkeypatch):
+    from pipelines.bulk import tasks
+
+    manifest, out, write = (
+        write_manifest({f"{i}": speech(i, 0.2) for i in range(4)}),
+        tmp_path / "out",
+        tasks.write_shard,
+    )
+
+    def remove_and_write(*arguments):
+        shutil.rmtree(out)
+        return write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "write_shard", remove_and_write)
+        with pytest.raises(InputError, match="was removed while a run was writing there"):
+            run(manifest, out, shard_cuts=2)
+    assert not out.exists()
+    assert run(manifest, out, shard_cuts=2)["cuts"] == 4
+
+
+def test_only_the_first_signal_interrupts_what_is_being_put_in_order():
+    ended = []
+    with pytest.raises(KeyboardInterrupt), interrupted_by_sigterm():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            ended.append("in order")
+    assert ended == ["in order"]

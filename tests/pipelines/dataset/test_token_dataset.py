@@ -11,8 +11,8 @@ from pipelines.bulk.plan import Sharding
 from pipelines.dataset.cache import MissingFile
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.layout import Layout
+from pipelines.tools.other_readers import lhotse_reader
 from pipelines.tools.rewrite import split
-from pipelines.tools.verify import lhotse_reader
 from tokenizer.errors import InputError
 
 

@@ -43,6 +43,7 @@ def test_stored_cuts_written_again_are_the_same_bytes(shard, tmp_path):
     again = list(stored_cuts(layout, 7))
     assert [cut.cut for cut, _ in again] == [cut.cut | {"custom": {}} for cut in cuts]
     copy = Layout(tmp_path / "copy")
+    copy.out.mkdir()
     write_shard(copy, 7, [cut for cut, _ in again], [codes for _, codes in again], token_rate=50.0, pack_bits=12)
     for path, copied in zip(layout.shard_files(7), copy.shard_files(7), strict=True):
         assert path.read_bytes() == copied.read_bytes()

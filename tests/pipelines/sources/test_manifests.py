@@ -134,3 +134,21 @@ def test_a_manifest_from_a_pipe_is_to_be_written_to_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match=r"pipe: is no file.*write it to a file whose name ends in \.jsonl or"):
         list(read_cuts(find_inputs(str(tmp_path / "pipe"))))
+
+
+def test_a_glob_of_many_files_stays_a_glob_and_takes_work_in_proportion(tmp_path, speech, monkeypatch):
+    from pipelines.sources import manifests
+
+    for i in range(manifests.NAMED_ONE_BY_ONE + 1):
+        folder = tmp_path / f"speaker {i % 3}"
+        folder.mkdir(exist_ok=True)
+        soundfile.write(folder / f"{i:04}.wav", speech(i % 5, 0.1), 16000)
+    pattern = str(tmp_path / "*" / "*.wav")
+    monkeypatch.chdir(tmp_path)
+    assert find_inputs("*/*.wav") == [pattern]
+    listed = sorted(str(path) for path in tmp_path.glob("*/*.wav"))
+    assert [cut.cut for cut in read_cuts([pattern])] == [cut.cut for cut in read_cuts(listed)]
+    assert content_digest([pattern]) == content_digest(listed)
+    shared = []
+    monkeypatch.setattr(manifests, "folder_of_all", lambda places: shared.append(len(places)) or str(tmp_path))
+    assert sum(1 for _ in read_cuts([pattern])) == len(listed) and shared == [len(listed)]

@@ -20,8 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pipelines.bulk.ownership import Part, only_run
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.layout import Layout
-from pipelines.storage import locks as leases
-from pipelines.storage import retries
+from pipelines.storage import leases, retries
 from pipelines.storage.folders import RemotePath, dataset_folder, files_below, on_disk, sizes_in
 from pipelines.tools.verify import verify
 from slm.cli import main
@@ -131,12 +130,15 @@ def test_files_on_disk_for_what_needs_them(bucket, tmp_path):
 # ---- who may write ----------------------------------------------------------------------------------------------
 
 
-def test_who_may_work_beside_whom(bucket):
+def test_who_may_work_beside_whom(bucket, monkeypatch):
     layout = Layout(bucket)
     with only_run(layout, Part(1, 4)), only_run(layout, Part(2, 4)):
         for other in (Part(1, 4), Part(1, 3), None):
             with pytest.raises(InputError, match=r"another run is writing there \(process"), only_run(layout, other):
                 pass
+    monkeypatch.setattr(leases, "SILENCE_SECONDS", 1e9)
+    with only_run(layout):  # what a part held that came to its end holds nobody up
+        pass
     assert files_below(bucket) == []
 
 
@@ -145,7 +147,12 @@ def test_the_lease_of_a_dead_run_is_taken_over_and_the_dead_notices(bucket, monk
     (bucket / "work/lock").write_bytes(json.dumps({"host": "h", "process": 1, "lease": "dead", "beat": 7}).encode())
     with only_run(layout) as still_ours:
         still_ours()
-        (bucket / "work/lock").write_bytes(json.dumps({"host": "h", "process": 1, "lease": "back", "beat": 8}).encode())
+        ended.wait(0.1)
+        assert not (bucket / "work/lock").exists()
+        (bucket / "work/lock").write_bytes(json.dumps({"host": "h", "process": 1, "lease": "dead", "beat": 8}).encode())
+        ended.wait(0.3)
+        still_ours()  # the dead one came back, and wrote where no one looks any more
+        (bucket / "work/lock.2").write_bytes(b'{"host": "h", "process": 1}')
         ended.wait(0.3)
         with pytest.raises(InputError, match="another run has taken over"):
             still_ours()
@@ -221,6 +228,26 @@ def test_going_on_after_any_upload(finished, audio_folder, run, bucket, file_byt
 def test_parts_behind_a_url(finished, audio_folder, run, bucket, file_bytes):
     for number in (2, 1, 3):
         run(audio_folder, bucket, part=Part(number, 3))
+    assert remote_bytes(bucket) == file_bytes(finished)
+
+
+def test_ten_parts_that_start_together_behind_a_dead_lock(finished, audio_folder, run, bucket, file_bytes):
+    (bucket / "work/plan.lock").write_bytes(b'{"host": "gone", "process": 1, "lease": "dead", "beat": 7}')
+    errors, start = [], threading.Barrier(10)
+
+    def part(number):
+        start.wait()
+        try:
+            run(audio_folder, bucket, part=Part(number, 10))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=part, args=(number,)) for number in range(1, 11)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
     assert remote_bytes(bucket) == file_bytes(finished)
 
 

@@ -14,7 +14,7 @@ from lhotse.supervision import AlignmentItem
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.layout import Layout
 from pipelines.format.member_ids import member_id
-from pipelines.tools.verify import datasets_reader, lhotse_reader, webdataset_reader
+from pipelines.tools.other_readers import datasets_reader, lhotse_reader, webdataset_reader
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import tarfile
 import numpy as np
 import pytest
 
+from pipelines.bulk.ownership import Part
 from pipelines.format.description import content_checksum
-from pipelines.tools.verify import verify
+from pipelines.tools.verify import Share, verify
 from slm.cli import main
 from tokenizer.errors import InputError
 
@@ -208,3 +209,16 @@ def test_no_dataset(tmp_path, capsys):
 def test_a_damaged_quarantine_is_a_problem(copied, line):
     (copied / "quarantine.jsonl").write_text(line + "\n")
     assert any(problem.startswith("quarantine.jsonl: cannot be read") for problem in verify(copied))
+
+
+def test_parts_samples_and_workers_together_read_what_one_process_reads(copied, monkeypatch):
+    for shard in (1, 4):
+        tar = copied / f"shards/codes.{shard:06d}.tar"
+        tar.write_bytes(tar.read_bytes()[:-1])
+    (copied / "shards/photo.jpg").write_text("mine")
+    everything = verify(copied)
+    assert sorted(verify(copied, Share(Part(1, 2))) + verify(copied, Share(Part(2, 2)))) == sorted(everything)
+    assert not any("000001" in problem for problem in verify(copied, Share(sample=2)))  # the first and the last
+    assert any("000004" in problem for problem in verify(copied, Share(sample=2)))
+    monkeypatch.setattr("pipelines.tools.verify.SHARDS_A_TASK", 2)
+    assert verify(copied, workers=2) == everything

@@ -1,0 +1,116 @@
+"""Bytes and requests that reading audio from a store takes, against the bytes of the audio that is wanted.
+
+    python benchmarks/remote_bytes.py [--minutes 5] [--milliseconds 0]
+
+Ten cuts of 5 s of one long recording (noise whose loudness wanders, 44.1 kHz, two channels) as FLAC and WAV, a Shar
+folder of 120 cuts with its planning, and 200 small files. The store is moto on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pipelines.sources.audio import read_wave
+from pipelines.sources.cuts import SourceCut, whole_recording
+from pipelines.sources.manifests import read_cuts
+from tests.pipelines.storage.slow_s3 import counts, slow_s3
+
+RATE, CUT_SECONDS = 44100, 5.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of the long recording")
+    parser.add_argument("--milliseconds", type=float, default=0.0, help="added to each request")
+    args = parser.parse_args()
+    print("| input | bytes wanted | fetched | ratio | requests |\n|---|---|---|---|---|")
+    with slow_s3(args.milliseconds / 1000) as address, tempfile.TemporaryDirectory() as folder:
+        for kind in ("FLAC", "WAV"):
+            size, seconds = put_recording(kind, 60 * args.minutes)
+            before = counts(address)
+            for number in range(10):
+                read_wave(cut_of(kind, seconds, (seconds - 6) * (7 * number % 10) / 10), 16000)
+            row(
+                f"ten cuts of {size / 1e6:.0f} MB of {kind}",
+                10 * CUT_SECONDS / seconds * size,
+                counts(address) - before,
+            )
+        items, before = put_shar(folder), counts(address)
+        for item in read_cuts(["s3://speech/shar"]):
+            read_wave(item, 16000)
+        row("Shar, 120 cuts, with planning", items, counts(address) - before)
+        small = encoded(noise(2.0), "FLAC")
+        fsspec.filesystem("s3").pipe({f"speech/small/{i:03}.flac": small for i in range(200)})
+        cuts = list(read_cuts(["s3://speech/small"]))
+        before = counts(address)
+        for item in cuts:
+            read_wave(item, 16000)
+        row("200 small files", 200 * len(small), counts(address) - before)
+
+
+def row(what: str, wanted: float, fetched: Any) -> None:
+    requests = fetched["GET"] + fetched["HEAD"]
+    ratio = fetched["bytes"] / wanted
+    print(
+        f"| {what} | {wanted / 1e6:.1f} MB | {fetched['bytes'] / 1e6:.1f} MB | {ratio:.2f} | {requests} |", flush=True
+    )
+
+
+def noise(seconds: float) -> np.ndarray:
+    samples = int(seconds * RATE)
+    loudness = np.sin(np.arange(samples, dtype=np.float32) / RATE * 1.3) ** 2 * 3000 + 50
+    return (np.random.default_rng(0).standard_normal((samples, 2), np.float32) * loudness[:, None]).astype(np.int16)
+
+
+def encoded(wave: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave, RATE, format=kind)
+    return file.getvalue()
+
+
+def put_recording(kind: str, seconds: float) -> tuple[int, float]:
+    data = encoded(noise(seconds), kind)
+    fsspec.filesystem("s3").pipe_file(f"speech/long.{kind}", data)
+    return len(data), seconds
+
+
+def cut_of(kind: str, seconds: float, start: float) -> SourceCut:
+    recording = {
+        "id": "long",
+        "sources": [{"type": "url", "channels": [0, 1], "source": f"s3://speech/long.{kind}"}],
+        "sampling_rate": RATE,
+        "num_samples": int(seconds * RATE),
+        "duration": seconds,
+        "channel_ids": [0, 1],
+    }
+    return SourceCut({**whole_recording(recording), "start": start, "duration": CUT_SECONDS})
+
+
+def put_shar(folder: str) -> int:
+    """A Shar folder on the store. Returns the bytes of its audio."""
+    from lhotse import CutSet, Recording
+
+    wave, shar = noise(1.1 * 120), os.path.join(folder, "shar")
+    os.mkdir(shar)
+    for i in range(120):
+        soundfile.write(f"{folder}/{i}.flac", wave[i * RATE : (i + 1) * RATE, 0], RATE)
+    cuts = CutSet.from_cuts(Recording.from_file(f"{folder}/{i}.flac").to_cut() for i in range(120))
+    cuts.to_shar(shar, fields={"recording": "flac"}, shard_size=40)
+    fsspec.filesystem("s3").put(f"{shar}/", "speech/shar/", recursive=True)
+    return sum(item.audio.size for item in read_cuts([shar]) if item.audio)
+
+
+if __name__ == "__main__":
+    main()

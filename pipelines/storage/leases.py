@@ -1,0 +1,276 @@
+"""Leases: locks in object stores, which have none of their own.
+
+A lease is a small file that its holder rewrites every `BEAT_SECONDS`. When the holder is killed the file stops
+changing, and after `SILENCE_SECONDS` another run may take the lease. Clocks of different machines are never compared: a
+waiting run watches the file itself.
+
+No file ever changes hands. Each holder makes a file of its own, the next generation of the lease (`plan.lock`,
+`plan.lock.1`, `plan.lock.2`, ...), by a write that the store refuses when the file exists ("If-None-Match: *" on S3).
+So of many runs that see the same lease free or silent, one makes the next generation, and the others go on waiting. The
+lease belongs to the highest generation; it is never removed alone, only together with all of `work/`. A holder that was
+cut off for long can only change or free its own generation, which no one heeds any more:
+
+    free or silent generation n   ->  create n+1; refused: another was faster, wait for it
+    created n+1                   ->  list: is it the highest? If not, the list that showed n was old; wait
+                                      (the file stays, and the holder of the highest removes it)
+    holder of n+1                 ->  removes the generations below; at the end marks its own as free
+
+All of this needs conditional creation and listings that show what was written before (S3, Google's, Azure's and
+everything that speaks S3 in full have both). Where a protocol has no conditional creation, a run writes the file, waits
+`SETTLE_SECONDS` and holds the lease if its own words still stand there; one line of the log says so.
+
+A holder that cannot reach the store stops before others may take over (`StillHeld`). If the machine is suspended
+between that check and a write, two runs may write; a shard has the same bytes whichever run writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pipelines.storage.folders import RemotePath, sizes_in
+from pipelines.storage.redirects import origin
+from tokenizer.errors import InputError
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 15.0  # between two changes of the file by its holder
+SILENCE_SECONDS = 60.0  # without a change, after which the holder counts as dead
+LOOK_SECONDS = 2.0  # between two reads of the file by a run that waits
+SETTLE_SECONDS = 5.0  # in which every write arrives that began before, where writes have no conditions
+LOOKS_AT_A_TIME = 16
+
+StillHeld = Callable[[], None]
+"""Raises InputError when another run has taken the lock, or may soon; which can only happen to a lease."""
+
+
+_conditional: dict[str, bool] = {}  # whether a store refuses to create a file that exists, as far as is known
+
+
+class NotNeeded(Exception):
+    """What the lease was for has been done by others."""
+
+
+@contextlib.contextmanager
+def lease(
+    path: RemotePath,
+    wait: bool,
+    done: Callable[[], bool] = lambda: False,
+    at_end: Callable[[], None] = lambda: None,
+) -> Iterator[StillHeld]:
+    """Hold a lease.
+
+    Args:
+        wait: when another process holds it, wait until it is free; otherwise raise BlockingIOError.
+        done: whether there is nothing left to wait for; looked at before every look at the lease.
+        at_end: called last, with the lease still held but no longer rewritten, so that its file may be removed.
+
+    Raises:
+        BlockingIOError: saying who holds it.
+        NotNeeded: it is `done`.
+    """
+    holder = _Holder(path)
+    holder.acquire(wait, done)
+    if done():  # by the one that held it before
+        holder.release()
+        raise NotNeeded
+    keeper = threading.Thread(target=holder.keep, name="keep-lease", daemon=True)
+    keeper.start()
+    try:
+        yield holder.check
+    finally:
+        holder.ended.set()
+        keeper.join()
+        if not holder.lost.is_set():
+            at_end()
+            holder.release()
+
+
+class _Holder:
+    """One run that wants a lease, has it, or had it."""
+
+    def __init__(self, path: RemotePath) -> None:
+        self.path, self.number, self.beat = path, -1, 0
+        self.who = {"host": socket.gethostname(), "process": os.getpid(), "lease": uuid.uuid4().hex}
+        self.ended, self.lost, self.writing = threading.Event(), threading.Event(), threading.Lock()
+        self.confirmed = 0.0  # when the latest write began that the store has confirmed
+
+    @property
+    def mine(self) -> RemotePath:
+        return _generation(self.path, self.number)
+
+    def content(self, **more: Any) -> bytes:
+        return json.dumps({**self.who, "beat": self.beat, **more}).encode("ascii")
+
+    def acquire(self, wait: bool, done: Callable[[], bool]) -> None:
+        seen: tuple[int, bytes | None] | None = None
+        since = 0.0
+        while True:
+            if done():
+                raise NotNeeded
+            watching = seen is not None and time.monotonic() - since < SILENCE_SECONDS
+            now = seen if seen is not None and watching and _is_unchanged(self.path, seen) else newest(self.path)
+            changed = seen is not None and now != seen
+            if now != seen:
+                seen, since = now, time.monotonic()
+            number, found = now
+            if found is not None and not _is_free(found):
+                if changed and not wait:
+                    raise BlockingIOError(_describe(found))
+                if not changed and time.monotonic() - since < LOOK_SECONDS:
+                    log.info(
+                        "%s: held by %s; watching for up to %g s whether it is alive",
+                        self.path,
+                        _describe(found),
+                        SILENCE_SECONDS,
+                    )
+                if time.monotonic() - since < SILENCE_SECONDS:
+                    time.sleep(LOOK_SECONDS * random.uniform(0.5, 1.5))
+                    continue
+            self.number, self.confirmed = number + 1, time.monotonic()
+            if self.made(self.content()):
+                return
+
+    def made(self, data: bytes) -> bool:
+        """Make this generation, if no other run does. Returns whether this run now has the lease."""
+        if not self.mine.create(data):
+            return False
+        store = origin(self.path.url)
+        if store not in _conditional:
+            refuses = not self.mine.looks_then_writes() and not self.mine.create(data + b" ")
+            if not refuses and not self.is_newest():  # it may have been removed before it was made again
+                return False
+            _conditional[store] = refuses
+        if not _conditional[store]:
+            log.warning("%s: no conditional writes there; do not start several runs at the same moment", self.path)
+            self.mine.write_bytes(data)
+            time.sleep(SETTLE_SECONDS)
+        # Ceph may answer two that create one file at the same moment with yes, and keep what one of them wrote.
+        return self.is_newest() and self.holds(data)
+
+    def is_newest(self) -> bool:
+        return max(_numbers(self.path), default=-1) == self.number
+
+    def holds(self, data: bytes) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return self.mine.read_bytes() == data
+        return False
+
+    def keep(self) -> None:
+        with contextlib.suppress(Exception):  # what is left there changes nothing
+            for number in _numbers(self.path):
+                if number < self.number:
+                    _generation(self.path, number).unlink(missing_ok=True)
+        while not self.ended.wait(BEAT_SECONDS) and not self.lost.is_set():
+            with contextlib.suppress(Exception):  # the store does not answer; a later beat or `check` will tell
+                self.renew()
+
+    def renew(self) -> None:
+        """Show that the holder is alive, unless another has the lease."""
+        with self.writing:
+            began = time.monotonic()
+            if not self.is_newest():
+                self.lost.set()
+                return
+            self.beat += 1
+            self.mine.write_bytes(self.content())
+            self.confirmed = began
+
+    def check(self) -> None:
+        """As `StillHeld`."""
+        if not self.lost.is_set() and time.monotonic() - self.confirmed > SILENCE_SECONDS - BEAT_SECONDS:
+            self.renew()
+            time.sleep(2 * LOOK_SECONDS)  # one that read the file just before may be taking over now
+            self.renew()
+        if self.lost.is_set():
+            raise InputError(
+                f"{self.path}: another run has taken over, because this one could not reach the store for "
+                f"{SILENCE_SECONDS:g} s; that run continues the work"
+            )
+
+    def release(self) -> None:
+        with contextlib.suppress(InputError):  # the store does not answer; then the lease ends by silence
+            if self.is_newest():
+                self.mine.write_bytes(self.content(free=True))
+
+
+def first_alive(paths: Sequence[RemotePath]) -> str | None:
+    """A holder of one of these leases, in words; None when all are free, which takes a wait where some are not."""
+    with ThreadPoolExecutor(LOOKS_AT_A_TIME) as pool:
+
+        def look(watched: Sequence[RemotePath]) -> dict[RemotePath, tuple[int, bytes]]:
+            found = zip(watched, pool.map(newest, watched), strict=True)
+            return {path: (n, data) for path, (n, data) in found if data is not None and not _is_free(data)}
+
+        before = look(paths)
+        until = time.monotonic() + SILENCE_SECONDS
+        while before and time.monotonic() < until:
+            time.sleep(LOOK_SECONDS)
+            now = look(list(before))
+            for path, state in now.items():
+                if state != before[path]:
+                    return _describe(state[1])
+            before = now
+    return None
+
+
+def lease_of(name: str) -> str:
+    """The name of the lease that a file belongs to: "plan.lock" of "plan.lock.12"."""
+    return re.sub(r"\.\d+\Z", "", name)
+
+
+def newest(path: RemotePath) -> tuple[int, bytes | None]:
+    """Number and content of the newest generation of a lease; (-1, None) where there is none."""
+    while numbers := _numbers(path):
+        with contextlib.suppress(FileNotFoundError):  # a newer one has replaced it since
+            return max(numbers), _generation(path, max(numbers)).read_bytes()
+        time.sleep(LOOK_SECONDS / 4)
+    return -1, None
+
+
+def _is_unchanged(path: RemotePath, state: tuple[int, bytes | None]) -> bool:
+    """Whether a generation that is held still says the same; one request instead of the two of `newest`."""
+    number, content = state
+    if content is None or _is_free(content):
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        return _generation(path, number).read_bytes() == content
+    return False
+
+
+def _numbers(path: RemotePath) -> list[int]:
+    """The generations of a lease that are there."""
+    names = (name for name in sizes_in(path.parent) if lease_of(name) == path.name)
+    return [int(name[len(path.name) + 1 :] or 0) for name in names]
+
+
+def _generation(path: RemotePath, number: int) -> RemotePath:
+    return path.parent / (f"{path.name}.{number}" if number else path.name)
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        value = json.loads(content)
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def _is_free(content: bytes) -> bool:
+    return _parsed(content).get("free") is True
+
+
+def _describe(content: bytes) -> str:
+    holder = _parsed(content)
+    return f"process {holder.get('process')} on {holder.get('host')}"
