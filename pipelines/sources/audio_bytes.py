@@ -1,21 +1,20 @@
-"""Encoded audio as bytes at offsets: a local file, a URL, or a stretch of a tar; and what is known of each file."""
+"""Encoded audio as bytes at offsets: a file, a URL, a piece of a tar, a cell of Parquet; and what is known of each."""
 
 from __future__ import annotations
 
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
+from pipelines.sources.parquet_cells import read_cell
+from pipelines.sources.pieces import AudioPlace, ParquetCell
 from pipelines.storage.places import is_url, open_place, size_of
 from pipelines.storage.redirects import origin
 from pipelines.storage.retries import retried
 from tokenizer.audio_input.byte_source import ByteSource, FileBytes
 from tokenizer.audio_input.contents import Contents
 from tokenizer.audio_input.reader import AudioReader, examine
-
-if TYPE_CHECKING:
-    from pipelines.sources.cuts import TarSlice
 
 REMEMBERED = 256  # files whose contents are known, so that not every cut of a long recording goes through all its bytes
 MEMORY_BYTES = 32 << 20  # files behind a URL up to this size are fetched once, whole
@@ -55,12 +54,14 @@ Hosts = tuple[str, ...] | None
 """That audio may come from; None: any."""
 
 
-def open_audio(source: dict[str, Any], audio: TarSlice | None, hosts: Hosts = None) -> ByteSource:
-    """The bytes of a Lhotse audio source, or of its place in a Shar tar.
+def open_audio(source: dict[str, Any], audio: AudioPlace | None, hosts: Hosts = None) -> ByteSource:
+    """The bytes of a Lhotse audio source, or of its place in a tar or a Parquet file.
 
     Raises:
         OSError: it is missing, forbidden, or no regular file (a pipe would block for ever).
     """
+    if isinstance(audio, ParquetCell):
+        return _InMemory(read_cell(audio))
     place = source["source"] if audio is None else audio.path
     if audio is not None:
         return SlicedBytes(open_place(place), audio.offset, audio.size)
@@ -82,7 +83,7 @@ _known_lock = threading.Lock()
 
 
 def open_reader(
-    source: dict[str, Any], audio: TarSlice | None, quick: bool = False, hosts: Hosts = None
+    source: dict[str, Any], audio: AudioPlace | None, quick: bool = False, hosts: Hosts = None
 ) -> tuple[AudioReader, ByteSource]:
     """The decoder of a source, and its bytes, which the caller closes. `quick` is for its length only: what does not
     show at the ends of the file is found when it is read.
@@ -109,7 +110,7 @@ def open_reader(
         raise
 
 
-def _identity(source: dict[str, Any], audio: TarSlice | None, size: int) -> Any:
+def _identity(source: dict[str, Any], audio: AudioPlace | None, size: int) -> Any:
     """What tells one content from another."""
     if audio is not None:
         return audio

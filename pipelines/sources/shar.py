@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines.sources.access import NO_MORE, Access
-from pipelines.sources.cuts import LONGEST_LINE, PathRule, SourceCut, TarSlice, as_cut, read_json_lines
+from pipelines.sources.cuts import LONGEST_LINE, PathRule, SourceCut, as_cut, read_json_lines
+from pipelines.sources.pieces import TarSlice
 from pipelines.storage.places import is_folder, join, names_in, open_place
 from tokenizer.errors import InputError
 
