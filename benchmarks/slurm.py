@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def main() -> int:
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         print(f"skipped: {', '.join(missing)} not installed; sudo apt-get install slurm-wlm munge")
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the daemons end, too
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     status = 0
     try:
@@ -170,30 +172,8 @@ def too_large_an_array(folder: Path) -> str:
 
 def two_ranks(folder: Path) -> str:
     """A rank a node on gloo, against one process: the same losses but for the order of sums."""
-    options = [
-        "--config",
-        "tiny",
-        "--data",
-        str(folder / "plain"),
-        "--row-tokens",
-        "64",
-        "--rows",
-        "4",
-        "--rows-at-once",
-        "2",
-    ]
-    options += [
-        "--steps",
-        "6",
-        "--bfloat16",
-        "false",
-        "--warmup-steps",
-        "1",
-        "--validation-rows",
-        "4",
-        "--model",
-        *TINY,
-    ]
+    words = "--config tiny --row-tokens 64 --rows 4 --rows-at-once 2 --steps 6 --warmup-steps 1 --validation-rows 4"
+    options = [*words.split(), "--no-bfloat16", "--data", str(folder / "plain"), "--model", *TINY]
     said("focalstream", "train-lm", *options, "--out", str(folder / "one"))
     ended(submit(folder, "train_lm.sbatch", "--cpus-per-task=1", *options, "--out", str(folder / "two")))
     log = "".join(path.read_text() for path in (folder / "logs").glob("train-lm-*"))
