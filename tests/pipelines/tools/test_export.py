@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.cli import main
@@ -38,6 +39,22 @@ def test_arrow_for_load_from_disk(finished, dataset, tmp_path):
     again = found.select(range(5)).map(lambda row: {"first": row["codes"][0]})
     again.save_to_disk(str(tmp_path / "again"))
     assert datasets.load_from_disk(str(tmp_path / "again"))["first"] == [int(dataset.codes(i)[0]) for i in range(5)]
+
+
+def test_a_dry_run_lists_what_an_upload_would_make(finished, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    assert main(["export-dataset", str(finished), str(tmp_path / "hub"), "--hub-dry-run", "me/tokens"]) == 0
+    listed = {
+        words[1]: int(words[0].replace(",", ""))
+        for line in capsys.readouterr().out.splitlines()[1:-2]
+        if (words := line.split())
+    }
+    files = [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
+    assert listed == {path.relative_to(tmp_path / "hub").as_posix(): path.stat().st_size for path in files}
+    head = yaml.safe_load((tmp_path / "hub/README.md").read_text().split("---")[1])
+    assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    assert head["size_categories"] == ["n<1K"]
+    assert len(list((tmp_path / "hub").glob(head["configs"][0]["data_files"][0]["path"]))) == 5
 
 
 def check_rows(rows, dataset):
