@@ -171,27 +171,21 @@ def too_large_an_array(folder: Path) -> str:
 
 
 def two_ranks(folder: Path) -> str:
-    """A rank a node on gloo, requeued once, against one process: the same losses but for the order of sums."""
-    words = "--config tiny --row-tokens 64 --rows 4 --rows-at-once 2 --steps 300 --warmup-steps 1 --validation-rows 4"
-    words += " --validate-every 100 --save-every 10"
+    """A rank a node on gloo, against one process: the same losses but for the order of sums."""
+    words = "--config tiny --row-tokens 64 --rows 4 --rows-at-once 2 --steps 6 --warmup-steps 1 --validation-rows 4"
     options = [*words.split(), "--no-bfloat16", "--data", str(folder / "plain"), "--model", *TINY]
     said("focalstream", "train-lm", *options, "--out", str(folder / "one"))
-    job = submit(folder, "train_lm.sbatch", "--cpus-per-task=1", *options, "--out", str(folder / "two"))
-    wait_for(lambda: any(folder.glob("two/step-*")), PATIENCE, "no checkpoint was made")
-    said("scancel", "--signal=USR1", "--batch", job)
-    ended(job)
+    ended(submit(folder, "train_lm.sbatch", "--cpus-per-task=1", *options, "--out", str(folder / "two")))
     log = "".join(path.read_text() for path in (folder / "logs").glob("train-lm-*"))
     if not (folder / "two/log.jsonl").exists():
         raise Failed(f"no run:\n{log[-3000:]}")
-    if "out of time, requeued" not in log:
-        raise Failed(f"the job was not requeued:\n{log[-2000:]}")
     one, two = ([json.loads(line) for line in (folder / run / "log.jsonl").open()] for run in ("one", "two"))
     key = "bits_per_token"
     pairs = [(a[key], b[key]) for a, b in zip(one, two, strict=True) if key in a]
     worst = max(abs(a - b) for a, b in pairs)
     if worst > 1e-3:
         raise Failed(f"losses differ by up to {worst}: {pairs}")
-    return f"{len(pairs)} losses differ by at most {worst:.1e} bits from those of one process; requeued once"
+    return f"{len(pairs)} losses differ by at most {worst:.1e} bits from those of one process"
 
 
 def submit(folder: Path, name: str, *words: str) -> str:
