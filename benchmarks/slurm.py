@@ -130,6 +130,9 @@ SchedulerParameters=sched_interval=2
         )
         yield
     finally:
+        if len(started) > 1:  # jobs outlive their daemons
+            said("scancel", f"--user={getpass.getuser()}", check=False)
+            time.sleep(3)
         for process in reversed(started):
             process.terminate()
         for process in started:
