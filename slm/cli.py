@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "split": ("pipelines.commands.split", "split a tokenized dataset into several"),
     "export-dataset": (
         "pipelines.commands.export_dataset",
-        "export a tokenized dataset as Parquet, for Hugging Face datasets",
+        "export a tokenized dataset for Hugging Face datasets or Megatron",
     ),
     # TOKENS -> TOKENS -> AUDIO
     "train-text": ("slm.commands.train_text", "train a text model on the transcripts of token shards"),

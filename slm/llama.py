@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from slm.model.transformer import LanguageModel, ModelConfig
+from slm.token_strings import tokenizer_files
 from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, PAD, SPEECH, TEXT, Vocabulary
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
@@ -52,19 +53,11 @@ ids = model.generate(prompt, max_new_tokens=250)[0, prompt.shape[1] :]
 codes = ids[ids >= {first}] - {first}
 ```
 
-vLLM with ids as input and output, without a tokenizer (from its documentation, not tested by this project):
+As text, code 123 is `<|c123|>`: `AutoTokenizer.from_pretrained("THIS_FOLDER")` gives ids of such strings, after the id
+{bos}, and strings of ids. A server with OpenAI's API streams them, and focalstream makes sound of them:
 
-```python
-from vllm import LLM, SamplingParams
-
-model = LLM("THIS_FOLDER", skip_tokenizer_init=True, max_model_len={context})
-sampling = SamplingParams(
-    temperature=1.0, top_p=0.95, max_tokens=250, detokenize=False,
-    stop_token_ids=[{eos}], allowed_token_ids=[{eos}, *range({first}, {size})],
-)
-output = model.generate([{{"prompt_token_ids": prompt[0].tolist()}}], sampling)[0].outputs[0]
-codes = [i - {first} for i in output.token_ids if i >= {first}]
-```
+    vllm serve THIS_FOLDER --max-model-len {context}
+    focalstream continue PROMPT.wav OUT.wav --stream --lm THIS_FOLDER --endpoint http://localhost:8000/v1
 """
 
 TEXT_ROW = """
@@ -179,8 +172,8 @@ def own_names(weights: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
 
 
 def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: str = "float32") -> None:
-    """Write config.json, generation_config.json, model.safetensors, vocabulary.json and README.md; for a
-    model with text also text.model.
+    """Write config.json, generation_config.json, model.safetensors, vocabulary.json, README.md and the tokenizer's
+    files (`slm.token_strings`); for a model with text also text.model.
 
     Args:
         model: on any device.
@@ -239,6 +232,8 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
     )
     write_atomically(folder / "README.md", note.encode())
     vocabulary.save(folder / "vocabulary.json")
+    for name, content in tokenizer_files(vocabulary, model.config.context).items():
+        write_atomically(folder / name, content)
     write_atomically(folder / "generation_config.json", (json.dumps(generation, indent=2) + "\n").encode())
     write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
     write_atomically(

@@ -58,6 +58,7 @@ ORDER = {
     "slm": [
         "text_model",
         "vocabulary",
+        "token_strings",
         "model",
         "documents",
         "llama",

@@ -19,7 +19,8 @@ from typing import Any
 
 from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
-from pipelines.sources.cuts import PlannedCut, TarSlice
+from pipelines.sources.cuts import PlannedCut
+from pipelines.sources.pieces import audio_place
 from pipelines.storage.folders import Folder
 from pipelines.storage.stable_bytes import gunzipped, gzip_bytes, json_bytes
 from tokenizer.errors import InputError
@@ -142,6 +143,6 @@ def _stored(planned: PlannedCut) -> dict[str, Any]:
 
 
 def _planned(stored: dict[str, Any]) -> PlannedCut:
-    audio = TarSlice(**stored["audio"]) if "audio" in stored else None
+    audio = audio_place(stored["audio"]) if "audio" in stored else None
     hosts = tuple(stored["hosts"]) if "hosts" in stored else None
     return PlannedCut(stored["cut"], audio, hosts, member=stored["member"])

@@ -97,8 +97,9 @@ class Layout:
         return self.packed / f"codes.{shard:06d}.bits"
 
     def name(self, path: Folder) -> str:
-        """The path of a file of this dataset relative to OUT, as `dataset.json` has it."""
-        return str(path).removeprefix(str(self.out)).lstrip("/")
+        """The path of a file of this dataset relative to OUT, as `dataset.json` has it: with `/` on every system."""
+        whole, out = (str(place) if isinstance(place, RemotePath) else place.as_posix() for place in (path, self.out))
+        return whole.removeprefix(out).lstrip("/")
 
     def write(self, path: Folder, data: bytes) -> None:
         """Make or replace a file of this dataset. It appears whole or not at all; until then it is in `temporary`,

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.sources.access import FILE_SOURCES, REFUSED, why_refused
 from pipelines.sources.audio_bytes import open_audio, open_reader
-from pipelines.sources.cuts import LONGEST_SECONDS, CutError, SourceCut, describe_source, duration, recordings
+from pipelines.sources.cuts import LONGEST_SECONDS, UNUSABLE, CutError, SourceCut, describe_source, duration, recordings
 from pipelines.storage.places import is_url
 from pipelines.storage.redirects import refused_redirect
 from tokenizer.audio_input.contents import LOUDEST, BadAudio
@@ -68,6 +68,7 @@ def read_resampled(item: SourceCut, samples: int, sample_rate: int) -> Iterator[
         CutError: the audio is missing, unreadable, shorter than the cut, holds NaN or infinity, or is louder than
             any audio.
     """
+    _refuse_unusable(item)
     if samples <= 0:
         _open_sources(item)  # a file that cannot be opened, or was cut off, says more than that nothing is there
         raise CutError("zero length", _why_empty(item))
@@ -106,6 +107,13 @@ def read_wave(item: SourceCut, sample_rate: int) -> np.ndarray:
         raise InputError(
             f"cut {item.id} ({describe_source(item)}): {reason}; mend its audio or remove it from the manifest"
         ) from error
+
+
+def _refuse_unusable(item: SourceCut) -> None:
+    for recording in recordings(item.cut):
+        for source in recording["sources"]:
+            if source["type"] == UNUSABLE:
+                raise CutError(str(source.get("reason")), str(source["source"]))
 
 
 def _open_sources(item: SourceCut) -> None:

@@ -1,4 +1,4 @@
-"""Encoded audio as bytes at offsets: a local file, a URL, or a stretch of a tar; and what is known of each file."""
+"""Encoded audio as bytes at offsets: a file, a URL, a piece of a tar, a cell of Parquet; and what is known of each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
+from pipelines.sources.parquet_cells import read_cell
+from pipelines.sources.pieces import AudioPlace, ParquetCell
 from pipelines.storage.places import is_url, open_place, size_of
 from pipelines.storage.ranges import HEAD_BYTES, RangedBytes, fetch, head_of
 from pipelines.storage.retries import retried
@@ -16,9 +18,6 @@ from tokenizer.audio_input.contents import Contents
 from tokenizer.audio_input.kinds import HEAD_BYTES as KIND_BYTES
 from tokenizer.audio_input.kinds import kind_of
 from tokenizer.audio_input.reader import AudioReader, examine
-
-if TYPE_CHECKING:
-    from pipelines.sources.cuts import TarSlice
 
 REMEMBERED = 256  # files whose contents are known, so that not every cut of a long recording goes through all its bytes
 MEMORY_BYTES = 32 << 20  # of a file behind a URL that is fetched whole at most
@@ -62,8 +61,8 @@ Hosts = tuple[str, ...] | None
 """That audio may come from; None: any."""
 
 
-def open_audio(source: dict[str, Any], audio: TarSlice | None, hosts: Hosts = None, share: float = 1.0) -> ByteSource:
-    """The bytes of a Lhotse audio source, or of its place in a Shar tar.
+def open_audio(source: dict[str, Any], audio: AudioPlace | None, hosts: Hosts = None, share: float = 1.0) -> ByteSource:
+    """The bytes of a Lhotse audio source, or of its place in a tar or a Parquet file.
 
     Args:
         share: of the file that will be decoded; behind a URL a small share is fetched in pieces, all of a file at once.
@@ -71,6 +70,8 @@ def open_audio(source: dict[str, Any], audio: TarSlice | None, hosts: Hosts = No
     Raises:
         OSError: it is missing, forbidden, or no regular file (a pipe would block for ever).
     """
+    if isinstance(audio, ParquetCell):
+        return _InMemory(read_cell(audio))
     place = source["source"] if audio is None else audio.path
     if audio is not None and not is_url(place):
         return SlicedBytes(open_place(place), audio.offset, audio.size)
@@ -117,7 +118,7 @@ _known_lock = threading.Lock()
 
 
 def open_reader(
-    source: dict[str, Any], audio: TarSlice | None, quick: bool = False, hosts: Hosts = None, share: float = 1.0
+    source: dict[str, Any], audio: AudioPlace | None, quick: bool = False, hosts: Hosts = None, share: float = 1.0
 ) -> tuple[AudioReader, ByteSource]:
     """The decoder of a source, and its bytes, which the caller closes. `quick` is for its length only: what does not
     show at the ends of the file is found when it is read. `share` as of `open_audio`.
@@ -158,7 +159,7 @@ def _remember(key: Any, contents: Contents) -> None:
         _known[key] = contents
 
 
-def _identity(source: dict[str, Any], audio: TarSlice | None, size: int) -> Any:
+def _identity(source: dict[str, Any], audio: AudioPlace | None, size: int) -> Any:
     """What tells one content from another."""
     if audio is not None:
         return audio

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from pipelines.sources.audio_bytes import open_reader
-from pipelines.sources.cuts import SourceCut, whole_recording
+from pipelines.sources.cuts import SourceCut
+from pipelines.sources.hugging_face import read_parquet
+from pipelines.sources.webdataset import read_webdataset
+from pipelines.sources.whole_audio import whole_audio_cut
 from pipelines.storage.ahead import in_order
 from pipelines.storage.places import files_below, is_url, join, parent
 from pipelines.storage.ranges import head_of
@@ -21,6 +22,19 @@ log = logging.getLogger(__name__)
 
 FILES_AT_A_TIME = 16  # behind a URL, where each takes a request or two
 NAMED = 5  # suffixes of what was passed over that are named
+
+ARCHIVES: dict[str, Callable[[str], Iterator[SourceCut]]] = {".tar": read_webdataset, ".parquet": read_parquet}
+"""Files that hold the audio of many cuts, by suffix."""
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file by its name holds the audio of many cuts."""
+    return name.endswith(tuple(ARCHIVES))
+
+
+def read_archive(place: str) -> Iterator[SourceCut]:
+    """Every cut of an archive, in order, lazily. Raises InputError where it is not what its name says."""
+    return next(read for suffix, read in ARCHIVES.items() if place.endswith(suffix))(place)
 
 
 def is_audio(place: str) -> bool:
@@ -36,24 +50,27 @@ def is_audio(place: str) -> bool:
 
 
 def audio_files(folder: str) -> Iterator[str]:
-    """Paths of the audio files below `folder`, relative to it, in a fixed order; hidden ones are left out."""
-    return (name for name in files_below(folder) if is_audio(join(folder, name)))
+    """Paths of the files below `folder` with audio in them, relative to it, in a fixed order; without hidden ones."""
+    return (name for name in files_below(folder) if is_archive(name) or is_audio(join(folder, name)))
 
 
 def read_audio_folder(folder: str) -> Iterator[SourceCut]:
-    """A cut for every audio file below `folder`; its id is its path in there. At the end one line of the log says how
-    many other files were passed over. Raises InputError when there is no audio."""
+    """A cut for every audio file below `folder`, whose id is its path in there, and the cuts of archives. At the end
+    one line of the log says how many other files were passed over. Raises InputError when there is no audio."""
     found, others = False, Counter[str]()
 
     def read(name: str) -> SourceCut | None:
         place = join(folder, name)
-        return audio_file_cut(place, name) if is_audio(place) else None
+        return audio_file_cut(place, name) if not is_archive(name) and is_audio(place) else None
 
     names, again = itertools.tee(files_below(folder))
     for name, cut in zip(
         names, in_order(read, again, FILES_AT_A_TIME) if is_url(folder) else map(read, again), strict=True
     ):
-        if cut is not None:
+        if is_archive(name):
+            found = True
+            yield from read_archive(join(folder, name))
+        elif cut is not None:
             found = True
             yield cut
         else:
@@ -94,18 +111,4 @@ def audio_file_cut(place: str, cut_id: str) -> SourceCut:
     """The cut of a whole audio file. A file that cannot be read becomes a cut of no length, and tokenizing it says
     why."""
     source = {"type": "url" if is_url(place) else "file", "source": place}
-    try:
-        reader, data = open_reader(source, None, quick=True, share=0.0)
-        with contextlib.closing(data):
-            rate, frames, channels = reader.sample_rate, reader.frames(), list(range(reader.channels))
-    except Exception:  # of the audio, the system or a network: reading the cut meets it again, and tells
-        rate, frames, channels = 0, 0, [0]
-    recording = {
-        "id": cut_id,
-        "sources": [{"type": source["type"], "channels": channels, "source": place}],
-        "sampling_rate": rate,
-        "num_samples": frames,
-        "duration": frames / rate if rate else 0.0,
-        "channel_ids": channels,
-    }
-    return SourceCut(whole_recording(recording))
+    return whole_audio_cut(cut_id, source)

@@ -18,12 +18,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.sources.access import FILE_SOURCES, NO_MORE, REFUSED, Access
+from pipelines.sources.pieces import AudioPlace
 from pipelines.storage.places import exists, is_absolute, is_url, join, open_place
 from tokenizer.errors import InputError
 
 log = logging.getLogger(__name__)
 
 CUT_TYPES = ("MonoCut", "MultiCut", "MixedCut", "Cut", "PaddingCut")  # Cut: MonoCut's name before Lhotse 0.8
+UNUSABLE = "unusable"  # the type of a source that is known to be bad; "reason" and "source" say how
 RESERVED = ("codes", "cut_id")  # custom fields that shards write
 LONGEST_LINE = 1 << 26  # bytes of a manifest; a compressed one could unfold to any length
 LONGEST_SECONDS = 1e9  # of a cut, 32 years; more is a mistake, and would spoil every sum
@@ -31,25 +33,16 @@ BLANK_LINES = 100_000  # one after another; a few kilobytes of gzip hold hundred
 
 
 @dataclass(frozen=True)
-class TarSlice:
-    """Encoded audio of one cut inside a Shar tar: `size` bytes from byte `offset` of the file `path`."""
-
-    path: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
 class SourceCut:
     """A cut as the manifest has it, with recording paths resolved.
 
     Attributes:
-        audio: of cuts of a Shar folder.
+        audio: of cuts whose audio has no file of its own, but lies in a tar or in a Parquet file.
         hosts: that its audio may come from, also by redirects of HTTP; None for any.
     """
 
     cut: dict[str, Any]
-    audio: TarSlice | None = None
+    audio: AudioPlace | None = None
     hosts: tuple[str, ...] | None = None
 
     @property
@@ -152,7 +145,7 @@ def duration(cut: dict[str, Any]) -> float:
 def describe_source(item: SourceCut) -> str:
     """Where the audio of a cut should be, for people."""
     if item.audio is not None:
-        return f"{item.audio.path} @ {item.audio.offset}"
+        return str(item.audio)
     found = [source.get("source") for recording in recordings(item.cut) for source in recording.get("sources", [])]
     return ", ".join(str(source) for source in found)
 

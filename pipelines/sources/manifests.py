@@ -17,10 +17,19 @@ from pipelines.sources.audio_files import (
     audio_files,
     folder_of_all,
     id_below,
+    is_archive,
     is_audio,
+    read_archive,
     read_audio_folder,
 )
 from pipelines.sources.cuts import PathRule, SourceCut, as_cut, read_json_lines
+from pipelines.sources.nemo import (
+    is_nemo_manifest,
+    is_nemo_set,
+    manifests_of,
+    read_nemo_manifest,
+    read_nemo_set,
+)
 from pipelines.sources.shar import is_shar, read_shar
 from pipelines.storage.ahead import in_order
 from pipelines.storage.places import (
@@ -93,7 +102,14 @@ def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut
         if cut is not None:
             yield cut
         elif is_folder(place):
-            yield from read_shar(place, access) if is_shar(place) else read_audio_folder(place)
+            if is_shar(place):
+                yield from read_shar(place, access)
+            else:
+                yield from read_nemo_set(place) if is_nemo_set(place) else read_audio_folder(place)
+        elif is_archive(place):
+            yield from read_archive(place)
+        elif is_nemo_manifest(place):
+            yield from read_nemo_manifest(place, access)
         elif place.endswith(MANIFEST_SUFFIXES):
             rule, hosts = PathRule(parent(place), access), access.reachable(place)
             for where, line in read_json_lines(place):
@@ -108,20 +124,21 @@ def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut
         else:
             raise InputError(
                 f"{place}: neither a manifest ({', '.join(MANIFEST_SUFFIXES)}) nor audio "
-                f"({', '.join(sorted(AUDIO_SUFFIXES))}); convert other manifests with `lhotse copy IN OUT.jsonl.gz`"
+                f"({', '.join(sorted(AUDIO_SUFFIXES))}), nor a tar or Parquet file of it; "
+                "convert other manifests with `lhotse copy IN OUT.jsonl.gz`"
             )
 
 
 def content_digest(inputs: list[str]) -> str:
     """A sha256 that changes when the list of cuts may have: over the bytes of manifests, and over names and sizes
-    (not the content) of audio files and of Shar tars."""
+    (not the content) of audio files, tars and Parquet files."""
     digest = hashlib.sha256()
     for place in places_of(inputs):
         names, again = tee(_files_of(place))
         sizes = in_order(_size, (file for _, file in again), FILES_AT_A_TIME) if is_url(place) else None
         for name, file in names:
             digest.update(b"%s\0%d\n" % (os.fsencode(name), next(sizes) if sizes else _size(file)))
-            if file.endswith(MANIFEST_SUFFIXES):
+            if file.endswith(MANIFEST_SUFFIXES) or is_nemo_manifest(file):
                 with open_place(file) as stream:
                     while block := stream.read(1 << 20):
                         digest.update(block)
@@ -162,6 +179,9 @@ def _files_of(place: str) -> Iterator[tuple[str, str]]:
     """(name, place) of every file that an input is made of."""
     if not is_folder(place):
         yield name_of(place), place
+    elif not is_shar(place) and is_nemo_set(place):
+        yield from ((name_of(manifest), manifest) for manifest in manifests_of(place))
+        yield from ((name, join(place, name)) for name in names_in(place) if name.endswith(".tar"))
     else:
         for name in names_in(place) if is_shar(place) else audio_files(place):
             yield name, join(place, name)

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from pipelines.sources.access import NO_MORE, Access
-from pipelines.sources.cuts import LONGEST_LINE, PathRule, SourceCut, TarSlice, as_cut, read_json_lines
+from pipelines.sources.cuts import LONGEST_LINE, PathRule, SourceCut, as_cut, read_json_lines
+from pipelines.sources.pieces import TarSlice
 from pipelines.storage.ahead import in_order
 from pipelines.storage.places import is_folder, is_url, join, names_in, open_place, size_of
 from pipelines.storage.ranges import RangedBytes

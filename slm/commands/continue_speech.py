@@ -52,6 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
     add_lm_engine_arguments(parser, "torch")
     parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="let a server draw the codes: an OpenAI-compatible API, such as http://localhost:8000/v1 of vLLM, that "
+        "runs the folder `export-lm` made of --lm; of --lm only the vocabulary is read here. A key is taken from "
+        "OPENAI_API_KEY",
+    )
+    parser.add_argument(
+        "--endpoint-model", metavar="NAME", help="the server's name of the model (default: the only one that it lists)"
+    )
+    parser.add_argument(
         "--seconds",
         type=float,
         default=6.0,
@@ -104,6 +114,13 @@ def run(args: argparse.Namespace) -> int:
 
 def load_models(args: argparse.Namespace) -> tuple[Any, Any, Vocabulary]:
     """Codec, language model and vocabulary on the engines asked for. Raises InputError."""
+    if args.endpoint is not None:
+        from slm.checkpoint import locate
+        from slm.generation.endpoint import Endpoint
+        from slm.vocabulary import Vocabulary
+
+        endpoint = Endpoint(args.endpoint, args.endpoint_model)
+        return load_codec(args), endpoint, Vocabulary.load(locate(args.lm) / "vocabulary.json")
     if args.lm_engine == "onnx":
         from slm.onnx_engine.folders import load_arrays
 
@@ -138,6 +155,13 @@ def check_request(args: argparse.Namespace) -> None:
     from slm.generation.audio_sinks import WavSink, sound_devices
     from tokenizer.errors import InputError
 
+    if args.endpoint is None and args.endpoint_model is not None:
+        raise InputError("--endpoint-model: names a model of a server; give its URL as --endpoint")
+    if args.endpoint is not None and (args.lm_engine is not None or math.isinf(args.seconds)):
+        raise InputError(
+            "--endpoint: the server computes the language model, to a finite length; leave out "
+            "--lm-engine and --seconds inf"
+        )
     args.lm_engine = args.lm_engine or "torch"
     args.engine = args.engine or args.lm_engine
 

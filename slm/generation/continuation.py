@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from slm.generation.endpoint import Endpoint
 from slm.generation.engines import codec_on_arrays, model_on_arrays
 from slm.generation.extend import extend, framed
 from slm.generation.level import LevelMatch
@@ -69,7 +70,7 @@ class Continuation:
 
     Args:
         codec: the codec whose codes the model was trained on, of any engine.
-        model: a `LanguageModel` in evaluation mode, or an `ArrayLanguageModel`.
+        model: a `LanguageModel` in evaluation mode, an `ArrayLanguageModel`, or an `Endpoint`.
         vocabulary: the model's.
         prompt: float32 [S] at `codec.sample_rate_in`, mono; it is cut to whole chunks.
         sampling: how codes are drawn.
@@ -130,10 +131,7 @@ class Continuation:
     def chunks(self) -> Iterator[Chunk]:
         """The new speech; close the iterator to cancel. Can be iterated once."""
         assert not self._new_codes, "the decoder's state has advanced: create another Continuation"
-        prompt, lengths = framed([self.prompt_codes], self._vocabulary)
-        model, seeds = model_on_arrays(self._model), [self._seed]
-        allowed, least, most = self._vocabulary.code_ids, self._min_codes, self._max_codes
-        stream = extend(model, prompt, lengths, allowed, self._sampling, seeds, least, most)
+        stream = self._codes()
         began = time.perf_counter()
         codes = list(itertools.islice(stream, 1))
         self._prefill_time = self._new_time = time.perf_counter() - began
@@ -167,6 +165,15 @@ class Continuation:
             chunk_ms_p99=p99,
             real_time_factor=self._new_time / new_seconds if new_seconds else None,
         )
+
+    def _codes(self) -> Iterator[np.ndarray]:
+        """The codes that follow the prompt, int64 [1] each."""
+        sampling, least, most = self._sampling, self._min_codes, self._max_codes
+        if isinstance(self._model, Endpoint):
+            return self._model.codes(self.prompt_codes, self._vocabulary, sampling, self._seed, least, most)
+        prompt, lengths = framed([self.prompt_codes], self._vocabulary)
+        model, allowed = model_on_arrays(self._model), self._vocabulary.code_ids
+        return extend(model, prompt, lengths, allowed, sampling, [self._seed], least, most)
 
     def _decoded(self, codes: np.ndarray) -> Chunk:
         return Chunk(codes, self._level.speech(self._stream.decode(codes)))

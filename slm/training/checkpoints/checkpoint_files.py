@@ -119,7 +119,9 @@ def checksum(path: Path, sync: bool = False) -> str:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != LIST)
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != LIST
+    )
 
 
 def _listed(folder: Path) -> dict[str, dict]:

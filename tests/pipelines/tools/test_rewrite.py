@@ -1,9 +1,8 @@
-"""Merging, splitting and exporting move cuts and codes about, and change none."""
+"""Merging and splitting move cuts and codes about, and change none."""
 
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from pipelines.bulk.plan import Sharding
@@ -143,18 +142,3 @@ def test_what_cannot_be_merged_leaves_nothing(finished, failing, whole_codec_dir
         assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="give another OUT"):
         merge([finished, failing], finished, Sharding(cuts=7))
-
-
-def test_exported_for_datasets(finished, tmp_path, capsys, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    assert main(["export-dataset", str(finished), str(tmp_path / "hub"), "--split", "dev"]) == 0
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    rows = datasets.load_dataset(str(tmp_path / "hub"), split="dev", streaming=True)
-    dataset = TokenDataset(finished)
-    for i, row in enumerate(rows):
-        assert row["id"] == dataset.cut_id(i)
-        np.testing.assert_array_equal(row["codes"], dataset.codes(i))
-        assert json.loads(row["cut"])["duration"] == row["seconds"]
-    assert i == 23
-    assert main(["export-dataset", str(finished), str(tmp_path / "hub")]) == 2
-    assert "is there already" in capsys.readouterr().err
