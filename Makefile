@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo web test test-quick lint format clean
+.PHONY: help demo web test test-quick soak lint format clean
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ { printf "    make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,10 +19,13 @@ web: $(VENV)/.installed-dev  ## the demo that runs in a browser, as a static fol
 
 # One process a core, each with one thread: twice as fast on two cores as one process with two.
 test: lint  ## everything that CI runs, under ten minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not soak" $(ARGS)
 
 test-quick: lint  ## ruff, mypy and the quick tests, about two minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow and not soak" $(ARGS)
+
+soak: $(VENV)/.installed-dev  ## the longest tests, which CI leaves out: minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m soak $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .

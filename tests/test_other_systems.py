@@ -22,7 +22,7 @@ FORKS = {"os.fork", GET_CONTEXT, *(f"multiprocessing.{name}" for name in ("Proce
 LOCKS = "pipelines.storage.locks"  # the only module that may import fcntl
 
 IMPORT_ALL = f"""
-import importlib, sys
+import importlib, shutil, subprocess, sys  # what the library has of Unix stays
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name in {UNIX_ONLY}:

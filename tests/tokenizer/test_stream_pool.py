@@ -266,7 +266,7 @@ def test_numpy_is_taken_too(tiny_codec: Codec) -> None:
     torch.testing.assert_close(audio[first], audio[second], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.slow), "capture alone"])
+@pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.soak), "capture alone"])
 def test_compiled_steps_give_the_same(tiny_codec: Codec, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """And they are fit for CUDA graphs: one graph each, compiled once, whose state stays at its address."""
     torch._dynamo.reset()

@@ -130,6 +130,7 @@ def test_a_network_that_fails_in_the_middle_is_an_error(write_manifest, speech, 
         return SlicedBytes(Failing(path), 0, len(open(path, "rb").read()))
 
     monkeypatch.setattr("pipelines.sources.audio_bytes.open_audio", open_failing)
+    monkeypatch.setattr("pipelines.storage.retries.FIRST_PAUSE", 0.0)
     with pytest.raises(InputError, match=r"ConnectionError, the line is dead"):
         read_wave(item, 16000)
 

@@ -115,7 +115,7 @@ def test_recomputing_layers_changes_no_gradient(lm_config, lm_settings, token_da
     assert len(calls) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_compiled_layers_give_the_same_gradients(lm_config, lm_settings, token_dataset):
     batch, vocabulary = some_batch(lm_settings, token_dataset)
     model = LanguageModel(dataclasses.replace(lm_config, dropout=0.0), vocabulary.size).train()

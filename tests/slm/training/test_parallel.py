@@ -145,7 +145,11 @@ def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("dying_child", "process 0 of 2 on .*: another process has died or stopped answering .*Continue with --resume"),
+        pytest.param(
+            "dying_child",
+            "process 0 of 2 on .*: another process has died or stopped answering .*Continue with --resume",
+            marks=pytest.mark.soak,
+        ),
         ("refused_child", ".*nothing.*"),
     ],
 )
@@ -157,7 +161,7 @@ def test_a_process_that_dies_or_refuses_ends_the_run_with_one_line(token_dataset
     assert "slm/training" not in ours, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_groups_of_two_shards_have_the_losses_of_one_process(token_dataset, tmp_path):
     for name, settings in GRID.items():
         alone = dataclasses.replace(settings, parallel="ddp", fsdp_replicas=1, fsdp_bfloat16=False)

@@ -45,7 +45,7 @@ def test_workers_ask_for_the_cpus_of_their_decoders(monkeypatch, tmp_path):
     assert cluster.room == 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_cluster_that_loses_a_machine(
     finished, audio_folder, write_manifest, speech, run, tmp_path, file_bytes, monkeypatch
 ):
