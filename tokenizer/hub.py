@@ -103,7 +103,7 @@ def push(
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"{repo}: the Hugging Face Hub did not take it ({reason}); log in with `hf auth login` or set HF_TOKEN, "
-            "and upload with `focalstream push`"
+            "then upload with `focalstream push` (a trained language model with `export-lm --push`)"
         ) from None
     return f"uploaded to {place}: {whole}"
 

@@ -37,13 +37,12 @@ assert codec.fingerprint == "{codec.fingerprint}"
 wave = codec.decode(torch.tensor(row["codes"])[None])  # float32 [1, S] at codec.sample_rate_out
 ```
 """
-    return _card(description, configs, f"Written by `focalstream export-dataset`.\n\n{body}")
+    return _card(description, about(description), body, configs)
 
 
 def shards_card(description: Description) -> str:
     """README.md of a dataset as `tokenize` wrote it, and how to make sound of a cut."""
-    body = f"""Written by `focalstream tokenize`: pairs of shards/cuts.*.jsonl.gz and shards/codes.*.tar, which
-are Lhotse Shar and WebDataset; dataset.json has the checksums of all files.
+    body = f"""Pairs of shards/cuts.*.jsonl.gz and shards/codes.*.tar are Lhotse Shar; each tar by itself is WebDataset.
 
 ```python
 import torch
@@ -57,10 +56,10 @@ assert codec.fingerprint == "{description.codec.fingerprint}"
 wave = codec.decode(torch.tensor(dataset.codes(0))[None])  # float32 [1, S] at codec.sample_rate_out
 ```
 """
-    return _card(description, "", body)
+    return _card(description, about(description, "tokenize", "dataset.json"), body)
 
 
-def _card(description: Description, configs: str, body: str) -> str:
+def _card(description: Description, intro: str, body: str, configs: str = "") -> str:
     """`configs` are the lines of the head that say which files are the data."""
     totals = description.totals
     size = next((name for most, name in SIZES.items() if totals.cuts < most), LARGEST)
@@ -77,7 +76,7 @@ tags:
 
 # Speech tokens
 
-{about(description)}
+{intro}
 {totals.quarantined:,} of {totals.planned:,} cuts could not be tokenized and are not here.
 
 {body}

@@ -80,7 +80,12 @@ def test_what_push_writes_on_a_card_that_is_missing(hub, tiny_codec, token_datas
     _, files, options = hub["commit"]
     assert options["repo_type"] == "dataset" and {"dataset.json", "shards/codes.000000.tar"} < set(files)
     card = files["README.md"].decode()
-    assert "20 cuts" in card and tiny_codec.fingerprint in card and card.startswith("---\nsize_categories:")
+    assert (
+        "20 cuts" in card
+        and "Written by `focalstream tokenize`" in card
+        and tiny_codec.fingerprint in card
+        and card.startswith("---\nsize_categories:")
+    )
     assert not (token_dataset / "README.md").exists()
 
 
