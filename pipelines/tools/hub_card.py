@@ -40,8 +40,8 @@ wave = codec.decode(torch.tensor(row["codes"])[None])  # float32 [1, S] at codec
     return _card(description, about(description), body, configs)
 
 
-def shards_card(description: Description) -> str:
-    """README.md of a dataset as `tokenize` wrote it, and how to make sound of a cut."""
+def shards_card(description: Description, repo: str) -> str:
+    """README.md of a dataset as `tokenize` wrote it, for the repository `repo`, and how to make sound of a cut."""
     body = f"""Pairs of shards/cuts.*.jsonl.gz and shards/codes.*.tar are Lhotse Shar; each tar by itself is WebDataset.
 
 ```python
@@ -50,7 +50,7 @@ from huggingface_hub import snapshot_download
 from pipelines.dataset import TokenDataset  # pip install focalstream
 from tokenizer import Codec
 
-dataset = TokenDataset(snapshot_download("THIS_REPOSITORY", repo_type="dataset"))
+dataset = TokenDataset(snapshot_download("{repo}", repo_type="dataset"))
 codec = Codec.from_pretrained("CODEC")
 assert codec.fingerprint == "{description.codec.fingerprint}"
 wave = codec.decode(torch.tensor(dataset.codes(0))[None])  # float32 [1, S] at codec.sample_rate_out

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     has_card = (args.folder / CARD).is_file()
     if args.dataset:
         if layout.dataset.exists() and not has_card:
-            card = shards_card(read_intact(layout))
+            card = shards_card(read_intact(layout), args.push)
     elif _is_codec(args.folder):
         tags.append("audio-codec")
         if not has_card:
