@@ -165,8 +165,9 @@ def tokenize(job: Job) -> Result:
 
 
 def load_codec(job: Job) -> Codec:
-    """The codec of a job, on its device. Raises InputError where shards cannot hold its tokens."""
-    device = job.encoding.device if job.executor.works_here else "cpu"
+    """The codec of a job, on its device where this process may encode. Raises InputError where shards cannot hold its
+    tokens."""
+    device = job.encoding.device if job.executor.works_here and not job.plan_only else "cpu"
     check_device(device)
     codec = named_codec(job.codec, job.encoding, device)
     if codec.codebook_size > 1 << 16:
