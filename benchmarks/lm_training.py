@@ -4,7 +4,7 @@
 
 Both keep documents apart with the same mask and positions, both step with fused AdamW, in turns, in one process;
 without dropout, which Llama lacks. `transformers` runs SDPA attention on a CPU and FlexAttention on a GPU (add
---compile there; this has not run on one yet), and its own loss over all logits. The first lines show that both compute
+--compile there), and its own loss over all logits. The first lines show that both compute
 the same loss. Times are medians of steps, by the clock, and of the processor time they took, which a busy machine
 disturbs less.
 """

@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "roundtrip": ("tokenizer.commands.roundtrip", "encode and decode a file; print bitrate, speed and quality"),
     "convert": ("tokenizer.commands.convert", "voice conversion of a file or live pipe"),
     "export": ("tokenizer.commands.export", "export a codec as ONNX graphs that run without this package"),
-    "push": ("tokenizer.commands.push", "upload a codec, an exported model or a dataset to the Hugging Face Hub"),
+    "push": ("slm.commands.push", "upload a codec, an exported model or a dataset to the Hugging Face Hub"),
     "train-codec": ("pipelines.commands.train_codec", "train a codec from a Lhotse manifest"),
     "eval-codec": ("pipelines.commands.eval_codec", "measure a codec on held-out speech"),
     # AUDIO -> SHARDS

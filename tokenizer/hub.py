@@ -16,7 +16,6 @@ from tokenizer.errors import InputError
 
 CARD = "README.md"
 SHOWN = 12  # lines of a card that --dry-run prints
-KINDS = ("model", "dataset")
 
 
 def add_push_arguments(parser: argparse.ArgumentParser, what: str) -> None:
@@ -35,49 +34,60 @@ def check_push(args: argparse.Namespace) -> None:
             option = "--private" if args.private else "--dry-run"
             raise InputError(f"{option} is about an upload: name the repository with --push REPO, or leave it out")
         return
-    check_repository(args.push)
+    _check_repository(args.push)
 
 
-def check_repository(repo: str) -> None:
-    """Raise InputError for a name that no repository of the Hub can have."""
-    if not re.fullmatch(r"([\w.-]{1,96}/)?[\w][\w.-]{0,95}", repo) or ".." in repo or "--" in repo:
-        raise InputError(f"--push {repo}: is no repository of the Hugging Face Hub; expected NAME or OWNER/NAME")
+def push_as_asked(
+    args: argparse.Namespace, folder: Path, tags: Sequence[str], kind: str = "model", card: str | None = None
+) -> None:
+    """`push` as the options of `add_push_arguments` say, if they do. Prints what was or would be uploaded."""
+    if args.push is not None:
+        print(push(folder, args.push, tags, kind, args.private, args.dry_run, card))
 
 
 def push(
-    folder: Path, repo: str, tags: Sequence[str], kind: str = "model", private: bool = False, dry_run: bool = False
+    folder: Path,
+    repo: str,
+    tags: Sequence[str],
+    kind: str = "model",
+    private: bool = False,
+    dry_run: bool = False,
+    card: str | None = None,
 ) -> str:
-    """Upload all files of a folder, hidden ones left out.
+    """Upload all files of a folder, hidden ones left out. The folder stays as it is.
 
     Args:
-        folder: has the card.
         repo: NAME (of the user who is logged in) or OWNER/NAME; made if it does not exist.
         tags: added to the card, beside "focalstream", where it has no head of its own.
         kind: "model" or "dataset".
         private: whether a new repository is.
         dry_run: only say what would be uploaded.
+        card: uploaded as README.md; None for that of the folder.
 
     Returns:
         What to print.
 
     Raises:
-        InputError: the folder has no card or nothing else, or the Hub refused.
+        InputError: there is no card or nothing else, or the Hub refused.
     """
-    check_repository(repo)
-    if not (folder / CARD).is_file():
-        raise InputError(f"{folder}: has no {CARD}, the card that the Hub shows; write one")
+    _check_repository(repo)
+    if card is None:
+        if not (folder / CARD).is_file():
+            raise InputError(f"{folder}: has no {CARD}, the card that the Hub shows; write one")
+        card = (folder / CARD).read_text(encoding="utf-8", errors="replace")
+    card = with_head(card, tags)
     files = {
-        str(path.relative_to(folder)): path
-        for path in sorted(folder.rglob("*"))
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
-    if len(files) < 2:
+    files.pop(CARD, None)
+    if not files:
         raise InputError(f"{folder}: has nothing beside {CARD} to upload")
-    card = with_head((folder / CARD).read_text(encoding="utf-8"), tags)
-    size = sum(path.stat().st_size for path in files.values())
-    whole = f"{len(files)} files, {size / 1e6:.1f} MB"
+    sizes = {CARD: len(card.encode()), **{name: path.stat().st_size for name, path in files.items()}}
+    whole = f"{len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB"
     if dry_run:
-        lines = [f"{path.stat().st_size:>14,}  {name}" for name, path in files.items()]
+        lines = [f"{size:>14,}  {name}" for name, size in sorted(sizes.items())]
         head = [f"  | {line}" for line in card.splitlines()[:SHOWN]]
         return "\n".join([f"would upload to {kind} {repo}: {whole}", *lines, f"{CARD} begins:", *head])
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -85,15 +95,15 @@ def push(
     try:
         api = HfApi()
         place = api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True)
-        added = [CommitOperationAdd(name, card.encode() if name == CARD else str(path)) for name, path in files.items()]
-        api.create_commit(
-            place.repo_id, added, commit_message=f"Upload {folder.resolve().name} with focalstream", repo_type=kind
-        )
+        added = [CommitOperationAdd(CARD, card.encode())]
+        added += [CommitOperationAdd(name, str(path)) for name, path in sorted(files.items())]
+        message = f"Upload {folder.resolve().name} with focalstream"
+        api.create_commit(place.repo_id, added, commit_message=message, repo_type=kind)
     except Exception as error:  # offline, no token, no rights, no room: for the user to mend
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
-            f"--push {repo}: the Hugging Face Hub did not take it ({reason}); log in with `hf auth login` or set "
-            f"HF_TOKEN. {folder} holds all that was to be uploaded"
+            f"{repo}: the Hugging Face Hub did not take it ({reason}); log in with `hf auth login` or set HF_TOKEN, "
+            "then upload with `focalstream push` (a trained language model with `export-lm --push`)"
         ) from None
     return f"uploaded to {place}: {whole}"
 
@@ -103,3 +113,9 @@ def with_head(card: str, tags: Sequence[str]) -> str:
     if card.startswith("---\n"):
         return card
     return "---\n" + f"tags: {json.dumps(['focalstream', *tags])}\n---\n\n{card}"
+
+
+def _check_repository(repo: str) -> None:
+    """Raise InputError for a name that no repository of the Hub can have."""
+    if not re.fullmatch(r"([\w.-]{1,96}/)?[\w][\w.-]{0,95}", repo) or ".." in repo or "--" in repo:
+        raise InputError(f"{repo}: is no repository of the Hugging Face Hub; expected NAME or OWNER/NAME")

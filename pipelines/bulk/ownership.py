@@ -38,7 +38,8 @@ _OF_SYSTEMS = re.compile(r"\.nfs[0-9a-f]{8,}|\.DS_Store|\._.+|\.fuse_hidden[0-9a
 
 @dataclass(frozen=True)
 class Part:
-    """Part `number` (from 1) of `of` parts: every `of`-th shard, so each has cuts from all over the corpus."""
+    """Part `number` (from 1) of `of` parts: every `of`-th shard, or group of shards that share batches, so each has
+    cuts from all over the corpus."""
 
     number: int
     of: int
@@ -46,13 +47,10 @@ class Part:
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def has(self, shard: int) -> bool:
-        return shard % self.of == self.number - 1
 
-
-def shards_of(part: Part | None, shards: int) -> list[int]:
-    """The numbers of the shards in a part, of `shards` in all; None: all of them."""
-    return [shard for shard in range(shards) if part is None or part.has(shard)]
+def dealt_to(part: Part | None, count: int) -> range:
+    """Which of `count` things, by number, a part has; all of them where there are no parts."""
+    return range(count) if part is None else range(part.number - 1, count, part.of)
 
 
 def refuse_strange_folder(layout: Layout) -> None:

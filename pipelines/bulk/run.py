@@ -22,7 +22,7 @@ from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.executors.local import Local
 from pipelines.bulk.finalize import count, finalize, reopen, shards_with_failures
-from pipelines.bulk.ownership import Part, once, only_run, refuse_strange_folder, shards_of
+from pipelines.bulk.ownership import Part, dealt_to, once, only_run, refuse_strange_folder
 from pipelines.bulk.plan import Sharding, identify, load_or_make_plan, make_plan, refuse_difference
 from pipelines.bulk.progress import ProgressBar
 from pipelines.bulk.stored_plan import Plan, has_plan, read_plan, shard_cuts
@@ -165,8 +165,9 @@ def tokenize(job: Job) -> Result:
 
 
 def load_codec(job: Job) -> Codec:
-    """The codec of a job, on its device. Raises InputError where shards cannot hold its tokens."""
-    device = job.encoding.device if job.executor.works_here else "cpu"
+    """The codec of a job, on its device where this process may encode. Raises InputError where shards cannot hold its
+    tokens."""
+    device = job.encoding.device if job.executor.works_here and not job.plan_only else "cpu"
     check_device(device)
     codec = named_codec(job.codec, job.encoding, device)
     if codec.codebook_size > 1 << 16:
@@ -235,8 +236,9 @@ def do_shards(
 
 
 def _shards_of(job: Job, plan: Plan) -> list[int]:
-    """The shards of this part; those that share batches are in one part."""
-    groups = shards_of(job.part, -(-len(plan.shards) // job.encoding.batch_shards))
+    """The shards of this part. Those that share batches are in one part: all parts have one `batch_shards`, which the
+    plan's identity holds."""
+    groups = dealt_to(job.part, -(-len(plan.shards) // job.encoding.batch_shards))
     return [shard for group in groups for shard in _together(group, plan, job.encoding)]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from pipelines.storage.folders import local_folder
 from pipelines.tools.arrow import write_arrow
 from pipelines.tools.export import export
-from pipelines.tools.hub_card import upload_list
 from pipelines.tools.megatron import Ids, write_megatron
 from pipelines.tools.parquet import write_parquet
 from tokenizer.errors import InputError
+from tokenizer.hub import add_push_arguments, check_push, push_as_asked
 
 NO_ID = -1
 
@@ -40,17 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="ID",
             help=f"megatron: {meaning} (default: {default}, as in the language models of `train-lm`)",
         )
-    parser.add_argument(
-        "--hub-dry-run", metavar="USER/NAME", help="parquet: list what an upload of OUT as this repository would make"
-    )
+    add_push_arguments(parser, "OUT (parquet)")
 
 
 def run(args: argparse.Namespace) -> int:
     given = {name: value for name in ("first_code", "begin", "end") if (value := getattr(args, name)) is not None}
     if args.format == "megatron" and args.split is not None:
         raise InputError("--split: an indexed dataset has none; leave it out, or use --format parquet or arrow")
-    if args.format != "parquet" and args.hub_dry_run is not None:
-        raise InputError("--hub-dry-run: the Hub reads Parquet; use --format parquet")
+    check_push(args)
+    if args.format != "parquet" and args.push is not None:
+        raise InputError("--push: the Hub reads Parquet; use --format parquet")
     if args.format != "megatron" and given:
         raise InputError(f"--{next(iter(given)).replace('_', '-')}: is for --format megatron; others keep the codes")
     if args.format == "megatron":
@@ -65,10 +64,5 @@ def run(args: argparse.Namespace) -> int:
         reader = "load_dataset" if args.format == "parquet" else "load_from_disk"
         use = f"read it with datasets.{reader}({str(args.out)!r})"
     print(f"{args.out}: {totals.cuts:,} cuts; {use}")
-    if args.hub_dry_run is not None:
-        files = upload_list(args.out)
-        for name, size in files:
-            print(f"{size:>14,}  {name}")
-        print(f"{sum(size for _, size in files):>14,}  bytes in {len(files)} files; nothing was uploaded. To do it:")
-        print(f"hf upload {args.hub_dry_run} {args.out} . --repo-type dataset")
+    push_as_asked(args, args.out, ["speech-tokens"], "dataset")
     return 0

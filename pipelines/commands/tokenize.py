@@ -161,10 +161,11 @@ def run(args: argparse.Namespace) -> int:
     device = read_devices(args.device)[0]
     batch_seconds = args.batch_seconds
     if batch_seconds is None:
-        if device != "cpu" and executor.spans_machines:
+        if device != "cpu" and (executor.spans_machines or args.plan_only):
+            option = "--plan-only" if args.plan_only else "--part" if args.part else "--executor ray"
             raise InputError(
-                f"--batch-seconds must be given with {'--part' if args.part else '--executor ray'} and --device "
-                f"{args.device}: it decides the bytes, and what the memory of a GPU allows differs between machines"
+                f"--batch-seconds must be given with {option} and --device {args.device}: it decides the bytes, and "
+                "what the memory of a GPU allows differs between machines"
             )
         batch_seconds = default_batch_seconds(Layout(args.out), args.codec, device)
     unsaid = args.shard_hours is None and args.shard_cuts is None

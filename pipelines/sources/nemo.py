@@ -10,6 +10,7 @@ become custom fields, and those with usual names the supervision.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def read_nemo_set(folder: str) -> Iterator[SourceCut]:
             if audio is None:
                 yield unusable_cut(name, "missing file", f"{place}: it has no member {name!r}")
                 continue
-            yield _cut(name, tar_source(place, name), audio, line, rule)
+            yield _cut(name, tar_source(place, name), audio, line, where, rule)
 
 
 def read_nemo_manifest(place: str, access: Access = NO_MORE) -> Iterator[SourceCut]:
@@ -94,7 +95,7 @@ def read_nemo_manifest(place: str, access: Access = NO_MORE) -> Iterator[SourceC
         path = rule.resolve(name)
         source = {"type": "url" if is_url(path) else "file", "source": path}
         rule.settle(source)
-        yield _cut(name, source, None, line, rule, hosts)
+        yield _cut(name, source, None, line, where, rule, hosts)
 
 
 def _name(line: dict[str, Any], where: str) -> str:
@@ -122,19 +123,27 @@ def _cut(
     source: dict[str, Any],
     audio: TarSlice | None,
     line: dict[str, Any],
+    where: str,
     rule: PathRule,
     hosts: tuple[str, ...] | None = None,
 ) -> SourceCut:
-    """The cut of a line: of its offset and duration in the audio."""
+    """The cut of a line: of its offset and duration in the audio; without a duration, to its end."""
     if source["type"] == REFUSED:
         recording = {"id": name, "sources": [{**source, "channels": [0]}], "sampling_rate": 0, "channel_ids": [0]}
         return SourceCut(whole_recording(recording), hosts=hosts)
+    for field in ("offset", "duration"):
+        if not _is_seconds(line.get(field)):
+            return unusable_cut(name, "wrong manifest", f"{where}: {field} is {line[field]!r}, expected seconds")
     item = whole_audio_cut(name, source, audio, hosts)
-    cut, offset, seconds = item.cut, line.get("offset") or 0.0, line.get("duration")
-    whole = item.seconds
-    if whole and isinstance(offset, (int, float)) and isinstance(seconds, (int, float)):
-        rest = whole - offset
-        lasts = rest if abs(rest - seconds) < END_SECONDS else seconds
-        item = SourceCut({**cut, "start": float(offset), "duration": float(lasts)}, audio, hosts)
+    offset, seconds = line.get("offset") or 0.0, line.get("duration")
+    if item.seconds:
+        rest = item.seconds - offset
+        lasts = rest if seconds is None or abs(rest - seconds) < END_SECONDS else seconds
+        item = SourceCut({**item.cut, "start": float(offset), "duration": float(lasts)}, audio, hosts)
     described = {key: value for key, value in line.items() if key not in ("audio_filepath", "offset", "duration")}
     return with_metadata(item, described, rule)
+
+
+def _is_seconds(value: Any) -> bool:
+    """Whether a field holds a finite number, or nothing."""
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value))

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from pipelines.sources.access import NO_MORE, Access
-from pipelines.sources.cuts import LONGEST_LINE, PathRule, SourceCut, as_cut, read_json_lines
+from pipelines.sources.cuts import PathRule, SourceCut, as_cut, read_json_lines
 from pipelines.sources.pieces import TarSlice
+from pipelines.sources.tars import content_of, is_file
 from pipelines.storage.ahead import in_order
 from pipelines.storage.places import is_folder, is_url, join, names_in, open_place, size_of
 from pipelines.storage.ranges import RangedBytes
@@ -141,13 +142,9 @@ def _recordings_in_tar(path: str) -> Iterator[_Pair]:
 
 def _recording(tar: tarfile.TarFile, data: tarfile.TarInfo, meta: tarfile.TarInfo) -> dict[str, Any]:
     """The recording manifest of a pair. Raises ValueError where the pair is none."""
-    for member in (data, meta):
-        if not member.isreg() or member.issparse():  # a link could lead anywhere
-            raise ValueError(f"{member.name!r} in it is a link, a folder or the like, no file")
-    content = tar.extractfile(meta)
-    if content is None or meta.size > LONGEST_LINE:
-        raise ValueError(f"{meta.name!r} in it is too large for the manifest of a recording")
-    recording = json.load(content)
+    if not is_file(data):
+        raise ValueError(f"{data.name!r} in it is a link, a folder or the like, no file")
+    recording = json.loads(content_of(tar, meta))
     sources = recording.get("sources") if isinstance(recording, dict) else None
     if not isinstance(sources, list) or not sources or not all(_is_source(source) for source in sources):
         raise ValueError(f"{meta.name!r} in it is no Lhotse recording")

@@ -51,6 +51,7 @@ def slice_of(place: str, member: tarfile.TarInfo) -> TarSlice:
 
 
 def is_file(member: tarfile.TarInfo) -> bool:
+    """Whether a member has bytes of its own: a link could lead anywhere."""
     return member.isreg() and not member.issparse()
 
 
@@ -62,7 +63,9 @@ def tar_source(place: str, name: str) -> dict[str, Any]:
 def content_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     """The bytes of a small member. Raises ValueError where it is a link, too large, or breaks off."""
     if not is_file(member) or member.size > LONGEST_LINE:
-        raise ValueError(f"{member.name!r} in it is no file, or larger than {LONGEST_LINE >> 20} MiB")
+        raise ValueError(
+            f"{member.name!r} in it is a link or a folder, no file, or larger than {LONGEST_LINE >> 20} MiB"
+        )
     file = tar.extractfile(member)
     try:
         content = file.read() if file else b""

@@ -30,15 +30,9 @@ def held(
 ) -> Iterator[StillHeld]:
     """Hold a lock file, by flock on disk and by a lease behind a URL.
 
-    Args:
-        wait: when another process holds it, wait until it is free; otherwise raise BlockingIOError.
-        done: whether there is nothing left to wait for.
-        at_end: called last, with the lock still held; it may remove the file.
+    Arguments and errors are those of `lease`. On disk, where locks are passed on at once, `done` is not looked at.
 
     Raises:
-        BlockingIOError: saying who holds it.
-        NotNeeded: it was `done` by others before this process held the lock. On disk, where locks are passed on at
-            once, this is not looked at.
         InputError: there are no file locks on this file system or operating system.
     """
     if isinstance(path, RemotePath):
@@ -54,7 +48,7 @@ def held(
 
 @contextlib.contextmanager
 def flocked(path: Path, wait: bool) -> Iterator[StillHeld]:
-    """Hold a lock file on disk; arguments and errors as of `held`."""
+    """Hold a lock file on disk; errors as of `held`."""
     require_file_locks(path)
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -95,12 +95,13 @@ def _row(cut_id: str, cut: dict[str, Any], seconds: float, codes: Any) -> dict[s
     }
 
 
-def about(description: Description) -> str:
-    """Two paragraphs for the README of an export: how much there is, and of which codec."""
+def about(description: Description, command: str = "export-dataset", described_in: str = "codec.json") -> str:
+    """Two paragraphs for the README of a dataset: how much there is, which command wrote it, and of which codec the
+    tokens are, which another file beside it describes."""
     codec, totals = description.codec, description.totals
     amount = f"{totals.cuts:,} cuts, {totals.hours:.2f} h, {totals.tokens:,} tokens"
     return f"""{amount} at {codec.token_rate:g} a second, each
-below {codec.codebook_size:,}. Written by `focalstream export-dataset`.
+below {codec.codebook_size:,}. Written by `focalstream {command}`.
 
-Codec `{codec.name}`, fingerprint `{codec.fingerprint}` (see codec.json): decode with no other.
+Codec `{codec.name}`, fingerprint `{codec.fingerprint}` (see {described_in}): decode with no other.
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 from pipelines.format.description import Description
 from pipelines.format.layout import Layout
 from pipelines.tools.export import check_split, load_pyarrow, shard_table, sound_shards
-from pipelines.tools.hub_card import dataset_card
+from pipelines.tools.hub_card import parquet_card
 
 
 def write_parquet(folder: Path, layout: Layout, description: Description, split: str = "train") -> None:
@@ -31,4 +31,4 @@ def write_parquet(folder: Path, layout: Layout, description: Description, split:
     for number, entry in enumerate(sound_shards(layout, description)):
         name = f"data/{split}-{number:05d}-of-{len(description.shards):05d}.parquet"
         parquet.write_table(shard_table(layout, entry.shard), folder / name, compression="zstd")
-    (folder / "README.md").write_text(dataset_card(description, split), encoding="utf-8", newline="\n")
+    (folder / "README.md").write_text(parquet_card(description, split), encoding="utf-8", newline="\n")

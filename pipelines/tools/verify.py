@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.bulk.ownership import Part, shards_of
+from pipelines.bulk.ownership import Part, dealt_to
 from pipelines.dataset.mapped_shards import mappable
 from pipelines.format.description import CodecEntry, Description, ShardEntry, is_intact, read_description, spread
 from pipelines.format.layout import INDEX_DTYPE, Layout
@@ -57,7 +57,7 @@ class Share:
             raise InputError(f"--sample is {self.sample}, expected at least 1 shard")
 
     def of(self, entries: Sequence[ShardEntry]) -> list[ShardEntry]:
-        return list(spread([entries[i] for i in shards_of(self.part, len(entries))], self.sample))
+        return list(spread([entries[i] for i in dealt_to(self.part, len(entries))], self.sample))
 
 
 def verify(out: Folder, share: Share | None = None, workers: int = 1) -> list[str]:

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm.commands.lm_options import add_sampling_arguments, add_silence_limit, sampling_of
+from slm.commands.lm_options import add_lm_and_data, add_sampling_arguments, add_silence_limit, sampling_of
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,18 +18,7 @@ PAGE_CLIPS = 6  # samples with audio on the page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--lm", default="small", help="shipped name, checkpoint folder, exported folder or training run"
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        default=argparse.SUPPRESS,
-        nargs="+",
-        action="extend",
-        metavar="DATASET",
-        help="held-out datasets written by `focalstream tokenize`: folders or URLs",
-    )
+    add_lm_and_data(parser, "held-out datasets written by `focalstream tokenize`")
     parser.add_argument(
         "--baseline-data",
         nargs="+",
@@ -38,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET",
         help="training datasets to count the unigram and bigram baselines on: folders or URLs",
     )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder for shards behind URLs")
     parser.add_argument("--cuts", type=int, default=0, help="number of held-out cuts to score, drawn at random; 0: all")
     parser.add_argument("--pairs", type=int, default=200, help="pairs of each speaker consistency test; 0: none")
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tokenizer.hub import add_push_arguments, check_push
+from tokenizer.hub import add_push_arguments, check_push, push_as_asked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,6 @@ def run(args: argparse.Namespace) -> int:
     from slm.llama import export_lm
     from tokenizer.commands.old_options import note
     from tokenizer.errors import InputError
-    from tokenizer.hub import push
 
     check_push(args)
     if (args.lm is None) == (args.old is None):
@@ -37,6 +36,5 @@ def run(args: argparse.Namespace) -> int:
     size = sum(path.stat().st_size for path in args.output.iterdir())
     kind = f"LlamaForCausalLM, {args.dtype}, {vocabulary.size:,} ids"
     print(f"{args.output}: {kind}, {size / 1e6:.1f} MB; see its README.md")
-    if args.push is not None:
-        print(push(args.output, args.push, ("speech", "language-model"), private=args.private, dry_run=args.dry_run))
+    push_as_asked(args, args.output, ("speech", "language-model"))
     return 0

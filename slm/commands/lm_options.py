@@ -1,9 +1,10 @@
-"""The options of commands that generate: which engine computes the language model, in what precision, and how codes
-are drawn."""
+"""The options that commands with a language model share: the model and its data, the engine that computes it, in what
+precision, and how codes are drawn."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +34,23 @@ def check_lm_engine(args: argparse.Namespace, engine: str, lm_engine: str) -> No
     if args.lm_precision == "int8" and lm_engine != "onnx":
         raise InputError("--lm-precision int8: runs on ONNX Runtime; add --lm-engine onnx")
     check_engine(engine, args.precision, args.device)
+
+
+def add_lm_and_data(parser: argparse.ArgumentParser, data: str) -> None:
+    """Declare --lm, --data and --cache of a command that runs a language model on datasets; `data`: help on those."""
+    parser.add_argument(
+        "--lm", default="small", help="shipped name, checkpoint folder, exported folder or training run"
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        default=argparse.SUPPRESS,
+        nargs="+",
+        action="extend",
+        metavar="DATASET",
+        help=f"{data}: folders or URLs",
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder for shards behind URLs")
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

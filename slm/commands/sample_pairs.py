@@ -5,25 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from slm.commands.lm_options import add_sampling_arguments, sampling_of
+from slm.commands.lm_options import add_lm_and_data, add_sampling_arguments, sampling_of
 from tokenizer.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="PAIRS.jsonl", type=Path, help="file to write")
-    parser.add_argument(
-        "--lm", default="small", help="shipped name, checkpoint folder, exported folder or training run"
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        default=argparse.SUPPRESS,
-        nargs="+",
-        action="extend",
-        metavar="DATASET",
-        help="datasets written by `focalstream tokenize`, whose beginnings are the prompts: folders or URLs",
-    )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="local folder for shards behind URLs")
+    add_lm_and_data(parser, "datasets written by `focalstream tokenize`, whose beginnings are the prompts")
     parser.add_argument("--count", type=int, default=256, help="prompts, drawn at random; again if there are fewer")
     parser.add_argument(
         "--prefer",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from slm.evaluation.text_judges import TextJudge, auto_bleu, perplexity
 from tokenizer.metrics import METRICS_RATE
 from tokenizer.metrics.recogniser import Word, WordRecogniser
 
@@ -23,6 +24,22 @@ SHORTEST = METRICS_RATE // 2  # samples; less holds no word to speak of
 def listen(recogniser: WordRecogniser, wave: np.ndarray) -> list[Word]:
     """The words of float32 [S]; none where it is too short for any."""
     return recogniser(wave) if len(wave) >= SHORTEST else []
+
+
+def content_figures(
+    recogniser: WordRecogniser, waves: Sequence[np.ndarray], judge: TextJudge | None = None
+) -> tuple[dict[str, float | None], list[str]]:
+    """Figures of the words of float32 [S] each, and their texts.
+
+    Returns:
+        Those of `word_figures`; auto_bleu; with a judge generation_perplexity.
+    """
+    heard = [listen(recogniser, wave) for wave in waves]
+    texts = [" ".join(word.text for word in words) for words in heard]
+    figures = {**word_figures(heard, sum(map(len, waves))), "auto_bleu": auto_bleu(texts)}
+    if judge is not None:
+        figures["generation_perplexity"] = perplexity(judge, texts)
+    return figures, texts
 
 
 def word_figures(heard: Sequence[Sequence[Word]], samples: int) -> dict[str, float | None]:

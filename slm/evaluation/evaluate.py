@@ -20,12 +20,12 @@ from pipelines.sources.audio import read_wave
 from pipelines.sources.manifests import find_inputs, read_cuts
 from slm.evaluation.baselines import Counts
 from slm.evaluation.benchmarks import FilePair, read_benchmark
-from slm.evaluation.content import listen, word_figures
+from slm.evaluation.content import content_figures
 from slm.evaluation.likelihood import Reader, Scorer, lm_reader, scorer
 from slm.evaluation.pairs import Pair, accuracy
 from slm.evaluation.samples import Sample, SampleOptions, decode_sample, draw_samples, sample_figures, silence
 from slm.evaluation.swaps import Swap, SwapOptions, Swaps, chosen_swaps, join_codes, join_waves
-from slm.evaluation.text_judges import TextJudge, auto_bleu, load_text_judge, perplexity
+from slm.evaluation.text_judges import TextJudge, load_text_judge
 from slm.evaluation.token_errors import token_errors
 from slm.evaluation.transcripts import error_rates, write_transcripts
 from slm.generation.engines import codec_on_arrays
@@ -317,12 +317,8 @@ def sampled(
             joined = np.concatenate(frames)
             figures[system]["silent"] = float(joined.mean()) if len(joined) else None
             if recogniser is not None:
-                heard_words = [listen(recogniser, wave) for wave in spoken[system]]
-                texts[system] = [" ".join(word.text for word in words) for words in heard_words]
-                figures[system] |= word_figures(heard_words, sum(map(len, spoken[system])))
-                figures[system]["auto_bleu"] = auto_bleu(texts[system])
-                if judge is not None:
-                    figures[system]["generation_perplexity"] = perplexity(judge, texts[system])
+                of_words, texts[system] = content_figures(recogniser, spoken[system], judge)
+                figures[system] |= of_words
     return {"count": len(samples), "systems": figures, **({"texts": texts} if texts else {})}, sounds
 
 

@@ -3,6 +3,9 @@
 Both are from arXiv 2102.01192: auto-BLEU says how much of a text repeats itself, GenPPL how surprising the
 texts are to a language model of text. Either alone can be had for nothing (silence repeats nothing, one sentence said
 over and over is likely), so both belong together, beside those of the recordings.
+
+That paper's figure of diversity is VERT, the geometric mean of auto-BLEU and self-BLEU (how much a text shares with the
+other texts). Self-BLEU, and so VERT, is not measured here.
 """
 
 from __future__ import annotations
@@ -16,15 +19,19 @@ import torch
 
 from tokenizer.errors import InputError
 
-NGRAMS = (1, 2)  # lengths whose geometric mean auto-BLEU is, as in the paper's figures
+NGRAMS = (1, 2)  # lengths whose geometric mean auto-BLEU is, as in the paper
 
 TextJudge = Callable[[Sequence[str]], "tuple[float, int]"]  # texts -> nats of all of them, and their tokens
 
 
 def auto_bleu(texts: Sequence[str]) -> float | None:
-    """Mean over texts of the geometric mean over `NGRAMS` of the share of n-grams that occur again in the same text.
+    """Auto-BLEU of bigrams: mean over texts of the geometric mean over `NGRAMS` of the share of n-grams that occur more
+    than once in the same text.
 
     Words count without case; texts of fewer words than the longest n-gram are left out. None if none is long enough.
+
+    The code that the authors published differs in two rare cases: a bigram that occurs again only where it overlaps
+    itself ("the the the") does not count there, and a text of one word counts as 0.
     """
     found = []
     for text in texts:

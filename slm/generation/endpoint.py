@@ -108,10 +108,7 @@ class Endpoint:
         """The texts of the events of a completion, in order."""
         with self._opened("completions", request) as answer:
             while True:
-                try:
-                    line = answer.readline(LONGEST_LINE)
-                except (OSError, http.client.HTTPException) as error:
-                    raise self._error(f"the stream broke off ({type(error).__name__})") from error
+                line = answer.readline(LONGEST_LINE)
                 if not line:
                     raise self._error("the stream ended before the completion did")
                 kind, _, data = line.decode("utf-8", "replace").strip().partition(":")
@@ -122,15 +119,15 @@ class Endpoint:
                 event = self._parsed(data)
                 if "error" in event:
                     raise self._error(_message(event))
-                for choice in event.get("choices") or []:
-                    yield choice.get("text") or ""
+                for choice in self._objects(event.get("choices")):
+                    yield str(choice.get("text") or "")
                     if choice.get("finish_reason"):
                         return
 
     def _only_model(self) -> str:
         with self._opened("models") as answer:
             listed = self._parsed(answer.read(LONGEST_LINE)).get("data")
-        names = [entry["id"] for entry in listed] if isinstance(listed, list) else []
+        names = [str(entry.get("id")) for entry in self._objects(listed)]
         if len(names) != 1:
             raise self._error(f"it has {len(names)} models ({', '.join(names[:5])}); name one by --endpoint-model")
         return names[0]
@@ -155,16 +152,23 @@ class Endpoint:
                 f"cannot be reached ({getattr(error, 'reason', error)}); start the server, or correct the URL"
             ) from error
         with contextlib.closing(answer):
-            yield answer
+            try:
+                yield answer
+            except (OSError, http.client.HTTPException) as error:
+                raise self._error(f"the answer broke off ({type(error).__name__})") from error
 
     def _parsed(self, data: str | bytes) -> dict[str, Any]:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
             value = None
-        if not isinstance(value, dict):
+        return self._objects([value])[0]
+
+    def _objects(self, listed: Any) -> list[dict[str, Any]]:
+        """A list of objects; None is an empty one."""
+        if not isinstance(listed or [], list) or not all(isinstance(entry, dict) for entry in listed or []):
             raise self._error("its answer is not as in OpenAI's protocol; expected the URL of the API, ending in /v1")
-        return value
+        return listed or []
 
     def _error(self, words: str) -> InputError:
         return InputError(f"--endpoint {self._url}: {words}")

@@ -57,15 +57,36 @@ def test_a_folder_is_one_commit_with_its_card(hub, tmp_path):
     assert hub["commit"][1]["README.md"] == b"---\nlicense: mit\n---\n"
 
 
-def test_a_codec_gets_a_card_and_a_dry_run_needs_no_network(no_hub, tiny_codec, tmp_path, capsys):
-    tiny_codec.save_pretrained(tmp_path / "codec")
-    assert main(["push", str(tmp_path / "codec"), "me/codec", "--dry-run"]) == 0
+def test_a_codec_gets_a_card_and_a_dry_run_writes_nothing_and_needs_no_network(no_hub, tiny_codec, tmp_path, capsys):
+    folder = tmp_path / "codec"
+    tiny_codec.save_pretrained(folder)
+    names = sorted(folder.iterdir())
+    assert main(["push", str(folder), "me/codec", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    size = (tmp_path / "codec" / "model.safetensors").stat().st_size
+    size = (folder / "model.safetensors").stat().st_size
     assert f"{size:,}  model.safetensors" in said and "would upload to model me/codec: 3 files" in said
-    assert tiny_codec.fingerprint in (tmp_path / "codec" / "README.md").read_text()
-    assert main(["push", str(tmp_path / "codec"), "me/codec"]) == 2
+    assert main(["push", str(folder), "me/codec"]) == 2
     assert "the Hugging Face Hub did not take it (no network here); log in" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == names
+
+
+def test_what_push_writes_on_a_card_that_is_missing(hub, tiny_codec, token_dataset, tmp_path, capsys):
+    tiny_codec.save_pretrained(tmp_path / "codec")
+    assert main(["push", str(tmp_path / "codec"), "codec"]) == 0
+    assert tiny_codec.fingerprint in hub["commit"][1]["README.md"].decode()
+    assert main(["push", str(token_dataset), "tokens"]) == 2
+    assert "is a tokenized dataset; add --dataset" in capsys.readouterr().err
+    assert main(["push", str(token_dataset), "tokens", "--dataset"]) == 0
+    _, files, options = hub["commit"]
+    assert options["repo_type"] == "dataset" and {"dataset.json", "shards/codes.000000.tar"} < set(files)
+    card = files["README.md"].decode()
+    assert (
+        "20 cuts" in card
+        and "Written by `focalstream tokenize`" in card
+        and tiny_codec.fingerprint in card
+        and card.startswith("---\nsize_categories:")
+    )
+    assert not (token_dataset / "README.md").exists()
 
 
 def test_a_run_is_exported_with_its_settings_in_the_card(hub, tiny_lm_dir, monkeypatch):
@@ -90,7 +111,7 @@ def test_what_cannot_be_uploaded_is_refused(tmp_path, capsys):
     with pytest.raises(InputError, match=r"has nothing beside README\.md"):
         push(tmp_path, "me/model", [])
     for command, message in [
-        (f"export-lm {tmp_path / 'out'} --lm small --push a/b/c", "--push a/b/c: is no repository"),
+        (f"export-lm {tmp_path / 'out'} --lm small --push a/b/c", "a/b/c: is no repository"),
         (f"export-lm {tmp_path / 'out'} --lm small --dry-run", "--dry-run is about an upload"),
     ]:
         assert main(command.split()) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tokenizer.hub import add_push_arguments, check_push
+from tokenizer.hub import add_push_arguments, check_push, push_as_asked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,6 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from tokenizer import Codec
-    from tokenizer.hub import push
     from tokenizer.onnx_engine.export import export
 
     check_push(args)
@@ -26,6 +25,5 @@ def run(args: argparse.Namespace) -> int:
     export(Codec.from_pretrained(args.codec), folder, args.precision)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: encode_step.onnx and decode_step.onnx, {args.precision}, {size / 1e6:.1f} MB; see its README.md")
-    if args.push is not None:
-        print(push(folder, args.push, ("speech", "audio-codec", "onnx"), private=args.private, dry_run=args.dry_run))
+    push_as_asked(args, folder, ("speech", "audio-codec", "onnx"))
     return 0

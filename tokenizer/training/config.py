@@ -51,7 +51,7 @@ class StageConfig:
     entropy_temperature: float = 200.0
     binarise: bool = True  # False: latents pass the quantizer as they are, to learn what it costs; no codec for use
     content_noise_db: float | None = None  # lowest ratio of speech to the noise that a content teacher hears with it
-    adversary: str = "waves"  # as published, or "spectra", which cost a CPU less, or "mixed"
+    adversary: str = "waves"  # discriminators; see `tokenizer.training.adversary`
     adversary_width: float = 1.0  # channels of the discriminators, relative to the published ones
     adversary_seconds: float | None = None  # of each row that the discriminators hear, at a random place; None: all
     adversary_learning_rate: float | None = None  # None: the same as the codec's

@@ -12,8 +12,10 @@ from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.executors.slurm import ArrayTask, read_part
 from pipelines.bulk.ownership import Part, once, only_run
 from pipelines.bulk.run import Job
+from pipelines.bulk.stored_plan import read_plan
 from pipelines.format.layout import Layout
 from pipelines.tools.verify import verify
+from slm.cli import main
 from tokenizer.errors import InputError
 
 
@@ -174,3 +176,15 @@ def test_parts_of_a_stored_plan_read_no_manifest_and_no_receipts_of_others(
     manifest.write_text(manifest.read_text().replace("some words", "more words"))
     with pytest.raises(InputError, match="the content of the input was"):
         run(manifest, out, shard_cuts=2, part=Part(2, 3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_parts_on_gpus_are_planned_without_one(write_manifest, speech, tiny_codec_dir, tmp_path, capsys, precision):
+    manifest, out = write_manifest({f"{i}": speech(i, 0.2) for i in range(6)}), tmp_path / "out"
+    command = ["tokenize", str(manifest), str(out), "--codec", str(tiny_codec_dir), "--plan-only", "--shard-cuts", "2"]
+    command += ["--device", "cuda", "--precision", precision]
+    assert main(command) == 2
+    assert "--batch-seconds must be given with --plan-only and --device cuda" in capsys.readouterr().err
+    assert main([*command, "--batch-seconds", "600"]) == 0
+    assert "planned 6 cuts in 3 shards" in capsys.readouterr().out
+    assert read_plan(Layout(out)).identity["encoding"]["device_type"] == "cuda"

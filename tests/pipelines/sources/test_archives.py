@@ -183,11 +183,17 @@ def test_tarred_sets_of_nemo(sounds, plain, run, tmp_path, sharded):
 def test_manifests_of_nemo(sounds, plain, run, tmp_path):
     lines = [{"audio_filepath": f"files/{name}", "duration": 0.5 + i / 8, "text": "x"} for i, name in enumerate(plain)]
     (tmp_path / "train.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    names = list(plain)
+    with open(tmp_path / "train.json", "a") as file:
+        file.write(json.dumps({"audio_filepath": f"./files/{names[0]}", "offset": 0.25}) + "\n")
+        file.write(json.dumps({"audio_filepath": f"./files/{names[1]}", "offset": "0.25", "duration": 0.25}) + "\n")
     totals = run(tmp_path / "train.json", tmp_path / "out")
-    assert (totals["cuts"], totals["quarantined"]) == (6, 0)
-    codes, _, _ = written(tmp_path / "out")
+    assert (totals["cuts"], totals["quarantined"]) == (7, 1)
+    codes, cuts, failed = written(tmp_path / "out")
     for name in plain:
         np.testing.assert_array_equal(codes[f"files/{name}"], plain[name])
+    assert cuts[f"./files/{names[0]}"]["start"] == cuts[f"./files/{names[0]}"]["duration"] == 0.25  # to the end
+    assert failed[f"./files/{names[1]}"][0] == "wrong manifest"
 
 
 @pytest.mark.parametrize(

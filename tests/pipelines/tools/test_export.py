@@ -43,14 +43,10 @@ def test_arrow_for_load_from_disk(finished, dataset, tmp_path):
 
 def test_a_dry_run_lists_what_an_upload_would_make(finished, tmp_path, capsys):
     pytest.importorskip("pyarrow")
-    assert main(["export-dataset", str(finished), str(tmp_path / "hub"), "--hub-dry-run", "me/tokens"]) == 0
-    listed = {
-        words[1]: int(words[0].replace(",", ""))
-        for line in capsys.readouterr().out.splitlines()[1:-2]
-        if (words := line.split())
-    }
-    files = [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
-    assert listed == {path.relative_to(tmp_path / "hub").as_posix(): path.stat().st_size for path in files}
+    assert main(["export-dataset", str(finished), str(tmp_path / "hub"), "--push", "me/tokens", "--dry-run"]) == 0
+    said = capsys.readouterr().out.partition("would upload to dataset me/tokens: 7 files")[2]
+    for path in (path for path in (tmp_path / "hub").rglob("*") if path.is_file()):
+        assert f" {path.stat().st_size:,}  {path.relative_to(tmp_path / 'hub').as_posix()}\n" in said
     head = yaml.safe_load((tmp_path / "hub/README.md").read_text().split("---")[1])
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
     assert head["size_categories"] == ["n<1K"]
@@ -108,6 +104,7 @@ def test_megatron_indexed(finished, dataset, tmp_path, read, options):
         (["--end", "3"], "--end: is for --format megatron"),
         (["--format", "megatron", "--first-code", "-4"], "first_code is -4"),
         (["--format", "arrow", "--split", "a/b"], "the split is named 'a/b'"),
+        (["--format", "arrow", "--push", "me/tokens"], "--push: the Hub reads Parquet"),
     ],
 )
 def test_options_that_do_not_fit(finished, tmp_path, capsys, options, words):

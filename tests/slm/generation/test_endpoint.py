@@ -123,6 +123,7 @@ def test_the_sound_is_that_of_continue(server, command, tmp_path, options, monke
         ({"status": 400, "events": ['{"error": {"message": "too long"}}']}, "HTTP 400: too long"),
         ({"status": 503, "events": ["busy"]}, "HTTP 503: Service Unavailable"),
         ({"status": 302, "location": "http://127.0.0.1:9/v1/completions"}, "HTTP 302"),
+        ({"events": ['data: {"choices": ["<|c1|>"]}', "data: [DONE]"]}, "not as in OpenAI's protocol"),
         ({"models": ["a", "b"]}, "it has 2 models (a, b); name one by --endpoint-model"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizer import Codec
 
-CARD = """# A streaming speech codec
+CODEC_CARD = """# A streaming speech codec
 
 {sample_rate_in} Hz in, {sample_rate_out} Hz out, {token_rate:g} tokens a second of {codebook_size:,} codes:
 {bitrate:g} bit/s, {latency}. Its fingerprint is `{fingerprint}`.
@@ -25,7 +25,9 @@ wave = codec.decode(tokens)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="what to upload; a codec without a card gets one")
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="what to upload; a codec or a dataset without a card gets one there"
+    )
     parser.add_argument("push", metavar="REPO", help="repository of the Hugging Face Hub: NAME or OWNER/NAME")
     parser.add_argument("--dataset", action="store_true", help="to a repository of a dataset instead of a model")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
@@ -33,30 +35,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from pipelines.format.description import read_intact
+    from pipelines.format.layout import Layout
+    from pipelines.tools.hub_card import shards_card
+    from tokenizer import Codec
     from tokenizer.errors import InputError
-    from tokenizer.hub import CARD as README
-    from tokenizer.hub import check_push, push
+    from tokenizer.hub import CARD, check_push, push_as_asked
 
     check_push(args)
     if not args.folder.is_dir():
         raise InputError(f"{args.folder}: is no folder; name the folder of a codec, an exported model or a dataset")
-    tags = ["speech"]
-    if not args.dataset and _is_codec(args.folder):
-        from tokenizer import Codec
-        from tokenizer.files import write_atomically
-
+    layout = Layout(args.folder)
+    if layout.dataset.exists() and not args.dataset:
+        raise InputError(f"{args.folder}: is a tokenized dataset; add --dataset")
+    tags, card = ["speech"], None
+    has_card = (args.folder / CARD).is_file()
+    if args.dataset:
+        if layout.dataset.exists() and not has_card:
+            card = shards_card(read_intact(layout), args.push)
+    elif _is_codec(args.folder):
         tags.append("audio-codec")
-        if not (args.folder / README).exists():
-            text = card(Codec.from_pretrained(str(args.folder)), args.push)
-            write_atomically(args.folder / README, text.encode())
-            print(f"{args.folder / README}: written, as there was none")
-    print(push(args.folder, args.push, tags, "dataset" if args.dataset else "model", args.private, args.dry_run))
+        if not has_card:
+            card = codec_card(Codec.from_pretrained(str(args.folder)), args.push)
+    push_as_asked(args, args.folder, tags, "dataset" if args.dataset else "model", card)
     return 0
 
 
-def card(codec: Codec, repo: str) -> str:
+def codec_card(codec: Codec, repo: str) -> str:
     """What a codec is, and how it is used."""
-    return CARD.format(
+    return CODEC_CARD.format(
         sample_rate_in=codec.sample_rate_in,
         sample_rate_out=codec.sample_rate_out,
         token_rate=codec.token_rate,
