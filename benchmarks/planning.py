@@ -20,6 +20,7 @@ from typing import Any
 from pipelines.bulk import plan
 from pipelines.bulk.estimate import estimate
 from pipelines.format.layout import Layout
+from pipelines.sources.access import Access
 from pipelines.sources.cuts import Selection, SourceCut
 from pipelines.sources.manifests import read_cuts
 
@@ -42,15 +43,17 @@ def main() -> None:
         print(f"focalstream plan: {found.shards} shards, {time.monotonic() - begun:.0f} s")
         begun = time.monotonic()
         identity = plan.identify(inputs, Selection(), sharding, {}, "none")
-        stored = watched(args.lines, lambda: plan.make_plan(Layout(Path(folder, "out")), identity))
+        out = Path(folder, "out")
+        out.mkdir()
+        stored = watched(args.lines, lambda: plan.make_plan(Layout(out), identity))
         print(f"tokenize's stored plan: {len(stored.shards)} shards, {time.monotonic() - begun:.0f} s")
 
 
 def watched(lines: int, work: Callable[[], Any]) -> Any:
     """Do the work, and print the memory at every tenth of the manifest."""
 
-    def counting(inputs: list[str]) -> Iterator[SourceCut]:
-        for number, item in enumerate(read_cuts(inputs), 1):
+    def counting(inputs: list[str], *access: Access) -> Iterator[SourceCut]:
+        for number, item in enumerate(read_cuts(inputs, *access), 1):
             yield item
             if number % (lines // 10) == 0:
                 print(f"  {number:>10,} lines: {resident_mb():.1f} MB")

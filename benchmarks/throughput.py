@@ -204,6 +204,7 @@ def pipeline_processor_time(manifest: Path, name: str, out: Path) -> float:
     from pipelines.sources.manifests import read_cuts
     from tokenizer import Codec
 
+    out.mkdir(parents=True)
     codec = Codec.from_pretrained(name)
     cuts = [PlannedCut.of(item, f"cut-{i}") for i, item in enumerate(read_cuts([str(manifest)]))]
     with fixed_cpu_threads():
