@@ -11,6 +11,7 @@ reason. Prints a line for each; exit status 1 where something differs.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import getpass
 import hashlib
@@ -41,6 +42,7 @@ class Failed(Exception):
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         print(f"skipped: {', '.join(missing)} not installed; sudo apt-get install slurm-wlm munge")
