@@ -161,11 +161,15 @@ def manifest_bytes(inputs: list[str]) -> int:
     total = 0
     for place in places_of(inputs):
         if place.endswith(MANIFEST_SUFFIXES):
-            total += _size(place) * (UNPACKED if place.endswith(".gz") else 1)
+            total += _unpacked_size(place)
         elif is_folder(place) and is_shar(place):
             lists = [name for name in names_in(place) if name.startswith("cuts.")]
-            total += sum(_size(join(place, name)) * (UNPACKED if name.endswith(".gz") else 1) for name in lists)
+            total += sum(_unpacked_size(join(place, name)) for name in lists)
     return total
+
+
+def _unpacked_size(place: str) -> int:
+    return _size(place) * (UNPACKED if place.endswith(".gz") else 1)
 
 
 def _size(place: str) -> int:
