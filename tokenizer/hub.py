@@ -23,8 +23,13 @@ def add_push_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--push", metavar="REPO", help=f"upload {what} to this repository of the Hugging Face Hub (NAME or OWNER/NAME)"
     )
-    parser.add_argument("--private", action="store_true", help="with --push: make a new repository private")
-    parser.add_argument("--dry-run", action="store_true", help="with --push: print what would be uploaded, offline")
+    add_upload_arguments(parser, "with --push: ")
+
+
+def add_upload_arguments(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """Declare --private and --dry-run; `when` begins their help."""
+    parser.add_argument("--private", action="store_true", help=f"{when}make a new repository private")
+    parser.add_argument("--dry-run", action="store_true", help=f"{when}print what would be uploaded, offline")
 
 
 def check_push(args: argparse.Namespace) -> None:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenizer.hub import add_upload_arguments
+
 if TYPE_CHECKING:
     from tokenizer import Codec
 
@@ -30,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("push", metavar="REPO", help="repository of the Hugging Face Hub: NAME or OWNER/NAME")
     parser.add_argument("--dataset", action="store_true", help="to a repository of a dataset instead of a model")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be uploaded, offline")
+    add_upload_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
