@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=16, help="number of continuations to sample; 0: none")
     parser.add_argument("--prompt-seconds", type=float, help="prompt of a sample; default: 3, or the model's context")
     parser.add_argument("--sample-seconds", type=float, default=6.0, help="longest sample")
+    parser.add_argument(
+        "--min-sample-seconds", type=float, default=0.0, help="shortest sample; the model may not end it earlier"
+    )
     add_sampling_arguments(parser)
     add_silence_limit(parser)
     parser.add_argument(
@@ -140,7 +143,9 @@ def run(args: argparse.Namespace) -> int:
         cuts=args.cuts,
         swaps=swap_options(args, model.config.context, vocabulary.token_rate),
         swap_audio=args.swap_audio,
-        samples=SampleOptions(args.samples, prompt_seconds, args.sample_seconds, args.seed, sampling_of(args))
+        samples=SampleOptions(
+            args.samples, prompt_seconds, args.sample_seconds, args.seed, sampling_of(args), args.min_sample_seconds
+        )
         if args.samples
         else None,
         recogniser=args.recogniser,

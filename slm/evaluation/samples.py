@@ -39,6 +39,7 @@ class SampleOptions:
         count: number of continuations.
         prompt_seconds: length of the prompt, from the start of a held-out cut.
         seconds: of new speech at most.
+        min_seconds: of new speech at least; the model may not end it earlier.
         seed: of the prompts and the draws.
         sampling: how codes are drawn.
     """
@@ -48,8 +49,11 @@ class SampleOptions:
     seconds: float = 6.0
     seed: int = 0
     sampling: Sampling = SAMPLING
+    min_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.min_seconds <= self.seconds:
+            raise InputError(f"samples: min_seconds {self.min_seconds}: expected 0 to seconds, {self.seconds}")
         if self.count < 1 or not 0 < self.prompt_seconds < math.inf or not 0 < self.seconds < math.inf:
             raise InputError(
                 f"samples: count {self.count}, prompt_seconds {self.prompt_seconds}, seconds {self.seconds}: expected "
@@ -102,10 +106,11 @@ def continued(
     options: SampleOptions,
 ) -> list[Sample]:
     """Continue the beginnings of these cuts in one batch, each with its seed."""
-    head, most = (round(seconds * dataset.token_rate) for seconds in (options.prompt_seconds, options.seconds))
+    lengths = (options.prompt_seconds, options.min_seconds, options.seconds)
+    head, least, most = (round(seconds * dataset.token_rate) for seconds in lengths)
     codes = [dataset.codes(cut).astype(np.int64) for cut in chosen]
     prompts = [torch.from_numpy(row[:head]) for row in codes]
-    steps = list(generate(model, vocabulary, prompts, options.sampling, seeds, 0, most))
+    steps = list(generate(model, vocabulary, prompts, options.sampling, seeds, least, most))
     said = torch.stack(steps, 1).numpy() if steps else np.zeros((len(chosen), 0), np.int64)
     return [
         Sample(cut, row[:head], row[head : head + most], new[new >= 0])

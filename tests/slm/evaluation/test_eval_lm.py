@@ -24,6 +24,7 @@ from slm.evaluation.samples import NGRAM, SampleOptions, code_figures, draw_samp
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import FIRST_CODE
 from tokenizer.audio import write_wav
+from tokenizer.errors import InputError
 
 SHORT = ["--pair-seconds", "1", "--prompt-seconds", "1", "--sample-seconds", "1", "--pairs", "8"]
 
@@ -286,6 +287,20 @@ def test_samples_follow_their_prompts(spoken_dataset, random_lm):
         np.testing.assert_array_equal(sample.prompt, codes[:50])
         np.testing.assert_array_equal(sample.recorded, codes[50:75])
         assert len(sample.generated) <= 25 and (sample.generated < vocabulary.size - FIRST_CODE).all()
+    with pytest.raises(InputError, match=r"min_seconds 0\.6: expected 0 to seconds, 0\.5"):
+        SampleOptions(5, 1.0, 0.5, min_seconds=0.6)
+
+
+def test_samples_are_no_shorter_than_asked(spoken_dataset, random_lm, monkeypatch):
+    def shortest(model, vocabulary, prompts, sampling, seeds, min_codes, max_codes):
+        """A model that ends as soon as it may."""
+        return iter([torch.zeros(len(prompts), dtype=torch.int64)] * min_codes)
+
+    monkeypatch.setattr("slm.evaluation.samples.generate", shortest)
+    model, vocabulary = load_lm(random_lm)
+    options = SampleOptions(2, 1.0, 0.5, min_seconds=0.4)
+    samples = draw_samples(model, vocabulary, TokenDataset(spoken_dataset), options)
+    assert [len(sample.generated) for sample in samples] == [20, 20]
 
 
 def test_code_figures():
