@@ -110,7 +110,7 @@ def _lock(file: IO[Any], wait: bool, shared: bool = False) -> None:
     while True:
         file.seek(0)
         try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
             return
         except PermissionError:
             if not wait:
@@ -122,7 +122,7 @@ def _unlock(file: IO[Any]) -> None:
     """Windows asks for it before a file is closed; elsewhere closing is enough."""
     if fcntl is None:
         file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
 
 
 def require_file_locks(path: Path) -> None:
