@@ -5,7 +5,8 @@
 What the Dockerfile copies is copied, and its RUN lines are run in order with `env -i` and its ENV; paths such as
 /opt/focalstream mean the same path below the folder. After USER, commands run as that user (if this script is root),
 with no HOME, and, as in a container with `--read-only`, nothing but the working directory is written to. Then the
-image's own command encodes and decodes a bundled recording by both engines. What this cannot show: the base image.
+image's own command encodes and decodes a bundled recording by both engines, and continues it. What this cannot show:
+the base image.
 Prints a line a step; exit status 1 where one fails.
 """
 
@@ -62,8 +63,9 @@ def main() -> int:
         words = ["focalstream", "roundtrip", "in.ogg", f"{engine}.wav", "--engine", engine]
         run(words, environment, user, folder)
         print(f"{' '.join(words)}, as user {user} without HOME: {(folder / f'{engine}.wav').stat().st_size} bytes")
+    run(["focalstream", "continue", "in.ogg", "more.wav", "--lm-engine", "onnx"], environment, user, folder)
     written = {path for path in files_of(image) - before if "__pycache__" not in path}
-    if written != {"data/torch.wav", "data/onnx.wav"}:
+    if written != {"data/torch.wav", "data/onnx.wav", "data/more.wav"}:
         print(f"FAILED: written besides the output: {sorted(written)[:10]}")
         return 1
     size = sum(path.stat().st_size for path in image.rglob("*") if path.is_file()) / 1e6

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from slm.llama_cpp import FILE as GGUF_FILE
+from slm.llama_cpp import gguf_package, write_gguf
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.token_strings import tokenizer_files
 from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, PAD, SPEECH, TEXT, Vocabulary
@@ -23,6 +25,7 @@ from tokenizer.files import write_atomically
 MODEL_TYPE = "llama"
 PREFIX = "model."  # of all weights except the head
 HEAD = "lm_head.weight"
+SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 0.95, "min_p": 0.0}  # unless a user of the folder says otherwise
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 README = """# A speech language model as transformers.LlamaForCausalLM
@@ -41,16 +44,21 @@ A prompt is the id {bos}, then the codes of some speech, each plus {first}. Only
 `generation_config.json` suppresses the other ids.{text_note} The model was trained with a context of {context} tokens
 (`max_position_embeddings`). Beyond it focalstream uses a sliding window, which this layout does not have.
 
-focalstream reads this folder directly: `focalstream continue PROMPT.wav OUT.wav --lm THIS_FOLDER`. transformers:
+Below, THIS_FOLDER is a copy of it on disk. The codec, from speech to codes and back, is part of the Python package
+focalstream, which reads the folder directly: `focalstream continue PROMPT.wav OUT.wav --lm THIS_FOLDER`. transformers:
 
 ```python
 import torch
+from tokenizer import Codec  # of the package focalstream
 from transformers import LlamaForCausalLM
 
+codec = Codec.from_pretrained("{codec}")
+codes = codec.encode(wave)[0]  # wave: float32 [1, S] at codec.sample_rate_in; codes: int64 [T]
 model = LlamaForCausalLM.from_pretrained("THIS_FOLDER")
-prompt = torch.cat((torch.tensor([{bos}]), codes + {first}))[None]  # codes: int64 [T], of Codec.encode
+prompt = torch.cat((torch.tensor([{bos}]), codes + {first}))[None]
 ids = model.generate(prompt, max_new_tokens=250)[0, prompt.shape[1] :]
 codes = ids[ids >= {first}] - {first}
+speech = codec.decode(codes[None])  # float32 [1, samples] at codec.sample_rate_out
 ```
 
 As text, code 123 is `<|c123|>`: `AutoTokenizer.from_pretrained("THIS_FOLDER")` gives ids of such strings, after the id
@@ -58,6 +66,13 @@ As text, code 123 is `<|c123|>`: `AutoTokenizer.from_pretrained("THIS_FOLDER")` 
 
     vllm serve THIS_FOLDER --max-model-len {context}
     focalstream continue PROMPT.wav OUT.wav --stream --lm THIS_FOLDER --endpoint http://localhost:8000/v1
+{gguf_note}"""
+
+GGUF_NOTE = """
+`model.gguf` is the same model for llama.cpp, with the codec's fingerprint in its metadata:
+
+    llama-server -m THIS_FOLDER/model.gguf -c {context}
+    focalstream continue PROMPT.wav OUT.wav --stream --lm THIS_FOLDER --endpoint http://localhost:8080/v1
 """
 
 TEXT_ROW = """
@@ -171,7 +186,9 @@ def own_names(weights: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
     }
 
 
-def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: str = "float32") -> None:
+def export_lm(
+    model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype: str = "float32", gguf: bool = False
+) -> None:
     """Write config.json, generation_config.json, model.safetensors, vocabulary.json, README.md and the tokenizer's
     files (`slm.token_strings`); for a model with text also text.model.
 
@@ -180,10 +197,14 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
         vocabulary: its vocabulary, with the codec's fingerprint.
         folder: is created; it may exist if it is empty.
         dtype: of the stored weights, a key of `DTYPES`.
+        gguf: write model.gguf too, the same model for llama.cpp.
 
     Raises:
-        InputError: the folder is not empty or cannot be written, or Llama does not have the model's options.
+        InputError: the folder is not empty or cannot be written, Llama does not have the model's options, or the
+            package gguf is missing.
     """
+    if gguf:
+        gguf_package()
     config = llama_config(model.config, vocabulary.size, dtype)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists already; give a new or empty folder")
@@ -200,9 +221,7 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
         "pad_token_id": PAD,
         "suppress_tokens": not_drawn,
         "do_sample": True,
-        "temperature": 1.0,
-        "top_k": 0,
-        "top_p": 0.95,
+        **SAMPLING,
     }
     ids = {
         "pad": PAD,
@@ -226,6 +245,7 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
         last_code=vocabulary.codebook_size - 1,
         size=vocabulary.first_piece,
         context=model.config.context,
+        gguf_note=GGUF_NOTE.format(context=model.config.context) if gguf else "",
         text_row=TEXT_ROW.format(**ids) if pieces else "",
         text_note=TEXT_NOTE.format(**ids) if pieces else "",
         **ids,
@@ -235,6 +255,8 @@ def export_lm(model: LanguageModel, vocabulary: Vocabulary, folder: Path, dtype:
     for name, content in tokenizer_files(vocabulary, model.config.context).items():
         write_atomically(folder / name, content)
     write_atomically(folder / "generation_config.json", (json.dumps(generation, indent=2) + "\n").encode())
+    if gguf:
+        write_gguf(model.config, weights, vocabulary, SAMPLING, dtype, folder / GGUF_FILE)
     write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
     write_atomically(
         folder / "config.json", (json.dumps(config, indent=2) + "\n").encode()

@@ -61,6 +61,7 @@ ORDER = {
         "token_strings",
         "model",
         "documents",
+        "llama_cpp",
         "llama",
         "checkpoint",
         "publishing",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import PureWindowsPath
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from pipelines.format.layout import Layout
 from tests.import_graph import MODULES, ROOT
@@ -21,17 +25,24 @@ GET_CONTEXT = "multiprocessing.get_context"
 FORKS = {"os.fork", GET_CONTEXT, *(f"multiprocessing.{name}" for name in ("Process", "Pool", "Queue"))}
 LOCKS = "pipelines.storage.locks"  # the only module that may import fcntl
 
-IMPORT_ALL = f"""
-import importlib, shutil, subprocess, sys  # what the library has of Unix stays
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name in {UNIX_ONLY}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-for name in {UNIX_ONLY}:
-    sys.modules.pop(name, None)
-sys.meta_path.insert(0, Missing())
+IMPORT_ALL = """
+import importlib, sys
+from slm.cli import COMMANDS, main
 for name in sys.stdin.read().split():
     importlib.import_module(name)
+for command in COMMANDS:
+    try:
+        main([command, "--help"])
+    except SystemExit as end:
+        assert not end.code, command
+"""
+
+
+RUN_ALL = """
+import json, sys
+from slm.cli import main
+for words in json.load(sys.stdin):
+    assert main(words) == 0, words
 """
 
 
@@ -56,6 +67,8 @@ def faults(module: str, text: str) -> Iterator[str]:
                 yield f"{module}, line {node.lineno}: import it where ImportError is caught"
             if "fcntl" in names and module != LOCKS:
                 yield f"{module}, line {node.lineno}: imports fcntl; lock by {LOCKS}"
+        if isinstance(node, ast.Call) and translates_newlines(node):
+            yield f"{module}, line {node.lineno}: give newline, or Windows writes other bytes"
         if dotted(node) in UNIX_NAMES:
             yield f"{module}, line {node.lineno}: Windows has no {dotted(node)}"
         if isinstance(node, ast.Call) and dotted(node.func) in FORKS and not spawns(node):
@@ -66,6 +79,14 @@ def spawns(call: ast.Call) -> bool:
     return dotted(call.func) == GET_CONTEXT and bool(call.args) and ast.unparse(call.args[0]) == "'spawn'"
 
 
+def translates_newlines(call: ast.Call) -> bool:
+    """Whether it writes text without saying how lines end: `write_text`, or `open` with a mode such as "w"."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    mode = call.args[1].value if len(call.args) > 1 and isinstance(call.args[1], ast.Constant) else ""
+    is_text = name == "open" and isinstance(mode, str) and mode[:1] in ("w", "a", "x") and "b" not in mode
+    return (is_text or name == "write_text") and not any(option.arg == "newline" for option in call.keywords)
+
+
 def dotted(node: ast.AST) -> str:
     """The text of `name.attribute`; "" of everything else."""
     is_plain = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
@@ -74,15 +95,58 @@ def dotted(node: ast.AST) -> str:
 
 def test_faults_are_found():
     bad = "import fcntl\nos.kill(1, signal.SIGKILL)\nmultiprocessing.Process()\nmultiprocessing.get_context('fork')"
-    assert sorted(int(fault.split("line ")[1][0]) for fault in faults("some.module", bad)) == [1, 1, 2, 3, 4]
+    bad += "\nopen('x', 'w')"
+    assert sorted(int(fault.split("line ")[1][0]) for fault in faults("some.module", bad)) == [1, 1, 2, 3, 4, 5]
     assert not list(faults("some.module", "try:\n    import resource\nexcept ImportError:\n    resource = None"))
 
 
+def as_on_windows(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python, and the processes that it starts, with `tests/as_windows`."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "tests/as_windows"), str(ROOT)))}
+    command = [sys.executable, *command]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, **options)
+
+
 @pytest.mark.slow
-def test_everything_can_be_imported_without_them():
-    names = " ".join(sorted(MODULES))
-    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], input=names, capture_output=True, text=True, cwd=ROOT)
+def test_everything_can_be_imported_and_helps_without_them():
+    done = as_on_windows(["-c", IMPORT_ALL], input=" ".join(sorted(MODULES)))
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_the_whole_way_without_flock_and_without_touching_open_files(tmp_path, tiny_codec_dir):
+    """Speech to tokens by two processes, a model trained and resumed, speech from it."""
+    (tmp_path / "speech").mkdir()
+    for i in range(6):
+        noise = np.random.default_rng(i).standard_normal(16000) * np.linspace(0.01, 0.2, 16000)
+        soundfile.write(tmp_path / "speech" / f"{i}.wav", noise, 16000)
+    tokens, run, sound = (str(tmp_path / name) for name in ("tokens", "run", "out.wav"))
+    codec = ["--codec", str(tiny_codec_dir)]
+    train = ["train-lm", "--config", "tiny", "--data", tokens, "--out", run, "--model", "context=32"]
+    for option in ("row-tokens=32", "rows=2", "rows-at-once=2", "validation-rows=2", "warmup-steps=0"):
+        train += [f"--{option}"]
+    train += ["--steps"]
+    commands = [
+        [
+            "tokenize",
+            str(tmp_path / "speech"),
+            tokens,
+            *codec,
+            "--executor",
+            "local",
+            "--workers",
+            "2",
+            "--shard-cuts",
+            "2",
+        ],
+        ["verify", tokens],
+        [*train, "1"],
+        [*train, "2", "--resume"],
+        ["continue", str(tmp_path / "speech" / "0.wav"), sound, *codec, "--lm", run, "--seconds", "0.5"],
+    ]
+    done = as_on_windows(["-c", RUN_ALL], input=json.dumps(commands))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert soundfile.info(sound).frames and not (tmp_path / "tokens" / "work").exists()
 
 
 def test_names_in_a_dataset_have_slashes_on_every_system():

@@ -26,16 +26,17 @@ def write_atomically(path: str | Path, data: bytes, temporary: Path | None = Non
     """
     given, path = path, check_place(path)
     try:
-        with tempfile.NamedTemporaryFile(dir=temporary or path.parent, prefix=".unfinished.", delete=False) as file:
-            try:
+        file = tempfile.NamedTemporaryFile(dir=temporary or path.parent, prefix=".unfinished.", delete=False)  # noqa: SIM115
+        try:
+            with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)  # Windows does not rename an open file
+        except BaseException:
+            os.unlink(file.name)
+            raise
     except OSError as error:
         raise InputError(f"{given}: cannot be written ({error.strerror})") from None
     sync_folder(path.parent)

@@ -156,8 +156,9 @@ def _remove_empty(layout: Layout, part: Part | None) -> None:
     assert isinstance(layout.out, Path) and isinstance(layout.work, Path)
     plan_lock = layout.work / "plan.lock"
     if layout.work.exists() and not has_plan(layout):
-        _lock(layout, part).unlink(missing_ok=True)
-        with contextlib.suppress(BlockingIOError), flocked(plan_lock, wait=False):  # else another part is planning
+        with contextlib.suppress(PermissionError):  # on Windows, where it is removed when it is released
+            _lock(layout, part).unlink(missing_ok=True)
+        with contextlib.suppress(BlockingIOError, PermissionError), flocked(plan_lock, wait=False):  # else one plans
             plan_lock.unlink()
     for folder in (layout.work / "parts", layout.work, layout.out):
         with contextlib.suppress(OSError):

@@ -113,7 +113,7 @@ class RunLog:
     def _append(self, event: str, **fields: Any) -> None:
         line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n"
         try:
-            with open(self._path, "a", encoding="ascii") as file:
+            with open(self._path, "a", encoding="ascii", newline="\n") as file:
                 file.write(line)
         except OSError as error:
             raise InputError(f"{self._path}: the log cannot be written ({error.strerror})") from None

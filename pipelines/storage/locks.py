@@ -1,4 +1,5 @@
-"""Locks that keep two runs out of one folder: of the operating system on disk (flock), leases in object stores.
+"""Locks that keep two runs out of one folder: of the operating system on disk (flock; on Windows msvcrt.locking),
+leases in object stores.
 
 A lock of the operating system ends with its process, however that ends. Object stores have none; see
 `pipelines.storage.leases`.
@@ -8,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from pipelines.storage.folders import Folder, RemotePath
 from pipelines.storage.leases import StillHeld, lease
@@ -19,6 +22,12 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+try:
+    import msvcrt
+except ImportError:  # everything else
+    msvcrt = None  # type: ignore[assignment]
+
+PAUSE = 0.2  # seconds between two looks at a lock on Windows, where waiting for one has a limit of 10 seconds
 
 
 @contextlib.contextmanager
@@ -53,11 +62,11 @@ def flocked(path: Path, wait: bool) -> Iterator[StillHeld]:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            file = open(path, "w")  # noqa: SIM115
+            file = open(path, "ab")  # noqa: SIM115
         except FileNotFoundError:  # a run that just ended has removed the folder
             continue
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _lock(file, wait)
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 break
         except BlockingIOError:
@@ -70,8 +79,15 @@ def flocked(path: Path, wait: bool) -> Iterator[StillHeld]:
                 "on another one"
             ) from error
         file.close()  # the file was removed after it was opened
-    with file:
+    try:
         yield lambda: None
+    finally:
+        _unlock(file)
+        file.close()
+        if fcntl is None:  # open files cannot be removed there, so whoever removed the folder has left this one
+            with contextlib.suppress(OSError):  # another process waits for it, or there is more in its folder
+                path.unlink()
+                path.parent.rmdir()
 
 
 def is_flocked(path: Path) -> bool:
@@ -79,16 +95,40 @@ def is_flocked(path: Path) -> bool:
     require_file_locks(path)
     with contextlib.suppress(FileNotFoundError), open(path) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _lock(file, wait=False, shared=True)
         except BlockingIOError:
             return True
+        _unlock(file)
     return False
 
 
-def require_file_locks(path: Path) -> None:
-    """Raise InputError on an operating system without flock (Windows)."""
+def _lock(file: IO[Any], wait: bool, shared: bool = False) -> None:
+    """Lock an open file, on Windows never shared. Raises BlockingIOError where it is held, OSError where that fails."""
+    if fcntl is not None:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        return
+    while True:
+        file.seek(0)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            return
+        except PermissionError:
+            if not wait:
+                raise BlockingIOError from None
+        time.sleep(PAUSE)
+
+
+def _unlock(file: IO[Any]) -> None:
+    """Windows asks for it before a file is closed; elsewhere closing is enough."""
     if fcntl is None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+
+
+def require_file_locks(path: Path) -> None:
+    """Raise InputError on an operating system without locks of files."""
+    if fcntl is None and msvcrt is None:
         raise InputError(
-            f"{path}: this operating system has no file locks (flock), which keep two runs out of one folder; run on "
-            "Linux or macOS (on Windows in WSL), or give an OUT behind a URL"
+            f"{path}: this operating system has no file locks, which keep two runs out of one folder; run on Linux, "
+            "macOS or Windows, or give an OUT behind a URL"
         )

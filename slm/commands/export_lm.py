@@ -1,4 +1,4 @@
-"""`focalstream export-lm OUT_DIR --lm LM`: a language model for transformers, vLLM and similar programs."""
+"""`focalstream export-lm OUT_DIR --lm LM`: a language model for transformers, vLLM, llama.cpp and similar programs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lm", help="shipped name, checkpoint folder or training run")
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the stored weights"
+    )
+    parser.add_argument(
+        "--gguf", action="store_true", help="write model.gguf too, the same model for llama.cpp (focalstream[gguf])"
     )
     add_push_arguments(parser, "the folder")
 
@@ -32,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         note("LM OUT_DIR is now OUT_DIR --lm LM; the next release drops the old form")
     lm = args.lm or args.old
     model, vocabulary = load_lm(lm)
-    export_lm(model, vocabulary, args.output, args.dtype)
+    export_lm(model, vocabulary, args.output, args.dtype, args.gguf)
     size = sum(path.stat().st_size for path in args.output.iterdir())
     kind = f"LlamaForCausalLM, {args.dtype}, {vocabulary.size:,} ids"
     print(f"{args.output}: {kind}, {size / 1e6:.1f} MB; see its README.md")

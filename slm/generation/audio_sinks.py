@@ -133,14 +133,16 @@ class WavSink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        is_whole = kind is None or issubclass(kind, KeyboardInterrupt)
         try:
-            if kind is None or issubclass(kind, KeyboardInterrupt):
-                self._wav.writeframes(b"")  # writes the header's lengths
-                self._file.flush()
-                os.fsync(self._file.fileno())
+            with self._file:
+                if is_whole:
+                    self._wav.writeframes(b"")  # writes the header's lengths
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                self._wav.close()
+            if is_whole:  # Windows does not rename an open file
                 os.chmod(self._temporary, 0o644)
                 os.replace(self._temporary, self._path)
         finally:
-            self._wav.close()
-            self._file.close()
             Path(self._temporary).unlink(missing_ok=True)

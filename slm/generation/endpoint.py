@@ -13,13 +13,14 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from slm.generation.sampling import Sampling
 from slm.token_strings import codes_in
-from slm.vocabulary import BOS, Vocabulary
+from slm.vocabulary import BOS, EOS, Vocabulary
 from tokenizer.errors import InputError
 
 TIMEOUT_SECONDS = 120.0  # without a byte; a busy server lets requests wait
@@ -76,33 +77,44 @@ class Endpoint:
             InputError: `most` is None, sampling has settings that the protocol lacks, the server refuses the request,
                 or it answers with something else than codes.
         """
-        request = self._request(prompt, vocabulary, sampling, seed, least, most)
-        with contextlib.closing(self._texts(request)) as texts:
-            for count, code in enumerate(codes_in(texts), 1):
-                if code >= vocabulary.codebook_size:
-                    raise self._error(f"its code {code} is not in the codebook of {vocabulary.codebook_size}")
-                yield np.array([code])
-                if count == most:
-                    return
-
-    def _request(
-        self, prompt: np.ndarray, vocabulary: Vocabulary, sampling: Sampling, seed: int, least: int, most: int | None
-    ) -> dict[str, Any]:
         if most is None:
             raise InputError("--seconds inf: a server needs a number of tokens; give a finite length")
         if sampling.repetition_penalty != 1 or sampling.silence_limit:
             raise InputError("--repetition-penalty and --silence-limit: are not in the protocol; leave them out")
-        extensions = {"top_k": sampling.top_k, "min_p": sampling.min_p, "min_tokens": least}
-        return {
+        known = prompt.tolist()
+        draw = partial(self._completion, known, vocabulary, sampling)
+        yield from draw(seed, most, min_tokens=least)
+        missing = len(prompt) + least - len(known)
+        if missing > 0:  # llama.cpp's server ignores `min_tokens`: go on, at first without an end
+            yield from draw(seed + 1, missing, logit_bias={str(EOS): -100})
+            if most > least:
+                yield from draw(seed + 2, most - least)
+
+    def _completion(
+        self, known: list[int], vocabulary: Vocabulary, sampling: Sampling, seed: int, most: int, **limits: Any
+    ) -> Iterator[np.ndarray]:
+        """What one request draws after the codes `known`, int64 [1] each. They are added to `known`."""
+        request = {
             "model": self.model,
-            "prompt": [BOS, *vocabulary.ids(prompt).tolist()],
+            "prompt": [BOS, *vocabulary.ids(np.array(known)).tolist()],
             "stream": True,
             "max_tokens": most,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
+            # Given even when off: llama.cpp has limits of its own. Not every server takes 0 for no limit.
+            "top_k": sampling.top_k or vocabulary.size,
+            "min_p": sampling.min_p,
             "seed": seed,
-            **{name: value for name, value in extensions.items() if value},  # OpenAI's own server has none of them
+            **limits,
         }
+        with contextlib.closing(self._texts(request)) as texts:
+            for count, code in enumerate(codes_in(texts), 1):
+                if code >= vocabulary.codebook_size:
+                    raise self._error(f"its code {code} is not in the codebook of {vocabulary.codebook_size}")
+                known.append(code)
+                yield np.array([code])
+                if count == most:
+                    return
 
     def _texts(self, request: dict[str, Any]) -> Generator[str]:
         """The texts of the events of a completion, in order."""

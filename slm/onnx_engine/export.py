@@ -92,7 +92,7 @@ def export_lm(source: Path, folder: Path, precision: str, kernel: Kernel | None 
             kernel=kernel,
             files=files,
         )
-        (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
         unfinished.chmod(0o755)
         if folder.exists():  # damaged, or of another version
             shutil.rmtree(folder)

@@ -149,7 +149,7 @@ def _write_page(folder: Path) -> None:
     charset = '<meta charset="utf-8">\n'
     assert index.count(charset) == 1
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-    (folder / "index.html").write_text(index.replace(charset, charset + policy), encoding="utf-8")
+    (folder / "index.html").write_text(index.replace(charset, charset + policy), encoding="utf-8", newline="\n")
     shutil.copytree(HERE / "engine", folder / "engine")
     (folder / "page").mkdir()
     for path in PAGE.iterdir():
@@ -157,9 +157,9 @@ def _write_page(folder: Path) -> None:
             shutil.copyfile(path, folder / "page" / path.name)
     for name in ("source.js", "worker.js"):
         shutil.copyfile(HERE / "page" / name, folder / "page" / name)
-    (folder / "page" / "base.css").write_text(base_css(), encoding="utf-8")
+    (folder / "page" / "base.css").write_text(base_css(), encoding="utf-8", newline="\n")
     (folder / "examples").mkdir()
-    (folder / "examples" / "examples.json").write_text(json.dumps(EXAMPLES) + "\n", encoding="utf-8")
+    (folder / "examples" / "examples.json").write_text(json.dumps(EXAMPLES) + "\n", encoding="utf-8", newline="\n")
     for name in EXAMPLES:
         (folder / "examples" / f"{name}.wav").write_bytes(example_wav(name))
 
@@ -186,10 +186,10 @@ def _write_manifest(folder: Path, described: dict[str, dict[str, Any]]) -> None:
         "runtime": {"version": RUNTIME_VERSION, **{part: f"runtime/{name}" for part, name in runtime.items()}},
         "files": files,
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8", newline="\n")
     kept = ["./", MANIFEST, *(name for name in files if not name.endswith((".gzip", ".md", ".txt")))]
     for constant, empty, value in (("CONTENT", '""', content), ("FILES", "[]", kept)):
         line = f"const {constant} = {empty};"
         assert worker.count(line) == 1
         worker = worker.replace(line, f"const {constant} = {json.dumps(value)};")
-    (folder / "service_worker.js").write_text(worker, encoding="utf-8")
+    (folder / "service_worker.js").write_text(worker, encoding="utf-8", newline="\n")

@@ -63,8 +63,8 @@ def export(codec: CodecModel, folder: Path, precision: str, kernel: Kernel | Non
             del model
         files = {path.name: (path.stat().st_size, sampled_digest(path)) for path in sorted(unfinished.iterdir())}
         manifest = Manifest(codec.config, codec.fingerprint, precision, kernel, files, *states)
-        (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        (unfinished / "README.md").write_text(readme(codec, manifest), encoding="utf-8")
+        (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
+        (unfinished / "README.md").write_text(readme(codec, manifest), encoding="utf-8", newline="\n")
         for path in unfinished.iterdir():
             path.chmod(0o644)
 

@@ -34,7 +34,7 @@ class Monitor:
         self.wandb = None if silent or wandb is None else WandbLog(wandb, out)
         hidden = silent or not bar
         self.bar = tqdm(total=steps, initial=step, desc=name, unit="step", disable=True if hidden else None)
-        self.log = None if silent else open(out / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self.log = None if silent else open(out / "log.jsonl", "a", encoding="utf-8", newline="\n")  # noqa: SIM115
         self.board: Any = None
         if not silent:
             try:

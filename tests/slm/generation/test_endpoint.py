@@ -109,7 +109,25 @@ def test_the_sound_is_that_of_continue(server, command, tmp_path, options, monke
     assert (tmp_path / "own.wav").read_bytes() == (tmp_path / "theirs.wav").read_bytes()
     asked = server.requests[-1]
     assert (asked["path"], asked["model"], asked["key"]) == ("/v1/completions", "speech", "Bearer secret")
-    assert (asked["max_tokens"], asked["min_tokens"], asked["top_k"], "min_p" in asked) == (76, 52, 40, False)
+    assert (asked["max_tokens"], asked["min_tokens"], asked["top_k"], asked["min_p"]) == (76, 52, 40, 0)
+
+
+def test_a_server_without_least_tokens_is_asked_again(server, command, tmp_path):
+    """llama.cpp's ignores `min_tokens`, and limits what no request says is unlimited."""
+    answers = [["<|c1|>", "<|c2|>"], [f"<|c{code}|>" for code in range(50)], ["<|c7|>"]]
+    server.drawn = lambda request: [
+        *(event({"text": text}) for text in answers[len(server.requests) - 2]),  # the first warmed up
+        event({"text": "", "finish_reason": "stop"}),
+    ]
+    answers.append([f"<|c{code}|>" for code in range(8)])  # index -1, of the warm-up
+    assert main([*command, "--endpoint", server.url, "--json", str(tmp_path / "out.wav")]) == 0
+    _, first, second, third = server.requests
+    assert "logit_bias" not in first and "min_tokens" not in second and "logit_bias" not in third
+    assert (second["logit_bias"], second["max_tokens"], third["max_tokens"]) == ({"2": -100}, 50, 24)
+    assert [*first["prompt"], 17, 18] == second["prompt"]
+    assert [*second["prompt"], *range(16, 66)] == third["prompt"]
+    assert len({request["seed"] for request in (first, second, third)}) == 3
+    assert first["top_k"] == server.vocabulary.size
 
 
 @pytest.mark.parametrize(
