@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from pipelines.bulk.stored_plan import shard_cuts
-from pipelines.bulk.tasks import Progress, Ready, Report, Survived, Task, WantsMore, Worker, together
+from pipelines.bulk.tasks import Progress, Ready, Report, Survived, Task, WantsMore, Worker, in_bundles
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
@@ -111,7 +111,7 @@ def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: i
 
 def _bundles(todo: deque[Task], most: int) -> int:
     """How many bundles there are to be done; counted up to `most`."""
-    return sum(1 for _ in itertools.islice(together(todo), most))
+    return sum(1 for _ in itertools.islice(in_bundles(todo), most))
 
 
 def _next_bundle(todo: deque[Task], in_hand: Sequence[Task], deaths: Mapping[int, int]) -> list[Task]:
@@ -121,7 +121,7 @@ def _next_bundle(todo: deque[Task], in_hand: Sequence[Task], deaths: Mapping[int
         return []
     if deaths.get(todo[0].shard):
         return [] if in_hand else [todo.popleft()]
-    bundle = [task for task in next(together(todo)) if not deaths.get(task.shard)]
+    bundle = [task for task in next(in_bundles(todo)) if not deaths.get(task.shard)]
     for task in bundle:
         todo.remove(task)
     return bundle

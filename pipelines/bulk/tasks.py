@@ -144,7 +144,7 @@ class TasksInHand:
             self.reported = self.reported - done.seconds if self.tasks else 0.0
 
 
-def together(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+def in_bundles(tasks: Iterable[Task]) -> Iterator[list[Task]]:
     """Tasks in the bundles in which they share batches."""
     for _, bundle in itertools.groupby(tasks, key=lambda task: task.together or task.shard):
         yield list(bundle)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.bulk.encoding import fixed_cpu_threads
 from pipelines.bulk.executors.base import Executor
-from pipelines.bulk.tasks import Report, ShardWork, Task, do_tasks, together
+from pipelines.bulk.tasks import Report, ShardWork, Task, do_tasks, in_bundles
 
 if TYPE_CHECKING:
     from tokenizer import Codec
@@ -19,4 +19,4 @@ class Inline(Executor):
 
     def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
         with fixed_cpu_threads():
-            do_tasks(work, lambda emit: together(tasks), codec, report)
+            do_tasks(work, lambda emit: in_bundles(tasks), codec, report)

@@ -26,8 +26,8 @@ from pipelines.bulk.tasks import (
     WantsMore,
     Worker,
     do_tasks,
+    in_bundles,
     load_codec,
-    together,
 )
 from pipelines.format.layout import Layout
 from tokenizer.errors import InputError
@@ -59,7 +59,7 @@ class Local(Executor):
 
     def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
         default = available_cores() if work.encoding.device == "cpu" else len(self.devices) or 1
-        workers = min(self.workers or default, len(list(together(tasks))))
+        workers = min(self.workers or default, len(list(in_bundles(tasks))))
         if work.decoders is None:
             work = replace(work, decoders=decoders_for(work.encoding.device, max(workers, 1)))
         if self.inline_if_one and workers <= 1:

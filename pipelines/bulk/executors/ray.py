@@ -33,8 +33,8 @@ from pipelines.bulk.tasks import (
     WantsMore,
     Worker,
     do_tasks,
+    in_bundles,
     load_codec,
-    together,
 )
 from pipelines.format.layout import Layout
 from tokenizer.errors import InputError
@@ -87,7 +87,7 @@ class Ray(Executor):
             if work.decoders is None:
                 work = replace(work, decoders=0 if work.encoding.device == "cpu" else DECODERS)
             cluster = Cluster(work, self.gpus_per_worker)
-            workers = min(self.workers or cluster.room, len(list(together(tasks))))
+            workers = min(self.workers or cluster.room, len(list(in_bundles(tasks))))
             run_crew(cluster, Layout(work.out), tasks, report, workers)
 
 
