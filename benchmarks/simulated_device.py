@@ -72,7 +72,7 @@ class SimulatedDevice:
         free_at: when it has done what it was given.
     """
 
-    is_gpu = True
+    is_gpu, place = True, None
 
     def __init__(self, codec: Any, speed: float, waits: bool) -> None:
         self.codec, self._speed, self._waits = codec, speed, waits
@@ -208,7 +208,7 @@ def tokenize_all(
     begun: list[float] = []
     device = SimulatedDevice(Codec.from_pretrained("small"), speed, waits)
     bulk_encoding.Device = lambda *place: device  # type: ignore[misc, assignment]
-    SharedMemory.pin = lambda *place: None  # type: ignore[method-assign]
+    SharedMemory.pin = lambda *places: None  # type: ignore[method-assign]
     starting = decoder_start() if decoders else 0.0
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         sharding = Sharding(hours=shard)
