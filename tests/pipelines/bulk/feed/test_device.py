@@ -1,4 +1,4 @@
-"""The device's side of a run, without a GPU: what is queued, in which order, and that nobody looks or overwrites early."""
+"""The device's side of a run, without a GPU: what is queued, in which order, and that nobody is too early."""
 
 from __future__ import annotations
 
@@ -60,12 +60,14 @@ class Later:
 
 
 def test_what_was_given_stays_as_it_is_until_its_tokens_are_there(write_manifest, speech, tiny_codec, monkeypatch):
-    """The samples of a batch, and the state of a stream: a copy to a GPU may read them after the call that queued it."""
+    """The samples of a batch and the state of a stream: a GPU may read them after the call that queued the work."""
     monkeypatch.setattr(encoding_module, "LONG_SECONDS", 1.0)
     monkeypatch.setattr(encoding_module, "WINDOW_SECONDS", 0.5)
     cuts = planned(write_manifest({f"cut-{i}": speech(60 + i, 0.3 + 0.13 * (7 * i % 20)) for i in range(20)}))
     encoding = Encoding(batch_seconds=1.5, long_rows=2)
     wanted = encode_cuts(cuts, tiny_codec, encoding)
+    monkeypatch.setattr(encoding_module, "BATCHES_AHEAD", 1)
+    monkeypatch.setattr(encoding_module, "JOB_SECONDS", 0.1)  # two buffers
     monkeypatch.setattr(encoding_module, "Device", LateDevice)
     for outcome, codes in zip(encode_cuts(cuts, tiny_codec, encoding), wanted, strict=True):
         np.testing.assert_array_equal(outcome, codes)
@@ -96,7 +98,7 @@ class FakeCuda:
     def note(self, what):
         self.log.append(f"{self.place} {self.here}: {what}")
 
-    def Stream(self, place):  # noqa: N802
+    def Stream(self, place):
         return FakeStream(self, "copies")
 
     @contextlib.contextmanager
@@ -114,7 +116,7 @@ class FakeCuda:
         yield
         self.place = before
 
-    def Event(self, blocking=False):  # noqa: N802
+    def Event(self, blocking=False):
         return FakeEvent(self, blocking)
 
     def synchronize(self):
@@ -123,11 +125,11 @@ class FakeCuda:
     def cudart(self):
         return self
 
-    def cudaHostRegister(self, address, size, flags):  # noqa: N802
+    def cudaHostRegister(self, address, size, flags):
         self.note(f"pin {size}")
         return self.refuses
 
-    def cudaHostUnregister(self, address):  # noqa: N802
+    def cudaHostUnregister(self, address):
         self.note("unpin")
 
 
