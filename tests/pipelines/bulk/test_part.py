@@ -45,8 +45,8 @@ def test_parts_give_the_same_bytes_and_do_no_shard_twice(
     """7 parts of 5 shards: two of them find nothing to do."""
     from pipelines.bulk import tasks
 
-    done, write = [], tasks.write_shard
-    monkeypatch.setattr(tasks, "write_shard", lambda *a, **k: done.append(a[1]) or write(*a, **k))
+    done, store = [], tasks.store_shard
+    monkeypatch.setattr(tasks, "store_shard", lambda out, made: done.append(made.receipt.shard) or store(out, made))
     out = tmp_path / "out"
     for number in range(of, 0, -1):
         assert not (out / "dataset.json").exists()
