@@ -105,6 +105,9 @@ Event = Ready | WantsMore | Progress | Receipt | Survived
 
 Report = Callable[[Event], None]
 
+Claim = Callable[[Sequence[Task]], Sequence[Task]]
+"""Called with tasks that share batches just before they are begun; gives those that are still to be done."""
+
 
 class Worker(Protocol):
     """Does tasks, and may die of them.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipelines.storage.folders import Folder, RemotePath
-from pipelines.storage.leases import StillHeld, lease
+from pipelines.storage.leases import StillHeld, is_unclaimed, lease
 from tokenizer.errors import InputError
 
 try:
@@ -83,6 +83,11 @@ def is_flocked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def looks_free(path: Folder) -> bool:
+    """Whether nobody holds a lock file. A lease whose holder may have died does not look free."""
+    return is_unclaimed(path) if isinstance(path, RemotePath) else not is_flocked(path)
 
 
 def require_file_locks(path: Path) -> None:
