@@ -16,7 +16,7 @@ meanwhile. Everything else is the real run: plan, reading, batches, shards, rece
     start, end  seconds from the stored plan to the first batch, and from the last batch to the last receipt
     padding     silence that was encoded, over the audio
     main, decoders, reading   seconds of processor time for an hour of audio: of the process of the run, of its decoders
-                (without their start), and of reading alone. Other work on the machine hardly changes these
+                (without their start and first cut), of reading alone. Other work hardly changes these
     of cores    reading alone over main + decoders: the share of what the cores can decode, where they are the bound
 
 Kinds of audio:
@@ -132,27 +132,16 @@ def main() -> None:
                         for batch in numbers(args.batches, float):
                             work = (speed, manifest, Path(folder, "out"), shard, batch, decoders, args.waits)
                             found = in_process(kind, *work)
-                            print_row(kind, shard, batch, decoders, speed, reading, read_cpu, seconds, found)
+                            labels = [kind, f"{shard:g}", f"{batch:g}", str(decoders)]
+                            print_row(labels, speed, reading, read_cpu, seconds, found)
 
 
-def print_row(
-    kind: str,
-    shard: float,
-    batch: float,
-    decoders: int,
-    speed: float,
-    reading: float,
-    read_cpu: float,
-    seconds: float,
-    found: dict[str, float],
-) -> None:
+def print_row(labels: list[str], speed: float, reading: float, read_cpu: float, seconds: float, found: Any) -> None:
+    """A row of the table; `found` as `tokenize_all` sends it."""
     bound, hours, steady = min(speed, reading), seconds / 3600, found["steady"]
     rate, ours, theirs = seconds / (steady + found["end"]), found["main"] / hours, found["decoders"] / hours
     cells = [
-        kind,
-        f"{shard:g}",
-        f"{batch:g}",
-        str(decoders),
+        *labels,
         f"{speed:,.0f} x",
         f"{rate:,.0f} x" + ("" if reading >= speed else f" of {reading:,.0f}"),
         f"{rate / bound:.3f}",
@@ -209,7 +198,7 @@ def tokenize_all(
     device = SimulatedDevice(Codec.from_pretrained("small"), speed, waits)
     bulk_encoding.Device = lambda *place: device  # type: ignore[misc, assignment]
     SharedMemory.pin = lambda *places: None  # type: ignore[method-assign]
-    starting = decoder_start() if decoders else 0.0
+    starting = decoder_start(manifest) if decoders else 0.0
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         sharding = Sharding(hours=shard)
         encoding = Encoding(batch, **batch_sharing(Layout(Path(folder)), batch, "cuda", sharding))
@@ -229,13 +218,20 @@ def tokenize_all(
     )
 
 
-def decoder_start() -> float:
-    """Seconds of processor time that a decoder takes to start."""
+def decoder_start(manifest: Path) -> float:
+    """Seconds of processor time that a decoder takes to start and to read a first cut, for which it imports more."""
     from pipelines.bulk.feed.buffers import SharedMemory
     from pipelines.bulk.feed.decoders import DecoderLane
+    from pipelines.bulk.feed.reading import ReadRows, Request
+    from pipelines.sources.cuts import PlannedCut
 
-    memory = SharedMemory(1, 1)
-    DecoderLane(memory).close()
+    with open(manifest) as lines:
+        first = PlannedCut(json.loads(next(lines)), member="first")
+    samples = first.cut["recording"]["num_samples"]
+    memory = SharedMemory(1, samples)
+    lane = DecoderLane(memory)
+    lane.do(ReadRows(0, (1, samples), (Request(0, 0, first, samples, 0, samples),), RATE))
+    lane.close()
     memory.close()
     return children_time()
 

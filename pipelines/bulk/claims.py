@@ -21,7 +21,7 @@ from pipelines.bulk.tasks import Task
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import shards_with_receipts
 from pipelines.storage.folders import Folder, RemotePath
-from pipelines.storage.leases import LOOKS_AT_A_TIME, NotNeeded, StillHeld
+from pipelines.storage.leases import LOOKS_AT_A_TIME, StillHeld
 from pipelines.storage.locks import held, looks_free
 
 
@@ -50,7 +50,7 @@ class Claims:
 
     def __init__(self, layout: Layout, part: Part, batch_shards: int) -> None:
         self._layout, self._part, self._size = layout, part, batch_shards
-        self._changed = threading.Lock()
+        self._changed, self._closed = threading.Lock(), False
         self._claims: dict[int, contextlib.ExitStack] = {}
         self._checks: dict[int, StillHeld] = {}
         self._undone: dict[int, set[int]] = {}
@@ -70,13 +70,14 @@ class Claims:
         path = self._path(group)
         if not patient and not looks_free(path):
             return []
-        with contextlib.ExitStack() as stack, contextlib.suppress(BlockingIOError, NotNeeded):
-            still_held = stack.enter_context(held(path, wait=False, done=lambda: not self._left(tasks)))
-            if left := self._left(tasks):
-                with self._changed:
+        with contextlib.ExitStack() as stack, contextlib.suppress(BlockingIOError):
+            still_held = stack.enter_context(held(path, wait=False))
+            left = self._left(tasks)
+            with self._changed:
+                if left and not self._closed:
                     self._claims[group], self._checks[group] = stack.pop_all(), still_held
                     self._undone[group] = {task.shard for task in left}
-                return left
+                    return left
         return []
 
     def left_by_others(self, shards: int, task: Callable[[int], Task]) -> list[Task]:
@@ -124,8 +125,11 @@ class Claims:
             still_held()
 
     def close(self) -> None:
-        """Let go of all."""
-        for claim in self._claims.values():
+        """Let go of all, and claim no more: a thread that reads ahead may still be about to."""
+        with self._changed:
+            self._closed = True
+            claims = list(self._claims.values())
+        for claim in claims:
             claim.close()
 
     def _left(self, tasks: Sequence[Task]) -> list[Task]:
@@ -134,7 +138,4 @@ class Claims:
         return [] if self._layout.dataset.exists() else [task for task in tasks if task.shard not in done]
 
     def _path(self, group: int) -> Folder:
-        folder = self._layout.work / "claims" / f"{group:06d}"
-        if not isinstance(folder, RemotePath):
-            folder.mkdir(parents=True, exist_ok=True)
-        return folder / "claim"
+        return self._layout.work / "claims" / f"{group:06d}" / "claim"

@@ -220,7 +220,8 @@ def do_shards(
     seconds = math.fsum(plan.shards[shard].seconds for shard in ours)
     done_seconds = seconds - math.fsum(task.seconds for task in tasks)
     failed_before = sum(len(receipt.quarantined) for receipt in finished.values())
-    remote = bool(tasks) and any(map(is_remote, shard_cuts(layout, tasks[0].shard)))
+    first = tasks[0].shard if tasks else 0
+    remote = bool(tasks or job.part) and any(map(is_remote, shard_cuts(layout, first)))
     work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack, job.decoders, remote)
     with ProgressBar(seconds, done_seconds, failed_before, job.log) as bar, shared(job, layout) as claims:
 

@@ -125,7 +125,9 @@ def remove_receipt(layout: Layout, shard: int) -> None:
 def shards_with_receipts(layout: Layout, shards: Sequence[int] | None = None) -> set[int]:
     """Which of these shards have a receipt, whatever is in it; None: of all, by one listing."""
     if shards is not None:
-        return {shard for shard in shards if _receipt_path(layout, shard).exists()}
+        with ThreadPoolExecutor(RECEIPTS_AT_A_TIME) as pool:
+            there = pool.map(lambda shard: _receipt_path(layout, shard).exists(), shards)
+            return {shard for shard, exists in zip(shards, there, strict=True) if exists}
     names = (name.removesuffix(".json") for name in sizes_in(layout.receipts))
     return {int(name) for name in names if name.isdecimal()}
 

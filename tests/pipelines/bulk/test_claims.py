@@ -112,10 +112,13 @@ def test_of_many_parts_one_gets_a_group(layout):
     for thread in threads:
         thread.join()
     assert len(granted) == len(set(granted))
+    ours, theirs = Claims(layout, Part(1, 6), 2), Claims(layout, Part(2, 6), 2)
     for claims in parts:
         claims.close()
-    assert parts[0].take(groups[0]) == groups[0] == parts[0].take(groups[0]) and parts[1].take(groups[0]) == []
-    parts[0].close()
+        assert claims.take(groups[0]) == []  # also where a thread was still reading ahead
+    assert ours.take(groups[0]) == groups[0] == ours.take(groups[0]) and theirs.take(groups[0]) == []
+    ours.close()
+    theirs.close()
 
 
 def test_only_what_has_no_receipt_is_left_to_do(layout):
