@@ -127,9 +127,8 @@ class Claims:
     def close(self) -> None:
         """Let go of all, and claim no more: a thread that reads ahead may still be about to."""
         with self._changed:
-            self._closed = True
-            claims = list(self._claims.values())
-        for claim in claims:
+            self._closed, claims, self._claims = True, self._claims, {}
+        for claim in claims.values():
             claim.close()
 
     def _left(self, tasks: Sequence[Task]) -> list[Task]:
