@@ -155,7 +155,13 @@ def tokenize(job: Job) -> Result:
                 plan = load_or_make_plan(layout, identity(stored), planning)
         if job.plan_only:
             return Result(layout.out, count(plan, []), False, time.monotonic() - began, 0.0, len(plan.shards))
-        speed = do_shards(job, layout, plan, codec, kept, still_held)
+        try:
+            speed = do_shards(job, layout, plan, codec, kept, still_held)
+        except (InputError, OSError):
+            if job.part is None or not layout.dataset.exists():
+                raise
+            # Other parts have taken over all of its shards, finished the dataset, and removed the plan under its hands.
+            return Result(layout.out, read_description(layout).totals, True, time.monotonic() - began, 0.0)
         if job.part is not None and (left := _without_receipt(layout, plan)):
             ours = read_receipts(layout, _shards_of(job, plan))
             totals = count(plan, [receipt for receipt in ours if receipt is not None])

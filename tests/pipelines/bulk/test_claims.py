@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.bulk import tasks
 from pipelines.bulk.claims import Claims
+from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.ownership import Part
 from pipelines.bulk.tasks import Task
 from pipelines.format.layout import Layout
@@ -19,6 +20,7 @@ from pipelines.format.ledger import Receipt, shards_with_receipts, write_receipt
 from pipelines.sources.cuts import Selection
 from pipelines.storage import leases
 from pipelines.storage.folders import RemotePath
+from tokenizer.errors import InputError
 
 SHARDS = 24
 
@@ -75,6 +77,18 @@ def test_a_shard_of_a_part_whose_file_is_gone_is_done_again(audio_folder, finish
     (tmp_path / "out/shards/codes.000003.tar").unlink()
     for number in (3, 1):
         run(audio_folder, tmp_path / "out", part=Part(number, 3))
+    assert file_bytes(tmp_path / "out") == file_bytes(finished)
+
+
+def test_a_part_whose_shards_others_have_done_meanwhile_has_no_error(audio_folder, finished, run, tmp_path, file_bytes):
+    """Its workers may find no plan, because whoever finished the dataset has removed it."""
+
+    class Slow(Inline):
+        def run(self, *work):
+            run(audio_folder, tmp_path / "out", part=Part(1, 2))
+            raise InputError("a worker process does not see the plan there")
+
+    assert run(audio_folder, tmp_path / "out", part=Part(2, 2), executor=Slow())["cuts"] == 24
     assert file_bytes(tmp_path / "out") == file_bytes(finished)
 
 
