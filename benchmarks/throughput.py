@@ -199,7 +199,7 @@ def pipeline_processor_time(manifest: Path, name: str, out: Path) -> float:
     """Seconds of processor time in which one process reads, encodes and writes everything."""
     from pipelines.bulk.encoding import Encoding, encode_cuts, fixed_cpu_threads
     from pipelines.format.layout import Layout
-    from pipelines.format.shards import write_shard
+    from pipelines.format.shards import make_shard, store_shard
     from pipelines.sources.cuts import PlannedCut
     from pipelines.sources.manifests import read_cuts
     from tokenizer import Codec
@@ -210,7 +210,8 @@ def pipeline_processor_time(manifest: Path, name: str, out: Path) -> float:
     with fixed_cpu_threads():
         encode_cuts(cuts[:1], codec, Encoding())
         began = time.process_time()
-        write_shard(Layout(out), 0, cuts, encode_cuts(cuts, codec, Encoding()), codec.token_rate)
+        layout, outcomes = Layout(out), encode_cuts(cuts, codec, Encoding())
+        store_shard(layout, make_shard(layout, 0, cuts, outcomes, codec.token_rate))
         return time.process_time() - began
 
 

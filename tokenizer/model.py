@@ -141,13 +141,7 @@ class CodecModel(Rates, nn.Module):
                 for a codec that does not stream.
         """
         wave = inputs.check_wave(torch.as_tensor(wave, device=self.device), self.sample_rate_in)
-        counted = inputs.check_lengths(lengths, wave)
-        lengths = torch.tensor(counted, device=wave.device)
-        counts = torch.tensor([self.token_count(samples) for samples in counted], device=wave.device)
-        longest = int(counts.max())
-        features, frames = self._features(wave, lengths)
-        tokens = self.quantizer.tokens(self._latents(features, frames))[:, :longest]
-        return tokens.masked_fill(~present(counts, longest), inputs.NO_TOKEN)
+        return self.encode_whole_checked(wave, inputs.check_lengths(lengths, wave))
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, voice: Voice | None = None) -> Tensor:
@@ -264,6 +258,15 @@ class CodecModel(Rates, nn.Module):
         inputs.check_token_chunks(tokens, self.tokens_per_chunk, state.batch_size)
         return self.decode_checked(tokens, state, voice)
 
+    def encode_whole_checked(self, wave: Tensor, lengths: list[int]) -> Tensor:
+        """`encode` of a wave [B, S] on the codec's device, without its checks and with gradients. On a GPU a codec that
+        streams only queues work."""
+        counted = [self.token_count(samples) for samples in lengths]
+        sent, counts = queued([lengths, counted], wave.device)
+        features, frames = self._features(wave, sent)
+        tokens = self.quantizer.tokens(self._latents(features, frames))[:, : max(counted)]
+        return tokens.masked_fill(~present(counts, max(counted)), inputs.NO_TOKEN)
+
     def encode_checked(self, chunk: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
         """`encode_step` without its checks and with gradients: tensor operations alone."""
         features, encoder_state = self.encoder.step(chunk.to(self.device, self.dtype), state.encoder)
@@ -326,6 +329,13 @@ def to_bfloat16(codec: Model) -> Model:
         if isinstance(module, (LogMelStem, FourierHead)):
             module.float()
     return codec
+
+
+def queued(numbers: list[int] | list[list[int]], device: torch.device) -> Tensor:
+    """int64 on a device. On a GPU the copy is queued behind the work there: one from memory that is not pinned would
+    wait for it."""
+    here = torch.tensor(numbers)
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
 def widened(wave: Tensor) -> Tensor:

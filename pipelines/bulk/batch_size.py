@@ -22,7 +22,7 @@ MOST_SECONDS_TOGETHER = 64 * 3600.0  # of audio; a run that is killed does that 
 SECONDS_OF_A_CUT = 10.0  # where shards are counted in cuts
 
 
-def together(
+def batch_sharing(
     layout: Layout, batch_seconds: float, device: str, sharding: Sharding, batch_shards: int | None = None
 ) -> dict[str, int]:
     """`batch_shards` and `long_rows` of an `Encoding`.

@@ -14,7 +14,17 @@ from dataclasses import replace
 from typing import Protocol
 
 from pipelines.bulk.stored_plan import shard_cuts
-from pipelines.bulk.tasks import Progress, Ready, Report, Survived, Task, WantsMore, Worker, together
+from pipelines.bulk.tasks import (
+    Claim,
+    Progress,
+    Ready,
+    Report,
+    Survived,
+    Task,
+    WantsMore,
+    Worker,
+    in_bundles,
+)
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Receipt
 from tokenizer.errors import InputError
@@ -37,13 +47,17 @@ class Crew(Protocol):
         """Wait, at most `seconds`, until one of these workers has sent something or died; return those that have."""
 
 
-def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: int) -> None:
+def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: int, claim: Claim) -> None:
     """Do the shards with at most `size` workers at a time.
 
     A worker is given more when it asks, which is before it runs out. One that dies (no memory, a crash, killed, its
     machine lost) is replaced, and its shards are done again, each by itself. After `MAX_DEATHS` deaths that are a
     shard's own fault, the cuts that kill workers are searched for, while the other workers continue, and left out. Idle
     workers are released, so that a cluster can scale down.
+
+    Args:
+        size: workers.
+        claim: what it leaves out of a bundle is done by others.
 
     Raises:
         WorkerDied: no single cut kills a worker, or workers still die without the cuts that do; or workers die while
@@ -94,7 +108,7 @@ def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: i
                 del searches[search]
                 todo.appendleft(search.result())
             for worker in list(wanting):
-                if bundle := _next_bundle(todo, worker.tasks, deaths):
+                if bundle := _next_bundle(todo, worker.tasks, deaths, claim, unfinished):
                     wanting.remove(worker)
                     worker.take(bundle)
                 elif not worker.tasks:
@@ -111,20 +125,27 @@ def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: i
 
 def _bundles(todo: deque[Task], most: int) -> int:
     """How many bundles there are to be done; counted up to `most`."""
-    return sum(1 for _ in itertools.islice(together(todo), most))
+    return sum(1 for _ in itertools.islice(in_bundles(todo), most))
 
 
-def _next_bundle(todo: deque[Task], in_hand: Sequence[Task], deaths: Mapping[int, int]) -> list[Task]:
-    """Take what a worker is given next. A shard that was in the hands of a worker that died is done by itself, so that
-    a second death is that shard's own fault."""
-    if not todo or any(deaths.get(task.shard) for task in in_hand):
-        return []
-    if deaths.get(todo[0].shard):
-        return [] if in_hand else [todo.popleft()]
-    bundle = [task for task in next(together(todo)) if not deaths.get(task.shard)]
-    for task in bundle:
-        todo.remove(task)
-    return bundle
+def _next_bundle(
+    todo: deque[Task], in_hand: Sequence[Task], deaths: Mapping[int, int], claim: Claim, unfinished: set[int]
+) -> Sequence[Task]:
+    """Take what a worker is given next; what others have claimed is no longer unfinished here. A shard that was in the
+    hands of a worker that died is done by itself, so that a second death is that shard's own fault."""
+    while todo and not any(deaths.get(task.shard) for task in in_hand):
+        bundle = [todo[0]]
+        if not deaths.get(todo[0].shard):
+            bundle = [task for task in next(in_bundles(todo)) if not deaths.get(task.shard)]
+        elif in_hand:
+            break
+        for task in bundle:
+            todo.remove(task)
+        claimed = claim(bundle)
+        unfinished -= {task.shard for task in bundle} - {task.shard for task in claimed}
+        if claimed:
+            return claimed
+    return []
 
 
 def _without_deadly_cuts(trials: Trials, task: Task, ending: str) -> Task:

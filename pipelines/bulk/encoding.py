@@ -162,15 +162,18 @@ def fed_device(
     device = Device(codec, encoding.device)
     with contextlib.ExitStack() as stack:
         makers: list[Callable[[], Lane]]
-        if decoders:
+        if decoders or device.is_gpu:
             memory = SharedMemory(BATCHES_AHEAD + ahead, rules.most)
             stack.callback(memory.close)
             if device.is_gpu:
-                memory.pin()
-            buffers, makers = Buffers(memory.arrays), [lambda: DecoderLane(memory)] * lanes
+                memory.pin(device.place)
+            buffers = Buffers(memory.arrays)
         else:
             # Memory of the system is zero and costs nothing until it is touched.
             buffers = Buffers([np.zeros(rules.most, np.float32) for _ in range(BATCHES_AHEAD + ahead)])
+        if decoders:
+            makers = [lambda: DecoderLane(memory)] * lanes
+        else:
             makers = [lambda: ThreadLane(buffers.arrays)] * lanes
         readers = Readers(makers)
         stack.callback(readers.close)

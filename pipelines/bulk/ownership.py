@@ -4,6 +4,7 @@ A run deletes files that earlier runs made, so it first checks that everything i
 
     OUT/work/lock              held by a run that does all shards
     OUT/work/parts/3-of-16     held by a run that does a part of them
+    OUT/work/claims/           see `pipelines.bulk.claims`
     OUT/work/plan.lock         held while the plan is made; finish.lock while dataset.json is written
 
 On disk these are locks of the operating system, behind a URL they are leases (`lock.1`, `lock.2`, ... too); see
@@ -29,7 +30,7 @@ from tokenizer.errors import InputError
 # Paths below work/, folders with a slash at the end. Names in tmp/ are those of tempfile.
 _MADE_BY_RUNS = re.compile(
     r"(lock|plan\.lock|finish\.lock|parts/\d+-of-\d+)(\.\d+)?|parts/|plan\.json|plan/|plan/\d{6,}\.jsonl\.gz|"
-    r"receipts/|receipts/\d{6,}\.json|tmp/|tmp/\..+\.[a-z0-9_]{8}"
+    r"receipts/|receipts/\d{6,}\.json|claims/|claims/\d{6,}/|claims/\d{6,}/claim(\.\d+)?|tmp/|tmp/\..+\.[a-z0-9_]{8}"
 )
 
 # What file servers and desktops leave in any folder: a file that is removed while open (NFS), settings, thumbnails.
@@ -51,6 +52,12 @@ class Part:
 def dealt_to(part: Part | None, count: int) -> range:
     """Which of `count` things, by number, a part has; all of them where there are no parts."""
     return range(count) if part is None else range(part.number - 1, count, part.of)
+
+
+def begun_parts(layout: Layout, part: Part) -> list[Part]:
+    """The parts of a run that have been begun, whether or not they are alive; this one too."""
+    names = {lease_of(name) for name in sizes_in(_parts(layout))}
+    return [other for number in range(1, part.of + 1) if _part_name(other := Part(number, part.of)) in names]
 
 
 def refuse_strange_folder(layout: Layout) -> None:
@@ -127,7 +134,11 @@ def once(layout: Layout, what: str, done: Callable[[], bool]) -> Iterator[StillH
 
 
 def _lock(layout: Layout, part: Part | None) -> Folder:
-    return layout.work / "lock" if part is None else _parts(layout) / f"{part.number}-of-{part.of}"
+    return layout.work / "lock" if part is None else _parts(layout) / _part_name(part)
+
+
+def _part_name(part: Part) -> str:
+    return f"{part.number}-of-{part.of}"
 
 
 def _parts(layout: Layout) -> Folder:

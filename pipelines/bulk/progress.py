@@ -66,6 +66,11 @@ class ProgressBar:
         """Seconds of audio encoded by this run per second of its time; what earlier runs did does not count."""
         return self._seconds / max(time.monotonic() - self._begun, 1e-9)
 
+    def expect(self, seconds: float) -> None:
+        """So much more audio is to be done by this run, or less."""
+        self._total += seconds
+        self._bar.total = round(self._total / 3600, 3)
+
     def see(self, event: Event) -> None:
         """Count what an executor reports."""
         if isinstance(event, Progress):

@@ -12,12 +12,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from pipelines.bulk.claims import Alone, Claims
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.executors.local import Local
@@ -29,11 +30,11 @@ from pipelines.bulk.stored_plan import Plan, has_plan, read_plan, shard_cuts
 from pipelines.bulk.tasks import Event, ShardWork, Task, named_codec
 from pipelines.format.description import CodecEntry, Totals, read_description
 from pipelines.format.layout import Layout
-from pipelines.format.ledger import Receipt, read_receipts
+from pipelines.format.ledger import Receipt, read_receipts, remove_receipt, shards_with_receipts
 from pipelines.sources.cuts import Selection, is_remote
 from pipelines.sources.manifests import find_inputs
-from pipelines.storage.folders import Folder, remove_tree, sizes_in
-from pipelines.storage.leases import StillHeld
+from pipelines.storage.folders import Folder, RemotePath, remove_tree, sizes_in
+from pipelines.storage.leases import StillHeld, are_exact
 from tokenizer.errors import InputError
 from tokenizer.files import check_place
 from tokenizer.machine import check_device
@@ -154,7 +155,13 @@ def tokenize(job: Job) -> Result:
                 plan = load_or_make_plan(layout, identity(stored), planning)
         if job.plan_only:
             return Result(layout.out, count(plan, []), False, time.monotonic() - began, 0.0, len(plan.shards))
-        speed = do_shards(job, layout, plan, codec, kept, still_held)
+        try:
+            speed = do_shards(job, layout, plan, codec, kept, still_held)
+        except (InputError, OSError):
+            if job.part is None or not layout.dataset.exists():
+                raise
+            # Other parts have taken over all of its shards, finished the dataset, and removed the plan under its hands.
+            return Result(layout.out, read_description(layout).totals, True, time.monotonic() - began, 0.0)
         if job.part is not None and (left := _without_receipt(layout, plan)):
             ours = read_receipts(layout, _shards_of(job, plan))
             totals = count(plan, [receipt for receipt in ours if receipt is not None])
@@ -199,40 +206,61 @@ def do_shards(
     if job.part is None:
         remove_tree(layout.temporary)  # left by a run that was killed; other parts may be writing there now
     ours = _shards_of(job, plan)
+    listed = shards_with_receipts(layout) if job.part else set()
     finished = {
         shard: receipt
         for shard, receipt in zip(ours, read_receipts(layout, ours), strict=True)
         if receipt is not None and not _failed_too_much(receipt, job.max_quarantine_rate)
     }
-    tasks = [
-        Task(
-            shard,
-            keeps_tokens=shard in kept,
-            together=_together(shard // job.encoding.batch_shards, plan, job.encoding),
-            seconds=plan.shards[shard].seconds - kept.get(shard, 0.0),
-        )
-        for shard in ours
-        if shard not in finished
-    ]
+    for shard in listed.intersection(ours).difference(finished):
+        remove_receipt(layout, shard)  # other parts would take it for done
+
+    def task(shard: int) -> Task:
+        group = _together(shard // job.encoding.batch_shards, plan, job.encoding)
+        return Task(shard, keeps_tokens=shard in kept, together=group, seconds=seconds_of(shard))
+
+    def seconds_of(shard: int) -> float:
+        return plan.shards[shard].seconds - kept.get(shard, 0.0)
+
+    tasks = [task(shard) for shard in ours if shard not in finished]
     seconds = math.fsum(plan.shards[shard].seconds for shard in ours)
     done_seconds = seconds - math.fsum(task.seconds for task in tasks)
     failed_before = sum(len(receipt.quarantined) for receipt in finished.values())
-    remote = bool(tasks) and any(map(is_remote, shard_cuts(layout, tasks[0].shard)))
+    first = tasks[0].shard if tasks else 0
+    remote = bool(tasks or job.part) and any(map(is_remote, shard_cuts(layout, first)))
     work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack, job.decoders, remote)
-    with ProgressBar(seconds, done_seconds, failed_before, job.log) as bar:
+    with ProgressBar(seconds, done_seconds, failed_before, job.log) as bar, shared(job, layout) as claims:
 
         def report(event: Event) -> None:
             still_held()
+            claims.check()
             bar.see(event)
-            if isinstance(event, Receipt) and event.quarantined:
-                _stop_when_too_many_fail(job, plan, bar.quarantined, event)
+            if isinstance(event, Receipt):
+                claims.done(event.shard)
+                if event.quarantined:
+                    _stop_when_too_many_fail(job, plan, bar.quarantined, event)
+
+        def claim(bundle: Sequence[Task]) -> Sequence[Task]:
+            left = claims.take(bundle)
+            bar.expect(math.fsum(task.seconds for task in left) - math.fsum(task.seconds for task in bundle))
+            return left
 
         try:
-            job.executor.run(work, tasks, report, codec)
+            job.executor.run(work, tasks, report, codec, claim)
+            while more := claims.left_by_others(len(plan.shards), task):
+                bar.expect(math.fsum(task.seconds for task in more))
+                job.executor.run(work, more, report, codec, claim)
         finally:
             if job.part is None:
                 remove_tree(layout.temporary)
         return bar.times_real_time
+
+
+def shared(job: Job, layout: Layout) -> contextlib.AbstractContextManager[Alone | Claims]:
+    """The claims of a part; behind a URL only where no two of them can be granted."""
+    if job.part is None or (isinstance(layout.work, RemotePath) and not are_exact(layout.work)):
+        return contextlib.nullcontext(Alone())
+    return contextlib.closing(Claims(layout, job.part, job.encoding.batch_shards))
 
 
 def _shards_of(job: Job, plan: Plan) -> list[int]:

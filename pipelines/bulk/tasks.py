@@ -6,10 +6,11 @@ between them and the run is defined here and can be pickled.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ from pipelines.bulk.feed.reading import ATTEMPTS, Job, ReaderDied, Readers, RowR
 from pipelines.bulk.stored_plan import has_plan, shard_cuts
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Outcome, Receipt, quarantine
-from pipelines.format.shards import stored_cuts, write_shard
+from pipelines.format.shards import MadeShard, make_shard, store_shard, stored_cuts
 from pipelines.sources.audio import expected_samples
 from pipelines.sources.cuts import CutError, PlannedCut
 from pipelines.storage.folders import Folder
@@ -31,13 +32,16 @@ if TYPE_CHECKING:
     from tokenizer import Codec
 
 
+STORES = 4  # shards that a worker writes to disk, or uploads, at the same time
+
+
 @dataclass(frozen=True)
 class ShardWork:
     """Everything that a worker needs to do any shard of a run.
 
     Attributes:
-        decoders: processes that read audio for each worker, and write its shards; 0: threads of its own; None: the
-            executor decides.
+        decoders: processes of each worker that read audio and make the files of shards; 0: threads of its own; None:
+            the executor decides.
         remote: the audio lies behind URLs.
     """
 
@@ -101,6 +105,9 @@ Event = Ready | WantsMore | Progress | Receipt | Survived
 
 Report = Callable[[Event], None]
 
+Claim = Callable[[Sequence[Task]], Sequence[Task]]
+"""Called with tasks that share batches just before they are begun; gives those that are still to be done."""
+
 
 class Worker(Protocol):
     """Does tasks, and may die of them.
@@ -144,7 +151,7 @@ class TasksInHand:
             self.reported = self.reported - done.seconds if self.tasks else 0.0
 
 
-def together(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+def in_bundles(tasks: Iterable[Task]) -> Iterator[list[Task]]:
     """Tasks in the bundles in which they share batches."""
     for _, bundle in itertools.groupby(tasks, key=lambda task: task.together or task.shard):
         yield list(bundle)
@@ -160,12 +167,17 @@ def do_tasks(
             thread, while earlier ones are being encoded.
         report: called in this thread.
     """
-    with fed_device(codec, work.encoding, work.decoders or 0, work.remote) as (pipeline, readers):
-        groups = (_group(work, bundle, codec, readers) for bundle in bundles(pipeline.emit))
+    with contextlib.ExitStack() as stack:
+        stores = ThreadPoolExecutor(STORES, thread_name_prefix="store")
+        stack.callback(stores.shutdown, cancel_futures=True)  # after the readers have ended, whose results they await
+        pipeline, readers = stack.enter_context(fed_device(codec, work.encoding, work.decoders or 0, work.remote))
+        groups = (_group(work, bundle, codec, readers, stores) for bundle in bundles(pipeline.emit))
         pipeline.run(groups, report, Progress)
 
 
-def _group(work: ShardWork, bundle: Sequence[Task], codec: Codec, readers: Readers) -> Group:
+def _group(
+    work: ShardWork, bundle: Sequence[Task], codec: Codec, readers: Readers, stores: ThreadPoolExecutor
+) -> Group:
     """The cuts of all shards that share batches, of which those of the bundle are to be encoded."""
     layout = Layout(work.out)
     tasks = {task.shard: task for task in bundle}
@@ -190,13 +202,18 @@ def _group(work: ShardWork, bundle: Sequence[Task], codec: Codec, readers: Reade
             outcomes = [group.outcomes[i] for i in span]
             # A decoder reads the cuts from the plan, which takes this process less than sending them.
             listed = None if work.decoders else [cuts[i] for i in span]
-            job = WriteShard(work, shard, listed, outcomes, codec.token_rate, codec.bits_per_token)
-            futures.append(readers.submit(job, None if work.decoders else 0))
+            job = MakeShard(work, shard, listed, outcomes, codec.token_rate, codec.bits_per_token)
+            made = readers.submit(job, None if work.decoders else 0)
+            futures.append(stores.submit(_stored, layout, made))
         return futures
 
     samples = [expected_samples(planned.cut, planned.seconds, codec.sample_rate_in) for planned in cuts]
     wanted = frozenset(i for span in spans.values() for i in span) - set(known)
     return Group(cuts, samples, known, wanted, finish)
+
+
+def _stored(layout: Layout, made: Future[MadeShard]) -> Receipt:
+    return store_shard(layout, made.result())
 
 
 def _settled(layout: Layout, task: Task, cuts: Sequence[PlannedCut]) -> dict[int, Outcome]:
@@ -211,8 +228,8 @@ def _settled(layout: Layout, task: Task, cuts: Sequence[PlannedCut]) -> dict[int
 
 
 @dataclass(frozen=True)
-class WriteShard:
-    """A `Job`: write a shard. The result is its receipt.
+class MakeShard:
+    """A `Job`: the files of a shard, which another thread stores. That waits for disks and stores, this computes.
 
     Attributes:
         cuts: None: read them from the plan.
@@ -225,17 +242,19 @@ class WriteShard:
     token_rate: float
     bits: int
 
-    def run(self, reader: RowReader, buffers: Sequence[np.ndarray]) -> Receipt:
+    def run(self, reader: RowReader, buffers: Sequence[np.ndarray]) -> MadeShard:
         layout = Layout(self.work.out)
         cuts = shard_cuts(layout, self.shard) if self.cuts is None else self.cuts
         pack_bits = self.bits if self.work.pack else None
-        return write_shard(layout, self.shard, cuts, self.outcomes, self.token_rate, pack_bits)
+        return make_shard(layout, self.shard, cuts, self.outcomes, self.token_rate, pack_bits)
 
-    def after_death(self, ask: Callable[[Job], Any]) -> Receipt:
+    def after_death(self, ask: Callable[[Job], Any]) -> MadeShard:
         try:
             return ask(self)
         except ReaderDied as died:
-            raise InputError(f"writing shard {self.shard} killed two decoders (the last by {died})") from None
+            raise InputError(
+                f"making the files of shard {self.shard} killed two decoders (the last by {died})"
+            ) from None
 
 
 def named_codec(name: str, encoding: Encoding, device: str | None = None) -> Codec:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from pipelines.bulk.batch_size import default_batch_seconds, together
+from pipelines.bulk.batch_size import batch_sharing, default_batch_seconds
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.executors.inline import Inline
@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
     unsaid = args.shard_hours is None and args.shard_cuts is None
     hours = default_shard_hours(args.source, Layout(args.out)) if unsaid else HOURS
     sharding = read_sharding(args, hours)
-    shared = together(Layout(args.out), batch_seconds, device, sharding, args.batch_shards)
+    shared = batch_sharing(Layout(args.out), batch_seconds, device, sharding, args.batch_shards)
     if args.precision != "fp32":
         log.warning("--precision %s: some tokens differ from those of float32", args.precision)
     result = tokenize(

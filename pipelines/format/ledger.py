@@ -104,6 +104,8 @@ def read_receipts(layout: Layout, shards: Sequence[int]) -> list[Receipt | None]
             content["files"] = {name: StoredFile(**stored) for name, stored in content["files"].items()}
             content["quarantined"] = tuple(Quarantined(**failed) for failed in content["quarantined"])
             receipt = Receipt(**content)
+        except FileNotFoundError:  # the part that has just finished the dataset removed it
+            return None
         except InputError:  # the store does not answer
             raise
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -113,6 +115,21 @@ def read_receipts(layout: Layout, shards: Sequence[int]) -> list[Receipt | None]
 
     with ThreadPoolExecutor(RECEIPTS_AT_A_TIME) as pool:  # behind a URL each takes a while
         return list(pool.map(read, shards))
+
+
+def remove_receipt(layout: Layout, shard: int) -> None:
+    """Have a shard done again."""
+    _receipt_path(layout, shard).unlink(missing_ok=True)
+
+
+def shards_with_receipts(layout: Layout, shards: Sequence[int] | None = None) -> set[int]:
+    """Which of these shards have a receipt, whatever is in it; None: of all, by one listing."""
+    if shards is not None:
+        with ThreadPoolExecutor(RECEIPTS_AT_A_TIME) as pool:
+            there = pool.map(lambda shard: _receipt_path(layout, shard).exists(), shards)
+            return {shard for shard, exists in zip(shards, there, strict=True) if exists}
+    names = (name.removesuffix(".json") for name in sizes_in(layout.receipts))
+    return {int(name) for name in names if name.isdecimal()}
 
 
 def _receipt_path(layout: Layout, shard: int) -> Folder:

@@ -14,7 +14,8 @@ import json
 import math
 import tarfile
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -27,23 +28,31 @@ from pipelines.storage.folders import Folder
 from pipelines.storage.stable_bytes import gunzipped, gzip_bytes, json_lines, stored_file
 
 
-def write_shard(
+@dataclass(frozen=True)
+class MadeShard:
+    """A shard that is still to be stored.
+
+    Attributes:
+        files: the content of each file.
+    """
+
+    files: Mapping[Folder, bytes]
+    receipt: Receipt
+
+
+def make_shard(
     layout: Layout,
     shard: int,
     cuts: Sequence[PlannedCut],
     outcomes: Sequence[Outcome],
     token_rate: float,
     pack_bits: int | None = None,
-) -> Receipt:
-    """Write every file of one shard, then its receipt. With `pack_bits`, the bits of a code, a packed file too."""
+) -> MadeShard:
+    """Every file of one shard; with `pack_bits`, the bits of a code, a packed file too. Nothing is written."""
     good = [(planned, codes) for planned, codes in zip(cuts, outcomes, strict=True) if isinstance(codes, np.ndarray)]
     files = _shard_files(layout, shard, good, token_rate) if good else {}
     if good and pack_bits is not None:
         files[layout.packed_codes(shard)] = pack([(planned.member, codes) for planned, codes in good], pack_bits)
-    for stale in set(layout.shard_files(shard)) - set(files):  # of an earlier attempt that could read a cut
-        stale.unlink(missing_ok=True)
-    for path, data in files.items():
-        layout.write(path, data)
     receipt = Receipt(
         shard=shard,
         files={layout.name(path): stored_file(data) for path, data in files.items()},
@@ -52,8 +61,17 @@ def write_shard(
         seconds=round(sum(planned.seconds for planned, _ in good), 6),
         quarantined=tuple(outcome for outcome in outcomes if isinstance(outcome, Quarantined)),
     )
-    write_receipt(layout, receipt)
-    return receipt
+    return MadeShard(files, receipt)
+
+
+def store_shard(layout: Layout, made: MadeShard) -> Receipt:
+    """Write the files of a shard to disk or upload them, and its receipt when all of them are there."""
+    for stale in set(layout.shard_files(made.receipt.shard)) - set(made.files):  # of an attempt that could read a cut
+        stale.unlink(missing_ok=True)
+    for path, data in made.files.items():
+        layout.write(path, data)
+    write_receipt(layout, made.receipt)
+    return made.receipt
 
 
 def shar_cut(planned: PlannedCut, tokens: int, token_rate: float) -> dict[str, Any]:

@@ -205,6 +205,17 @@ class _Holder:
                 self.mine.write_bytes(self.content(free=True))
 
 
+def is_unclaimed(path: RemotePath) -> bool:
+    """Whether nobody has ever held a lease, or its last holder has let go of it."""
+    _, found = newest(path)
+    return found is None or _is_free(found)
+
+
+def are_exact(path: RemotePath) -> bool:
+    """Whether the store of a lease that this process has taken refuses to create a file that exists."""
+    return _conditional.get(origin(path.url), False)
+
+
 def first_alive(paths: Sequence[RemotePath]) -> str | None:
     """A holder of one of these leases, in words; None when all are free, which takes a wait where some are not."""
     with ThreadPoolExecutor(LOOKS_AT_A_TIME) as pool:

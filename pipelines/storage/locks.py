@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipelines.storage.folders import Folder, RemotePath
-from pipelines.storage.leases import StillHeld, lease
+from pipelines.storage.leases import StillHeld, is_unclaimed, lease
 from tokenizer.errors import InputError
 
 try:
@@ -100,6 +100,11 @@ def is_flocked(path: Path) -> bool:
             return True
         _unlock(file)
     return False
+
+
+def looks_free(path: Folder) -> bool:
+    """Whether nobody holds a lock file. A lease whose holder may have died does not look free."""
+    return is_unclaimed(path) if isinstance(path, RemotePath) else not is_flocked(path)
 
 
 def _lock(file: IO[Any], wait: bool, shared: bool = False) -> None:

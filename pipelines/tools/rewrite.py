@@ -26,7 +26,7 @@ from pipelines.format.description import CodecEntry, Description, read_intact
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Quarantined, Receipt, quarantined_by_shard, write_receipt
 from pipelines.format.member_ids import SeenIds, member_id
-from pipelines.format.shards import stored_cuts, write_shard
+from pipelines.format.shards import make_shard, store_shard, stored_cuts
 from pipelines.sources.cuts import PlannedCut
 from pipelines.storage.folders import remove_tree
 from tokenizer.errors import InputError
@@ -180,7 +180,7 @@ class DatasetWriter:
 
     def _end_shard(self) -> None:
         number, cuts = len(self._shards), [cut for cut, _ in self._cuts]
-        receipt = write_shard(
+        made = make_shard(
             self._layout,
             number,
             cuts,
@@ -188,6 +188,7 @@ class DatasetWriter:
             self._codec.token_rate,
             self._codec.bits_per_token if self._sharding.pack else None,
         )
+        receipt = store_shard(self._layout, made)
         with_failures = replace(receipt, quarantined=tuple(self._failures))
         write_receipt(self._layout, with_failures)
         self._receipts.append(with_failures)

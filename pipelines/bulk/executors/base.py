@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # an interface needs no more
     from pipelines.bulk.ownership import Part
-    from pipelines.bulk.tasks import Report, ShardWork, Task
+    from pipelines.bulk.tasks import Claim, Report, ShardWork, Task
     from tokenizer import Codec
 
 
@@ -26,12 +26,14 @@ class Executor(ABC):
     works_here = True
 
     @abstractmethod
-    def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
+    def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec, claim: Claim) -> None:
         """Do all tasks.
 
         Args:
             report: called in this process with every event of a worker; what it raises ends the work.
             codec: the one of the run, loaded in this process.
+            claim: called in this process before shards that share batches are begun, and again when they are done
+                again, perhaps in another thread.
 
         Raises:
             InputError: a worker cannot be started, or the workers go on dying.

@@ -17,6 +17,7 @@ from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.feed.processes import die_with_parent, how_it_ended, interrupts_blocked, portable
 from pipelines.bulk.tasks import (
+    Claim,
     Event,
     Ready,
     Report,
@@ -26,8 +27,8 @@ from pipelines.bulk.tasks import (
     WantsMore,
     Worker,
     do_tasks,
+    in_bundles,
     load_codec,
-    together,
 )
 from pipelines.format.layout import Layout
 from tokenizer.errors import InputError
@@ -57,15 +58,15 @@ class Local(Executor):
     def __post_init__(self) -> None:
         check_workers(self.workers)
 
-    def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
+    def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec, claim: Claim) -> None:
         default = available_cores() if work.encoding.device == "cpu" else len(self.devices) or 1
-        workers = min(self.workers or default, len(list(together(tasks))))
+        workers = min(self.workers or default, len(list(in_bundles(tasks))))
         if work.decoders is None:
             work = replace(work, decoders=decoders_for(work.encoding.device, max(workers, 1)))
         if self.inline_if_one and workers <= 1:
-            Inline().run(work, tasks, report, codec)
+            Inline().run(work, tasks, report, codec, claim)
         else:
-            run_crew(Processes(work, self.devices), Layout(work.out), tasks, report, workers)
+            run_crew(Processes(work, self.devices), Layout(work.out), tasks, report, workers, claim)
 
     def after_interruption(self) -> Executor:
         return Local(self.workers, devices=self.devices)  # a worker that crashes is replaced; this process would not be

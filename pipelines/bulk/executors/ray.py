@@ -23,6 +23,7 @@ from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.executors.local import check_workers
 from pipelines.bulk.feed.processes import portable
 from pipelines.bulk.tasks import (
+    Claim,
     Event,
     Progress,
     Ready,
@@ -33,8 +34,8 @@ from pipelines.bulk.tasks import (
     WantsMore,
     Worker,
     do_tasks,
+    in_bundles,
     load_codec,
-    together,
 )
 from pipelines.format.layout import Layout
 from tokenizer.errors import InputError
@@ -80,15 +81,15 @@ class Ray(Executor):
         if ":" in device:
             raise InputError(f"device is {device}: Ray gives each worker its own GPU; expected cuda or cpu")
 
-    def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
+    def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec, claim: Claim) -> None:
         if not tasks:
             return
         with connected(self.address):
             if work.decoders is None:
                 work = replace(work, decoders=0 if work.encoding.device == "cpu" else DECODERS)
             cluster = Cluster(work, self.gpus_per_worker)
-            workers = min(self.workers or cluster.room, len(list(together(tasks))))
-            run_crew(cluster, Layout(work.out), tasks, report, workers)
+            workers = min(self.workers or cluster.room, len(list(in_bundles(tasks))))
+            run_crew(cluster, Layout(work.out), tasks, report, workers, claim)
 
 
 class Shards:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.ownership import Part
-from pipelines.bulk.tasks import Report, ShardWork, Task
+from pipelines.bulk.tasks import Claim, Report, ShardWork, Task
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class ArrayTask(Executor):
     def works_here(self) -> bool:  # type: ignore[override]
         return self.within.works_here
 
-    def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec) -> None:
-        self.within.run(work, tasks, report, codec)
+    def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec, claim: Claim) -> None:
+        self.within.run(work, tasks, report, codec, claim)
 
     def check_device(self, device: str) -> None:
         self.within.check_device(device)

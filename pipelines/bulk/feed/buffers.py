@@ -12,9 +12,12 @@ import os
 import tempfile
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class SharedMemory:
         self._map()
 
     def _map(self) -> None:
-        self._pinned = 0
+        self._pinned_for: Any = None
         self._memory = mmap.mmap(self._file, self.count * self.samples * BYTES)
         self.arrays = [
             np.frombuffer(self._memory, np.float32, self.samples, number * self.samples * BYTES)
@@ -57,24 +60,28 @@ class SharedMemory:
         self.count, self.samples, self._file = state["count"], state["samples"], state["file"].detach()
         self._map()
 
-    def pin(self) -> None:
+    def pin(self, device: torch.device) -> None:
         """Let a GPU copy from it while it computes. Where CUDA refuses, copies wait instead."""
         import torch
 
-        whole = np.frombuffer(self._memory, np.uint8)
-        self._pinned = whole.ctypes.data
-        if failed := int(torch.cuda.cudart().cudaHostRegister(self._pinned, whole.nbytes, 0)):
-            log.warning("batches cannot be pinned (CUDA error %d); copies to the GPU will be slower", failed)
-            self._pinned = 0
-            with contextlib.suppress(RuntimeError):  # the next launch of a kernel is told of the error
-                torch.zeros(1, device="cuda").add_(1)
+        with torch.cuda.device(device):
+            whole = np.frombuffer(self._memory, np.uint8)
+            if failed := int(torch.cuda.cudart().cudaHostRegister(whole.ctypes.data, whole.nbytes, 0)):
+                log.warning("batches cannot be pinned (CUDA error %d); copies to the GPU will be slower", failed)
+                with contextlib.suppress(RuntimeError):  # the next launch of a kernel is told of the error
+                    torch.zeros(1, device=device).add_(1)
+            else:
+                self._pinned_for = device
 
     def close(self) -> None:
         """Give up the file; the memory goes with its last array."""
-        if self._pinned:
+        if self._pinned_for is not None:
             import torch
 
-            torch.cuda.cudart().cudaHostUnregister(self._pinned)
+            with torch.cuda.device(self._pinned_for):
+                with contextlib.suppress(RuntimeError):
+                    torch.cuda.synchronize()  # a run that failed may have left copies from it under way
+                torch.cuda.cudart().cudaHostUnregister(np.frombuffer(self._memory, np.uint8).ctypes.data)
         os.close(self._file)
 
 

@@ -243,13 +243,12 @@ class Pipeline:
         counts = [self._codec.token_count(int(length)) for length in lengths]
         try:
             tokens = self._device.encode(wave, lengths)
+            return lambda: self._rows(tokens.result(), counts)
         except Exception as error:
-            log.warning(
-                "a batch of %d cuts failed (%s: %s); trying each alone", len(lengths), type(error).__name__, error
-            )
-            alone = self._encode_alone(wave, lengths)
-            return lambda: alone
-        return lambda: self._rows(tokens.result(), counts)
+            why = f"{type(error).__name__}: {error}"  # the error itself holds the memory of the calls that it ended
+        log.warning("a batch of %d cuts failed (%s); trying each alone", len(lengths), why)
+        alone = self._encode_alone(wave, lengths)
+        return lambda: alone
 
     def _encode_alone(self, wave: np.ndarray, lengths: np.ndarray) -> list[np.ndarray | CutError]:
         """Each row of a failed batch alone. When silence of the same shape fails too, the codec or the machine is at

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.bulk import batch_size
-from pipelines.bulk.batch_size import MOST_SECONDS, default_batch_seconds, fitting_seconds, together
+from pipelines.bulk.batch_size import MOST_SECONDS, batch_sharing, default_batch_seconds, fitting_seconds
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.plan import Sharding
 from pipelines.format.layout import Layout
@@ -60,7 +60,7 @@ def test_a_run_keeps_its_batches(gpu, finished, tmp_path):
 
 def test_batches_are_shared_by_shards_that_hold_many_of_them(finished, tmp_path):
     def shared(seconds, device="cuda", asked=None, out=tmp_path, **sharding):
-        return together(Layout(out), seconds, device, Sharding(**sharding), asked)
+        return batch_sharing(Layout(out), seconds, device, Sharding(**sharding), asked)
 
     assert shared(960.0, hours=1.0) == {"batch_shards": 18, "long_rows": 96}
     assert shared(30.0, hours=1.0) == {"batch_shards": 1, "long_rows": 3}

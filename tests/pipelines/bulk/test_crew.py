@@ -84,14 +84,27 @@ class Scripted(TasksInHand):
 def go(monkeypatch, tmp_path):
     monkeypatch.setattr("pipelines.bulk.crew.shard_cuts", lambda layout, shard: [None] * 4)
 
-    def go(script, shards=5, size=3, together=1):
+    def go(script, shards=5, size=3, together=1, claim=list):
         events = []
         groups = [tuple(range(shard - shard % together, shards))[:together] for shard in range(shards)]
         tasks = [Task(shard, together=group) for shard, group in enumerate(groups)]
-        run_crew(script, Layout(tmp_path), tasks, events.append, size)
+        run_crew(script, Layout(tmp_path), tasks, events.append, size, claim)
         return [event for event in events if isinstance(event, Receipt)]
 
     return go
+
+
+def test_what_others_have_claimed_is_left_to_them(go):
+    """And what a dead worker was given stays claimed."""
+    asked, first = [], Script(dies=lambda shard, attempt: "SIGSEGV" if (shard, attempt) == (2, 1) else None)
+
+    def claim(bundle):
+        asked.append([task.shard for task in bundle])
+        return [task for task in bundle if task.shard not in (1, 4, 5, 8)]
+
+    done = go(first, shards=9, size=2, together=2, claim=claim)
+    assert sorted(receipt.shard for receipt in done) == [0, 2, 3, 6, 7]
+    assert asked.count([4, 5]) == 1 and [2] in asked  # by itself, after the death
 
 
 def test_every_shard_once_and_nobody_is_kept_for_nothing(go):

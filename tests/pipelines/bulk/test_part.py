@@ -45,8 +45,8 @@ def test_parts_give_the_same_bytes_and_do_no_shard_twice(
     """7 parts of 5 shards: two of them find nothing to do."""
     from pipelines.bulk import tasks
 
-    done, write = [], tasks.write_shard
-    monkeypatch.setattr(tasks, "write_shard", lambda *a, **k: done.append(a[1]) or write(*a, **k))
+    done, store = [], tasks.store_shard
+    monkeypatch.setattr(tasks, "store_shard", lambda out, made: done.append(made.receipt.shard) or store(out, made))
     out = tmp_path / "out"
     for number in range(of, 0, -1):
         assert not (out / "dataset.json").exists()
@@ -106,11 +106,12 @@ def test_a_part_waits_while_another_plans(audio_folder, tiny_codec_dir, tmp_path
 @pytest.mark.slow
 def test_parts_at_the_same_time_some_killed(finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "slm.cli", "tokenize", str(audio_folder), str(out), "--executor", "inline"]
+    command = [sys.executable, "-m", "slm.cli", "tokenize", str(audio_folder), str(out)]
     command += ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6"]
 
     def begin(number):
-        return subprocess.Popen([*command, "--part", f"{number}/3"], stderr=subprocess.PIPE, text=True)
+        executor = ["--executor", "local", "--workers", "2"] if number == 2 else ["--executor", "inline"]
+        return subprocess.Popen([*command, "--part", f"{number}/3", *executor], stderr=subprocess.PIPE, text=True)
 
     parts = [begin(1), begin(2), begin(3), begin(3)]
     while not list(out.glob("work/receipts/*")) and any(part.poll() is None for part in parts):

@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+import threading
 
 import pytest
 
@@ -138,18 +139,16 @@ def test_files_that_systems_leave_make_no_folder_strange(write_manifest, speech,
 def test_a_folder_that_is_removed_in_mid_run_is_not_made_again(write_manifest, speech, run, tmp_path, monkeypatch):
     from pipelines.bulk import tasks
 
-    manifest, out, write = (
-        write_manifest({f"{i}": speech(i, 0.2) for i in range(4)}),
-        tmp_path / "out",
-        tasks.write_shard,
-    )
+    manifest, out = write_manifest({f"{i}": speech(i, 0.2) for i in range(4)}), tmp_path / "out"
+    store, one_at_a_time = tasks.store_shard, threading.Lock()
 
-    def remove_and_write(*arguments):
-        shutil.rmtree(out)
-        return write(*arguments)
+    def remove_and_store(*arguments):
+        with one_at_a_time:
+            shutil.rmtree(out, ignore_errors=True)
+            return store(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "write_shard", remove_and_write)
+        patch.setattr(tasks, "store_shard", remove_and_store)
         with pytest.raises(InputError, match="was removed while a run was writing there"):
             run(manifest, out, shard_cuts=2)
     assert not out.exists()

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Quarantined
-from pipelines.format.shards import read_codes, read_cuts, read_pairs, stored_cuts, write_shard
+from pipelines.format.shards import make_shard, read_codes, read_cuts, read_pairs, store_shard, stored_cuts
 from pipelines.sources.cuts import PlannedCut
 
 FAILED = Quarantined("lost", "lost.wav", "missing file", "FileNotFoundError", "", 2)
@@ -24,7 +24,8 @@ def shard(tmp_path):
     ]
     codes = [rng.integers(0, 4096, rng.integers(1, 400)).astype(np.uint16) for _ in cuts]
     outcomes = [FAILED if i == 3 else found for i, found in enumerate(codes)]
-    write_shard(Layout(tmp_path), 7, cuts, outcomes, token_rate=50.0, pack_bits=12)
+    layout = Layout(tmp_path)
+    store_shard(layout, make_shard(layout, 7, cuts, outcomes, token_rate=50.0, pack_bits=12))
     return Layout(tmp_path), cuts[:3] + cuts[4:], codes[:3] + codes[4:]
 
 
@@ -44,6 +45,7 @@ def test_stored_cuts_written_again_are_the_same_bytes(shard, tmp_path):
     assert [cut.cut for cut, _ in again] == [cut.cut | {"custom": {}} for cut in cuts]
     copy = Layout(tmp_path / "copy")
     copy.out.mkdir()
-    write_shard(copy, 7, [cut for cut, _ in again], [codes for _, codes in again], token_rate=50.0, pack_bits=12)
+    planned, codes = zip(*again, strict=True)
+    store_shard(copy, make_shard(copy, 7, planned, codes, token_rate=50.0, pack_bits=12))
     for path, copied in zip(layout.shard_files(7), copy.shard_files(7), strict=True):
         assert path.read_bytes() == copied.read_bytes()

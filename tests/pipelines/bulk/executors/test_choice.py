@@ -42,11 +42,11 @@ def test_several_gpus_have_a_worker_each(chosen, monkeypatch, tmp_path, capsys):
     executor = chosen("--device", ",".join(devices))
     assert executor == Local(inline_if_one=True, devices=devices)
     given, crews = [], []
-    monkeypatch.setattr(local, "run_crew", lambda crew, out, tasks, report, size: crews.append((crew, size)))
+    monkeypatch.setattr(local, "run_crew", lambda crew, out, tasks, report, size, claim: crews.append((crew, size)))
     monkeypatch.setattr(local, "available_cores", lambda: 12)
     monkeypatch.setattr(local, "WorkerProcess", lambda work: given.append(work) or Alive())
     work = ShardWork(tmp_path, "tiny", "0", Encoding(device="cuda:0"), False)
-    executor.run(work, [Task(shard) for shard in range(9)], print, None)
+    executor.run(work, [Task(shard) for shard in range(9)], print, None, list)
     ((crew, size),) = crews
     workers = [crew.hire() for _ in range(size)]
     workers[1].is_alive = lambda: False
@@ -99,11 +99,11 @@ def test_a_part_asks_the_executor_within():
 def test_processes_are_started_only_for_parallel_work(monkeypatch, tmp_path, workers, cores, shards, processes):
     started, inline = [], []
     monkeypatch.setattr(local, "available_cores", lambda: cores)
-    monkeypatch.setattr(local, "run_crew", lambda crew, out, tasks, report, size: started.append(size))
+    monkeypatch.setattr(local, "run_crew", lambda crew, out, tasks, report, size, claim: started.append(size))
     monkeypatch.setattr(Inline, "run", lambda *arguments: inline.append(0))
     work, tasks = ShardWork(tmp_path, "tiny", "0", Encoding(), False), [Task(shard) for shard in range(shards)]
-    Local(workers, inline_if_one=True).run(work, tasks, print, None)
+    Local(workers, inline_if_one=True).run(work, tasks, print, None, list)
     assert (started, inline) == (([processes], []) if processes else ([], [0]))
     started.clear()
-    Local(workers).run(work, tasks, print, None)
+    Local(workers).run(work, tasks, print, None, list)
     assert started == [max(processes, 1)]

@@ -78,17 +78,17 @@ def test_shards_that_share_batches_are_the_same_by_any_way(audio_folder, shared_
 
     from pipelines.bulk import tasks
 
-    write_shard = tasks.write_shard
+    store_shard = tasks.store_shard
 
-    def interrupted(layout, shard, *arguments):
-        if shard == 4:
+    def interrupted(layout, made):
+        if made.receipt.shard == 4:
             raise OSError("no space left")
-        return write_shard(layout, shard, *arguments)
+        return store_shard(layout, made)
 
-    monkeypatch.setattr(tasks, "write_shard", interrupted)
+    monkeypatch.setattr(tasks, "store_shard", interrupted)
     with pytest.raises(OSError, match="no space"):
         shared_run(audio_folder, tmp_path / "out")
-    monkeypatch.setattr(tasks, "write_shard", write_shard)
+    monkeypatch.setattr(tasks, "store_shard", store_shard)
     receipts = sorted(path.stem for path in (tmp_path / "out/work/receipts").iterdir())
     assert receipts[:3] == ["000000", "000001", "000002"] and "000004" not in receipts
     shared_run(audio_folder, tmp_path / "out")
