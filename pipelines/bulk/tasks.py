@@ -24,6 +24,7 @@ from pipelines.format.ledger import Outcome, Receipt, quarantine
 from pipelines.format.shards import stored_cuts, write_shard
 from pipelines.sources.audio import expected_samples
 from pipelines.sources.cuts import CutError, PlannedCut
+from pipelines.sources.shar import located
 from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 
@@ -39,6 +40,7 @@ class ShardWork:
         decoders: processes that read audio for each worker, and write its shards; 0: threads of its own; None: the
             executor decides.
         remote: the audio lies behind URLs.
+        readers: threads of each worker that read audio, where it has no decoders; None: see `fed_device`.
     """
 
     out: Folder
@@ -48,6 +50,7 @@ class ShardWork:
     pack: bool
     decoders: int | None = None
     remote: bool = False
+    readers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,8 @@ def do_tasks(
             thread, while earlier ones are being encoded.
         report: called in this thread.
     """
-    with fed_device(codec, work.encoding, work.decoders or 0, work.remote) as (pipeline, readers):
+    fed = fed_device(codec, work.encoding, work.decoders or 0, work.remote, work.readers)
+    with fed as (pipeline, readers):
         groups = (_group(work, bundle, codec, readers) for bundle in bundles(pipeline.emit))
         pipeline.run(groups, report, Progress)
 
@@ -196,6 +200,8 @@ def _group(work: ShardWork, bundle: Sequence[Task], codec: Codec, readers: Reade
 
     samples = [expected_samples(planned.cut, planned.seconds, codec.sample_rate_in) for planned in cuts]
     wanted = frozenset(i for span in spans.values() for i in span) - set(known)
+    for i, planned in zip(sorted(wanted), located([cuts[i] for i in sorted(wanted)]), strict=True):
+        cuts[i] = planned
     return Group(cuts, samples, known, wanted, finish)
 
 

@@ -15,7 +15,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipelines.sources.access import FILE_SOURCES, NO_MORE, REFUSED, Access
 from pipelines.sources.pieces import AudioPlace
@@ -150,8 +150,8 @@ def describe_source(item: SourceCut) -> str:
     return ", ".join(str(source) for source in found)
 
 
-def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file, line N", object) of every line of a .jsonl or .jsonl.gz file.
+def read_json_lines(path: str, opened: BinaryIO | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("file, line N", object) of every line of a .jsonl or .jsonl.gz file, which may be `opened` already.
 
     Raises:
         InputError: a line is not a JSON object, or the compression is damaged; file and line are named.
@@ -159,7 +159,10 @@ def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     number = blank = 0
     try:
         # fsspec's files have a readline without a limit
-        with open_place(path) as file, gzip.open(file) if path.endswith(".gz") else io.BufferedReader(file) as lines:  # type: ignore[type-var]
+        with (
+            opened or open_place(path) as file,
+            gzip.open(file) if path.endswith(".gz") else io.BufferedReader(file) as lines,  # type: ignore[type-var]
+        ):
             for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), 1):
                 if len(line) == LONGEST_LINE:
                     raise ValueError(f"longer than {LONGEST_LINE >> 20} MiB")

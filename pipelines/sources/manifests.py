@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat, tee
+from typing import BinaryIO
 
 from pipelines.sources.access import NO_MORE, Access
 from pipelines.sources.audio_files import (
@@ -45,7 +46,9 @@ from pipelines.storage.places import (
     parent,
     size_of,
     version_of,
+    versions_in,
 )
+from pipelines.storage.ranges import open_each
 from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.errors import InputError
 
@@ -134,25 +137,56 @@ def content_digest(inputs: list[str]) -> str:
     (not the content) of audio files, tars and Parquet files."""
     digest = hashlib.sha256()
     for place in places_of(inputs):
+        if is_folder(place) and is_shar(place):
+            _digest_shar(place, digest.update)
+            continue
         names, again = tee(_files_of(place))
         sizes = in_order(_size, (file for _, file in again), FILES_AT_A_TIME) if is_url(place) else None
         for name, file in names:
-            digest.update(b"%s\0%d\n" % (os.fsencode(name), next(sizes) if sizes else _size(file)))
-            if file.endswith(MANIFEST_SUFFIXES) or is_nemo_manifest(file):
+            digest.update(_name_and_size(name, next(sizes) if sizes else _size(file)))
+            if _is_list_of_cuts(file):
                 with open_place(file) as stream:
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
+                    _read_through(stream, digest.update)
     return digest.hexdigest()
+
+
+def _digest_shar(folder: str, update: Callable[[bytes], None]) -> None:
+    """As of all files, with the sizes that the listing gives, and several lists of cuts at a time."""
+    sizes = {name: size for name, (size, _) in versions_in(folder).items()}
+    lists = [name for name in sizes if _is_list_of_cuts(join(folder, name))]
+    opened, wanted = open_each([join(folder, name) for name in lists]), set(lists)
+    for name, size in sizes.items():
+        update(_name_and_size(name, size))
+        if name in wanted:
+            with next(opened) as stream:
+                _read_through(stream, update)
+
+
+def _name_and_size(name: str, size: int) -> bytes:
+    return b"%s\0%d\n" % (os.fsencode(name), size)
+
+
+def _is_list_of_cuts(file: str) -> bool:
+    return file.endswith(MANIFEST_SUFFIXES) or is_nemo_manifest(file)
+
+
+def _read_through(stream: BinaryIO, update: Callable[[bytes], None]) -> None:
+    while block := stream.read(1 << 20):
+        update(block)
 
 
 def manifests_state(inputs: list[str]) -> str | None:
     """Text that changes when a manifest was written anew: sizes, and times or what a store calls a version. None where
-    an input is a folder, of which only a look at every file could tell."""
+    an input is a folder other than Shar, of which only a look at every file could tell."""
     digest = hashlib.sha256()
     for place in places_of(inputs):
-        if is_folder(place) or not (version := version_of(place)):
+        if is_folder(place) and not is_shar(place):
             return None
-        digest.update(os.fsencode(place) + b"\0" + version.encode() + b"\n")
+        versions = versions_in(place) if is_folder(place) else {"": (0, version_of(place))}
+        for name, (_, version) in versions.items():
+            if not version:
+                return None
+            digest.update(os.fsencode(join(place, name) if name else place) + b"\0" + version.encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -161,15 +195,15 @@ def manifest_bytes(inputs: list[str]) -> int:
     total = 0
     for place in places_of(inputs):
         if place.endswith(MANIFEST_SUFFIXES):
-            total += _unpacked_size(place)
+            total += _unpacked(place, _size(place))
         elif is_folder(place) and is_shar(place):
-            lists = [name for name in names_in(place) if name.startswith("cuts.")]
-            total += sum(_unpacked_size(join(place, name)) for name in lists)
+            sizes = versions_in(place)
+            total += sum(_unpacked(name, size) for name, (size, _) in sizes.items() if name.startswith("cuts."))
     return total
 
 
-def _unpacked_size(place: str) -> int:
-    return _size(place) * (UNPACKED if place.endswith(".gz") else 1)
+def _unpacked(name: str, size: int) -> int:
+    return size * (UNPACKED if name.endswith(".gz") else 1)
 
 
 def _size(place: str) -> int:
@@ -180,12 +214,12 @@ def _size(place: str) -> int:
 
 
 def _files_of(place: str) -> Iterator[tuple[str, str]]:
-    """(name, place) of every file that an input is made of."""
+    """(name, place) of every file that an input is made of, other than Shar."""
     if not is_folder(place):
         yield name_of(place), place
-    elif not is_shar(place) and is_nemo_set(place):
+    elif is_nemo_set(place):
         yield from ((name_of(manifest), manifest) for manifest in manifests_of(place))
         yield from ((name, join(place, name)) for name in names_in(place) if name.endswith(".tar"))
     else:
-        for name in names_in(place) if is_shar(place) else audio_files(place):
+        for name in audio_files(place):
             yield name, join(place, name)

@@ -15,6 +15,8 @@ from pipelines.sources import audio_bytes
 from pipelines.sources.audio import read_wave
 from pipelines.sources.cuts import SourceCut, whole_recording
 from pipelines.sources.manifests import find_inputs, read_cuts
+from pipelines.sources.shar import located
+from pipelines.sources.shar_tars import find_pair
 from pipelines.storage import ranges
 from pipelines.storage.ranges import RangedBytes, head_of
 from tests.pipelines.storage.slow_s3 import counts, slow_s3
@@ -105,10 +107,16 @@ def test_shar_on_a_store(s3, tmp_path):
     fsspec.filesystem("s3").put(f"{tmp_path}/shar/", "speech/shar/", recursive=True)
     before = counts(s3)
     items = list(read_cuts(["s3://speech/shar"]))
+    lists = sum(os.path.getsize(tmp_path / "shar" / f"cuts.00000{i}.jsonl.gz") for i in range(3))
+    assert (counts(s3) - before)["bytes"] < lists + 10_000  # and the names in the folder: no tar is looked into
     assert [item.cut for item in items] == [item.cut for item in read_cuts([str(tmp_path / "shar")])]
-    for item in items:
+    found = located(items)
+    wanted = sum(find_pair(item.audio).size for item in found)
+    between = counts(s3)
+    for item in found:
         read_wave(item, 16000)
-    assert (counts(s3) - before)["bytes"] < 1.2 * sum(item.audio.size for item in items if item.audio)
+    assert (counts(s3) - between)["GET"] == len(items)
+    assert (counts(s3) - before)["bytes"] < 1.2 * wanted
 
 
 def test_any_order_of_reads_gives_the_bytes_of_the_file():
