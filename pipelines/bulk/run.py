@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pipelines.bulk.encoding import Encoding
+from pipelines.bulk.encoding import MOST_READERS, Encoding
 from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.executors.local import Local
 from pipelines.bulk.finalize import count, finalize, reopen, shards_with_failures
@@ -58,6 +58,7 @@ class Job:
         log: a file outside of `out` to append a line to for each finished shard, with the time.
         decoders: processes of each worker that read audio and write shards; 0: threads of the worker; None: none on a
             CPU, on a GPU what the executor finds best.
+        readers: threads of each worker that read audio, in place of decoders; None: two, and behind URLs 16 to 64.
     """
 
     source: str
@@ -72,10 +73,18 @@ class Job:
     plan_only: bool = False
     log: Path | None = None
     decoders: int | None = None
+    readers: int | None = None
 
     def __post_init__(self) -> None:
         if self.decoders is not None and self.decoders < 0:
             raise InputError(f"decoders is {self.decoders}, expected 0 or more")
+        if self.readers is not None and not 1 <= self.readers <= MOST_READERS:
+            raise InputError(f"readers is {self.readers}, expected 1 to {MOST_READERS}")
+        if self.readers and self.decoders:
+            raise InputError(
+                f"readers is {self.readers} and decoders is {self.decoders}: readers are threads of a worker that has "
+                "no decoders; leave out one of them"
+            )
         if not 0 <= self.max_quarantine_rate <= 1:
             raise InputError(f"max_quarantine_rate is {self.max_quarantine_rate}, expected a share from 0 to 1")
         if self.part is not None and self.retry_quarantined:
@@ -219,6 +228,7 @@ def do_shards(
     failed_before = sum(len(receipt.quarantined) for receipt in finished.values())
     remote = bool(tasks) and any(map(is_remote, shard_cuts(layout, tasks[0].shard)))
     work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack, job.decoders, remote)
+    work = replace(work, readers=job.readers, decoders=0 if job.readers else work.decoders)
     with ProgressBar(seconds, done_seconds, failed_before, job.log) as bar:
 
         def report(event: Event) -> None:
