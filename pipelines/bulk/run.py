@@ -160,7 +160,7 @@ def tokenize(job: Job) -> Result:
                 if layout.dataset.exists():  # the others have finished it since this part looked
                     return Result(layout.out, read_description(layout).totals, True, time.monotonic() - began, 0.0)
                 stored = read_plan(layout) if has_plan(layout) else None
-                plan = load_or_make_plan(layout, identity(stored), planning)
+                plan = load_or_make_plan(layout, identity(stored), planning, job.executor.processes())
         if job.plan_only:
             return Result(layout.out, count(plan, []), False, time.monotonic() - began, 0.0, len(plan.shards))
         speed = do_shards(job, layout, plan, codec, kept, still_held)

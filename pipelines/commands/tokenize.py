@@ -151,7 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan-only",
         action="store_true",
         help="divide the input into shards, store that in OUT, and end; parts that start then wait for nothing, and "
-        "read no manifest",
+        "read no manifest. --workers processes read a large manifest side by side",
     )
     parser.add_argument(
         "--log",

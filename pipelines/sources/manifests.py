@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import repeat, tee
 from typing import BinaryIO
 
@@ -23,7 +24,8 @@ from pipelines.sources.audio_files import (
     read_archive,
     read_audio_folder,
 )
-from pipelines.sources.cuts import PathRule, SourceCut, as_cut, read_json_lines
+from pipelines.sources.blocks import Block, HereBlock, cuts_in, line_blocks
+from pipelines.sources.cuts import SourceCut
 from pipelines.sources.nemo import (
     is_nemo_manifest,
     is_nemo_set,
@@ -31,7 +33,7 @@ from pipelines.sources.nemo import (
     read_nemo_manifest,
     read_nemo_set,
 )
-from pipelines.sources.shar import is_shar, read_shar
+from pipelines.sources.shar import is_shar, shar_blocks
 from pipelines.storage.ahead import in_order
 from pipelines.storage.places import (
     absolute,
@@ -43,7 +45,6 @@ from pipelines.storage.places import (
     name_of,
     names_in,
     open_place,
-    parent,
     size_of,
     version_of,
     versions_in,
@@ -92,6 +93,11 @@ def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut
     Raises:
         InputError: a file is no manifest, or one of its lines is no cut or recording (the line is named).
     """
+    return cuts_in(read_blocks(inputs, access))
+
+
+def read_blocks(inputs: list[str], access: Access = NO_MORE, apart: bool = False) -> Iterator[Block]:
+    """The same cuts in blocks; `apart` where other processes will read them. Raises as `read_cuts` does."""
     places = places_of(inputs)
     shared = folder_of_all(places)
 
@@ -103,22 +109,20 @@ def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut
     known = in_order(audio_at, places, FILES_AT_A_TIME) if remote else repeat(None)
     for place, cut in zip(places, known, strict=False):
         if cut is not None:
-            yield cut
+            yield HereBlock(partial(iter, [cut]))
         elif is_folder(place):
             if is_shar(place):
-                yield from read_shar(place, access)
+                yield from shar_blocks(place, access, apart)
             else:
-                yield from read_nemo_set(place) if is_nemo_set(place) else read_audio_folder(place)
+                yield HereBlock(partial(read_nemo_set if is_nemo_set(place) else read_audio_folder, place))
         elif is_archive(place):
-            yield from read_archive(place)
+            yield HereBlock(partial(read_archive, place))
         elif is_nemo_manifest(place):
-            yield from read_nemo_manifest(place, access)
+            yield HereBlock(partial(read_nemo_manifest, place, access))
         elif place.endswith(MANIFEST_SUFFIXES):
-            rule, hosts = PathRule(parent(place), access), access.reachable(place)
-            for where, line in read_json_lines(place):
-                yield SourceCut(as_cut(line, where, rule), hosts=hosts)
+            yield from line_blocks(place, access)
         elif is_audio(place):
-            yield audio_file_cut(place, id_below(shared, place))
+            yield HereBlock(partial(iter, [audio_file_cut(place, id_below(shared, place))]))
         elif not is_url(place) and not os.path.isfile(place):
             raise InputError(
                 f"{place}: is no file, but a pipe or a device; a manifest is read more than once, so write it to a "

@@ -9,11 +9,12 @@ Tars of other fields (features, arrays) are not read.
 
 from __future__ import annotations
 
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, TypeVar, cast
 
 from pipelines.sources.access import NO_MORE, Access
 from pipelines.sources.cuts import PathRule, SourceCut, as_cut, read_json_lines
@@ -36,11 +37,36 @@ def is_shar(place: str) -> bool:
     return is_folder(place) and bool(_shards_of("cuts", ".jsonl", _names(place)))
 
 
-def read_shar(folder: str, access: Access = NO_MORE) -> Iterator[SourceCut]:
-    """Every cut of a Shar folder, in order, lazily.
+@dataclass
+class SharBlock:
+    """One shard: the names of its files in the folder."""
+
+    folder: str
+    rule: PathRule
+    manifest: str
+    tar: str | None
+    fields: dict[str, str]
+    opened: BinaryIO | None = None  # the manifest
+
+    def cuts(self) -> Iterator[SourceCut]:
+        """Every cut, lazily. Raises InputError where a field has not the same cuts in the same order."""
+        tar = _Tar(join(self.folder, self.tar)) if self.tar else None
+        extras = {field: read_json_lines(join(self.folder, name)) for field, name in self.fields.items()}
+        manifest = join(self.folder, self.manifest)
+        (opened,) = [self.opened] if self.opened else open_each([manifest])
+        for turn, (where, line) in enumerate(read_json_lines(manifest, opened)):
+            cut = as_cut(line, where, self.rule)
+            audio = tar.attach(cut, turn, where) if tar else None
+            for field, lines in extras.items():
+                _attach(cut, field, lines)
+            yield SourceCut(cut, audio)
+
+
+def shar_blocks(folder: str, access: Access = NO_MORE, apart: bool = False) -> Iterator[SharBlock]:
+    """The shards of a Shar folder, in order. Unless they are read `apart`, their lists of cuts are opened ahead.
 
     Raises:
-        InputError: a field has not as many shards as the cuts, or not the same cuts in the same order.
+        InputError: a field has not as many shards as the cuts.
     """
     names = _names(folder)
     manifests, tars = _shards_of("cuts", ".jsonl", names), _shards_of("recording", ".tar", names)
@@ -52,16 +78,10 @@ def read_shar(folder: str, access: Access = NO_MORE) -> Iterator[SourceCut]:
                 f"{folder}: {len(manifests)} files of cuts but {len(found)} of {field}; a shard is incomplete"
             )
     rule = PathRule(folder, access)
-    opened = open_each([join(folder, name) for name in manifests])
-    for number, (manifest, file) in enumerate(zip(manifests, opened, strict=True)):
-        tar = _Tar(join(folder, tars[number])) if tars else None
-        extras = {field: read_json_lines(join(folder, found[number])) for field, found in fields.items()}
-        for turn, (where, line) in enumerate(read_json_lines(join(folder, manifest), file)):
-            cut = as_cut(line, where, rule)
-            audio = tar.attach(cut, turn, where) if tar else None
-            for field, lines in extras.items():
-                _attach(cut, field, lines)
-            yield SourceCut(cut, audio)
+    opened = itertools.repeat(None) if apart else open_each([join(folder, name) for name in manifests])
+    for number, (manifest, file) in enumerate(zip(manifests, opened, strict=False)):
+        tar = tars[number] if tars else None
+        yield SharBlock(folder, rule, manifest, tar, {field: found[number] for field, found in fields.items()}, file)
 
 
 class _Tar:

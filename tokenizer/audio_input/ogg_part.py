@@ -87,9 +87,12 @@ class FarOgg:
         """
         scale = OPUS_RATE // rate if self._map.is_opus else 1
         before = BEFORE_OPUS if self._map.is_opus else BEFORE_VORBIS
-        begin = self._begin(max(0, start * scale + self._map.skip - before), rate * scale)
-        pages, granule = self._pages(begin, (start + frames) * scale + self._map.skip)
-        return self._map.head + pages, (granule - self._map.skip) // scale
+        while True:
+            begin = self._begin(max(0, start * scale + self._map.skip - before), rate * scale)
+            pages, granule, count = self._pages(begin, (start + frames) * scale + self._map.skip)
+            if count > 1 or begin == self._map.bounds[0]:
+                return self._map.head + pages, (granule - self._map.skip) // scale
+            before += rate * scale  # by the stream's last page alone a decoder cannot tell with which sample it begins
 
     def _begin(self, granule: int, rate: int) -> _Bound:
         """A bound a little before a sample."""
@@ -125,13 +128,14 @@ class FarOgg:
             found = max(0, found if found >= 0 else len(data) - 4)
         return None
 
-    def _pages(self, begin: _Bound, granule: int) -> tuple[bytes, int]:
-        """The pages from a bound to the one in which a sample lies, and the sample that this ends with."""
+    def _pages(self, begin: _Bound, granule: int) -> tuple[bytes, int, int]:
+        """The pages from a bound to the one in which a sample lies, the sample that this ends with, and how many."""
         _, high = self._map.around(granule)
         last = high or self._map.bounds[-1]
         share = (granule - begin.granule) / max(1, last.granule - begin.granule)
         size = max(LOOK_BYTES, int(min(1.0, share) * (last.offset - begin.offset)))
         data, at, ends, number = self._source.read_at(begin.offset, size), 0, begin.granule, None
+        count = 0
         while ends < granule and begin.offset + at < self.size:
             page = page_at(data, at)
             if page is None and begin.offset + len(data) < self.size:
@@ -142,10 +146,10 @@ class FarOgg:
             follows = struct.unpack("<I", page[18:22])[0]
             if number is not None and follows != number + 1:
                 raise BadAudio("damaged", f"{follows - number - 1} Ogg pages are lost before byte {begin.offset + at}")
-            number, at = follows, at + len(page)
+            number, at, count = follows, at + len(page), count + 1
             ends = max(ends, _granule(page))
         self._map.add(_Bound(ends, begin.offset + at))
-        return data[:at], ends
+        return data[:at], ends, count
 
 
 def _granule(page: bytes) -> int:
