@@ -33,6 +33,7 @@ from pipelines.sources.shar_tars import find_pair
 from tests.pipelines.storage.slow_s3 import counts, slow_s3
 
 RATE = 48000  # Opus has no 44,100
+REPEATED = 240.0  # seconds, after which the noise of a long recording begins again
 KINDS = ("FLAC", "WAV", "Opus", "Vorbis", "MP3")
 
 
@@ -100,9 +101,10 @@ def encoded(wave: np.ndarray, kind: str) -> bytes:
 
 
 def put_recording(kind: str, seconds: float) -> tuple[int, float]:
-    data = encoded(noise(seconds), kind)
+    wave = noise(min(seconds, REPEATED))
+    data = encoded(np.tile(wave, (round(seconds / REPEATED) or 1, 1)), kind)
     fsspec.filesystem("s3").pipe_file(f"speech/long.{kind}", data)
-    return len(data), seconds
+    return len(data), len(wave) * max(1, round(seconds / REPEATED)) / RATE
 
 
 def cut_of(kind: str, seconds: float, start: float, length: float) -> SourceCut:

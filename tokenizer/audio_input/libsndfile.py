@@ -19,6 +19,7 @@ from tokenizer.audio_input.contents import BadAudio, Stream
 from tokenizer.audio_input.flac import of_unknown_length
 from tokenizer.audio_input.ogg_part import FarOgg
 
+VORBIS_END = 5  # seconds, in which the last page of Vorbis lies; libsndfile seeks to wrong samples in that page
 STEP = 4096  # frames at a time, to find the last that can be decoded
 _NO_LENGTH = 1 << 60  # libsndfile's count where it knows none is above
 
@@ -160,8 +161,10 @@ class _open:
 def _skip(file: Any, frames: int, block: int) -> None:
     """Go to a frame; GSM, for one, has to be decoded up to there."""
     if frames and file.seekable():
-        file.seek(min(frames, file.frames))
-        return
+        near_end = file.subtype == "VORBIS" and frames > file.frames - VORBIS_END * file.samplerate
+        first = max(0, frames - VORBIS_END * file.samplerate) if near_end else frames
+        file.seek(min(first, file.frames))
+        frames = frames - first
     while frames > 0 and len(skipped := file.read(min(frames, block), dtype="float32")):
         frames -= len(skipped)
 

@@ -44,10 +44,11 @@ class OggMap:
             granule, end = _granule(page), at + len(page)
             at = end if granule <= 0 else at
         self.head = source.read_at(0, at)
-        packet = self.head[27 + self.head[26] :]
+        packet, self.serial = self.head[27 + self.head[26] :], self.head[14:18]
         self.is_opus = packet.startswith(b"OpusHead")
         self.skip = struct.unpack("<H", packet[10:12])[0] if self.is_opus else 0
         self.bounds = [_Bound(0, at)]
+        self.longest_page = LOOK_BYTES // 2  # bytes, of those that were met
         self.lock = threading.Lock()
         tail = source.read_at(max(0, source.size - TAIL_BYTES), TAIL_BYTES)
         last = tail.rfind(b"OggS\0")
@@ -101,11 +102,13 @@ class FarOgg:
             low, high = self._map.around(granule)
             least = max(least, low.offset)
             most = min(most, high.offset) if high else most
-            if granule - low.granule <= NEAR * rate or high is None or most - least <= LOOK_BYTES:
+            if high is None or granule <= low.granule + NEAR * rate or most - least <= LOOK_BYTES:
                 return low
-            share = (granule - NEAR * rate / 2 - low.granule) / (high.granule - low.granule)
-            guess = low.offset + int(share * (high.offset - low.offset)) if look % 3 < 2 else (least + most) // 2
-            guess = min(max(guess, least), most - 1)
+            each = (high.offset - low.offset) / (high.granule - low.granule)  # bytes a sample
+            if granule - low.granule <= 3 * self._map.longest_page / each:
+                return low
+            guess = low.offset + int(each * (granule - low.granule)) - 2 * self._map.longest_page
+            guess = min(max(guess if look % 3 < 2 else (least + most) // 2, least), most - 1)
             found = self._next_bound(guess)
             if found is None or found.offset >= most:
                 most = guess
@@ -114,18 +117,19 @@ class FarOgg:
         return low
 
     def _next_bound(self, at: int) -> _Bound | None:
-        """The end of the first page that begins at `at` or behind it."""
-        data, found = b"", 0
+        """The end of the first page that begins at `at` or behind it, by its header alone."""
+        data, found = b"", -1
         while len(data) < 2 * LONGEST_PAGE and at + len(data) < self.size:
             data += self._source.read_at(at + len(data), LOOK_BYTES)
-            while (found := data.find(b"OggS\0", found)) >= 0:
-                page = page_at(data, found)
-                if page is None:  # its end is still to be read
+            while (found := data.find(b"OggS\0", found + 1)) >= 0:
+                header = data[found : found + 27 + 255]
+                if len(header) < 27 or len(header) < 27 + header[26]:  # its end is still to be read
                     break
-                if page and _granule(page) > 0:
-                    return _Bound(_granule(page), at + found + len(page))
-                found += len(page) or 1
-            found = max(0, found if found >= 0 else len(data) - 4)
+                size = 27 + header[26] + sum(header[27 : 27 + header[26]])
+                if header[14:18] == self._map.serial and _granule(header) > 0:
+                    self._map.longest_page = max(self._map.longest_page, size)
+                    return _Bound(_granule(header), at + found + size)
+            found = (found if found >= 0 else max(0, len(data) - 4)) - 1
         return None
 
     def _pages(self, begin: _Bound, granule: int) -> tuple[bytes, int, int]:
