@@ -146,7 +146,7 @@ def open_reader(
                     _whole_files.keep(source["source"], hosts, whole)
             looks = kind in ("FLAC", "Ogg") and isinstance(data, RangedBytes)
         if contents is None:
-            contents = examine(data, quick or looks)
+            contents = examine(data.for_looks() if looks and isinstance(data, RangedBytes) else data, quick or looks)
             if not quick:
                 _remember(key, contents)
         if contents.kind == "Ogg" and isinstance(data, RangedBytes) and len(contents.streams) == 1 and not quick:

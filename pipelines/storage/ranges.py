@@ -168,6 +168,10 @@ class RangedBytes:
         self._pieces: OrderedDict[int, bytes] = OrderedDict()
         self._runs: dict[int, int] = {}  # end of a piece -> bytes that were read on up to there
 
+    def for_looks(self) -> RangedBytes:
+        """The same bytes for somebody who looks here and there, and does not read on."""
+        return RangedBytes(self._place, self._offset, self.size, 0, self._head, self._hosts, self._tail)
+
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; fewer only at the end."""
         end = min(offset + size, self.size)

@@ -34,6 +34,8 @@ def s3():
 def forget():
     ranges._heads.clear()
     audio_bytes._known.clear()
+    audio_bytes._ogg_maps.clear()
+    ranges._tails.clear()
     audio_bytes._whole_files._files.clear()
 
 
@@ -75,6 +77,24 @@ def test_cuts_of_a_long_recording_fetch_little_more_than_themselves(s3, kind, tm
         np.testing.assert_array_equal(found, read_wave(cut(number, ("file", str(tmp_path / "long"))), 16000))
     fetched = counts(s3) - before
     assert fetched["bytes"] / (10 * 5 / 120 * len(data)) < 1.2 and fetched["GET"] < 150 and fetched["HEAD"] <= 1
+
+
+@pytest.mark.parametrize("kind", ["OPUS", "VORBIS"])
+def test_cuts_of_long_ogg_fetch_their_own_pages(s3, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_bytes, "MEMORY_BYTES", 100_000)  # so that a short file is a long one
+    file, wave = io.BytesIO(), noise(120, 16000, 1)
+    with soundfile.SoundFile(file, "w", 16000, 1, format="OGG", subtype=kind) as sound:
+        for begin in range(0, len(wave), 16000):
+            sound.write(wave[begin : begin + 16000])
+    (tmp_path / "long.ogg").write_bytes(file.getvalue())
+    fsspec.filesystem("s3").pipe_file("speech/long.ogg", file.getvalue())
+    before = counts(s3)
+    found = [*read_cuts(["s3://speech/long.ogg"]), *read_cuts([str(tmp_path / "long.ogg")])]
+    assert [item.cut["duration"] for item in found] == [120.0, 120.0]
+    for start in (31.7, 80.2):
+        far, near = (SourceCut({**item.cut, "start": start, "duration": 10.0}) for item in found)
+        np.testing.assert_array_equal(read_wave(far, 16000), read_wave(near, 16000))
+    assert (counts(s3) - before)["bytes"] < 0.9 * len(file.getvalue())  # mostly to see that it is one stream
 
 
 def test_a_small_file_is_one_request(s3):
