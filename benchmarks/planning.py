@@ -1,28 +1,32 @@
-"""Memory of planning a manifest of millions of lines: `python benchmarks/planning.py [--lines 1000000]`.
+"""Memory and processor time of planning a manifest of millions of lines.
+
+    python benchmarks/planning.py [--lines 1000000] [--processes 1,4] [--plan-only]
 
 The manifest is synthetic (its audio does not exist) and is written to a temporary folder. Prints the resident memory of
 the process after each tenth of the lines, for the stored plan of `tokenize` and for the estimate of `focalstream plan`.
+With several processes, "here" is the time of the one that the others wait for.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import random
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipelines.bulk import plan
+from pipelines.bulk import plan, planned_lines
 from pipelines.bulk.estimate import estimate
 from pipelines.format.layout import Layout
-from pipelines.sources.access import Access
 from pipelines.sources.cuts import Selection, SourceCut
-from pipelines.sources.manifests import read_cuts
 
 CODEC = SimpleNamespace(
     sample_rate_in=16000, token_rate=50.0, bits_per_token=12, token_count=lambda samples: -(-samples // 320)
@@ -32,37 +36,56 @@ CODEC = SimpleNamespace(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lines", type=int, default=1_000_000)
+    parser.add_argument("--processes", default="1", help="that read, of which each number is tried")
+    parser.add_argument("--plan-only", action="store_true", help="no estimate")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder, "cuts.jsonl.gz")
         write_manifest(manifest, args.lines)
         print(f"manifest of {args.lines:,} lines: {manifest.stat().st_size / 1e6:.0f} MB compressed")
         inputs, sharding = [str(manifest)], plan.Sharding(hours=10.0)
-        begun = time.monotonic()
-        found = watched(args.lines, lambda: estimate(inputs, Selection(), sharding, CODEC))  # type: ignore[arg-type]
-        print(f"focalstream plan: {found.shards} shards, {time.monotonic() - begun:.0f} s")
-        begun = time.monotonic()
-        identity = plan.identify(inputs, Selection(), sharding, {}, "none")
-        out = Path(folder, "out")
-        out.mkdir()
-        stored = watched(args.lines, lambda: plan.make_plan(Layout(out), identity))
-        print(f"tokenize's stored plan: {len(stored.shards)} shards, {time.monotonic() - begun:.0f} s")
+        if not args.plan_only:
+            with timed("focalstream plan"):
+                watched(args.lines, lambda: estimate(inputs, Selection(), sharding, CODEC))  # type: ignore[arg-type]
+        with timed("digest of the manifest"):
+            identity = plan.identify(inputs, Selection(), sharding, {}, "none")
+        for processes in map(int, args.processes.split(",")):
+            layout = Layout(Path(folder, f"out{processes}"))
+            layout.out.mkdir()
+            with timed(f"tokenize's stored plan, {processes} process(es)"):
+                watched(args.lines, partial(plan.make_plan, layout, identity, processes=processes))
+
+
+@contextlib.contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print the processor time that something takes."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    before, begun = [resource.getrusage(who) for who in whose], time.monotonic()
+    yield
+    here, others = (
+        now.ru_utime + now.ru_stime - then.ru_utime - then.ru_stime
+        for now, then in zip(map(resource.getrusage, whose), before, strict=True)
+    )
+    text = f"{time.monotonic() - begun:.0f} s, processor time {here:.1f} s here, {others:.1f} s in other processes"
+    print(f"{what}: {text}, {resident_mb():.0f} MB", flush=True)
 
 
 def watched(lines: int, work: Callable[[], Any]) -> Any:
-    """Do the work, and print the memory at every tenth of the manifest."""
+    """Do the work, and print the memory at every tenth of the manifest that this process reads itself."""
+    before, number = planned_lines.SelectedCuts.__next__, 0
 
-    def counting(inputs: list[str], *access: Access) -> Iterator[SourceCut]:
-        for number, item in enumerate(read_cuts(inputs, *access), 1):
-            yield item
-            if number % (lines // 10) == 0:
-                print(f"  {number:>10,} lines: {resident_mb():.1f} MB")
+    def counting(source: planned_lines.SelectedCuts) -> SourceCut:
+        nonlocal number
+        number += 1
+        if number % (lines // 10) == 0:
+            print(f"  {number:>10,} lines: {resident_mb():.1f} MB", flush=True)
+        return before(source)
 
-    plan.read_cuts, before = counting, plan.read_cuts
+    planned_lines.SelectedCuts.__next__ = counting  # type: ignore[method-assign]
     try:
         return work()
     finally:
-        plan.read_cuts = before
+        planned_lines.SelectedCuts.__next__ = before  # type: ignore[method-assign]
 
 
 def write_manifest(path: Path, lines: int) -> None:

@@ -1,8 +1,9 @@
 """Bytes and requests that reading audio from a store takes, against the bytes of the audio that is wanted.
 
     python benchmarks/remote_bytes.py [--minutes 5] [--milliseconds 0]
+    python benchmarks/remote_bytes.py --minutes 20 --only Opus --seconds 30
 
-Ten cuts of 5 s of one long recording (noise whose loudness wanders, 44.1 kHz, two channels) as FLAC and WAV, a Shar
+Ten cuts of 5 s of one long recording (noise whose loudness wanders, 48 kHz, two channels) in several formats, a Shar
 folder of 120 cuts with its planning, and 200 small files. The store is moto on this machine.
 """
 
@@ -22,35 +23,51 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pipelines.sources import audio_bytes
 from pipelines.sources.audio import read_wave
 from pipelines.sources.cuts import SourceCut, whole_recording
 from pipelines.sources.manifests import read_cuts
+from pipelines.sources.pieces import TarPair
+from pipelines.sources.shar import located
+from pipelines.sources.shar_tars import find_pair
 from tests.pipelines.storage.slow_s3 import counts, slow_s3
 
-RATE, CUT_SECONDS = 44100, 5.0
+RATE = 48000  # Opus has no 44,100
+REPEATED = 240.0  # seconds, after which the noise of a long recording begins again
+KINDS = ("FLAC", "WAV", "Opus", "Vorbis", "MP3")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5.0, help="of the long recording")
     parser.add_argument("--milliseconds", type=float, default=0.0, help="added to each request")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a cut of the long recording")
+    parser.add_argument("--only", default="", help=f"formats of the long recording, of {','.join(KINDS)}, and no more")
+    parser.add_argument("--memory", type=float, help="MB of a file that is fetched whole at most, in place of 33.6")
     args = parser.parse_args()
     print("| input | bytes wanted | fetched | ratio | requests |\n|---|---|---|---|---|")
     with slow_s3(args.milliseconds / 1000) as address, tempfile.TemporaryDirectory() as folder:
-        for kind in ("FLAC", "WAV"):
+        for kind in KINDS if not args.only else args.only.split(","):
             size, seconds = put_recording(kind, 60 * args.minutes)
+            if args.memory:
+                audio_bytes.MEMORY_BYTES = round(args.memory * 1e6)
             before = counts(address)
             for number in range(10):
-                read_wave(cut_of(kind, seconds, (seconds - 6) * (7 * number % 10) / 10), 16000)
+                read_wave(cut_of(kind, seconds, (seconds - args.seconds) * (7 * number % 10) / 10, args.seconds), 16000)
             row(
-                f"ten cuts of {size / 1e6:.0f} MB of {kind}",
-                10 * CUT_SECONDS / seconds * size,
+                f"ten cuts of {args.seconds:g} s of {size / 1e6:.0f} MB of {kind}",
+                10 * args.seconds / seconds * size,
                 counts(address) - before,
             )
-        items, before = put_shar(folder), counts(address)
-        for item in read_cuts(["s3://speech/shar"]):
+        if args.only:
+            return
+        audio, before = put_shar(folder), counts(address)
+        cuts = list(read_cuts(["s3://speech/shar"]))
+        planned = counts(address)
+        row("Shar, 120 cuts in 3 tars: planning", audio, planned - before)
+        for item in located(cuts):
             read_wave(item, 16000)
-        row("Shar, 120 cuts, with planning", items, counts(address) - before)
+        row("the same: reading", audio, counts(address) - planned)
         small = encoded(noise(2.0), "FLAC")
         fsspec.filesystem("s3").pipe({f"speech/small/{i:03}.flac": small for i in range(200)})
         cuts = list(read_cuts(["s3://speech/small"]))
@@ -76,17 +93,21 @@ def noise(seconds: float) -> np.ndarray:
 
 def encoded(wave: np.ndarray, kind: str) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, wave, RATE, format=kind)
+    coding = {"format": "OGG", "subtype": kind} if kind in ("Opus", "Vorbis") else {"format": kind}
+    with soundfile.SoundFile(file, "w", RATE, wave.shape[-1] if wave.ndim > 1 else 1, **coding) as sound:
+        for begin in range(0, len(wave), RATE):  # libsndfile's Vorbis keeps all of a write on the stack
+            sound.write(wave[begin : begin + RATE])
     return file.getvalue()
 
 
 def put_recording(kind: str, seconds: float) -> tuple[int, float]:
-    data = encoded(noise(seconds), kind)
+    wave = noise(min(seconds, REPEATED))
+    data = encoded(np.tile(wave, (round(seconds / REPEATED) or 1, 1)), kind)
     fsspec.filesystem("s3").pipe_file(f"speech/long.{kind}", data)
-    return len(data), seconds
+    return len(data), len(wave) * max(1, round(seconds / REPEATED)) / RATE
 
 
-def cut_of(kind: str, seconds: float, start: float) -> SourceCut:
+def cut_of(kind: str, seconds: float, start: float, length: float) -> SourceCut:
     recording = {
         "id": "long",
         "sources": [{"type": "url", "channels": [0, 1], "source": f"s3://speech/long.{kind}"}],
@@ -95,7 +116,7 @@ def cut_of(kind: str, seconds: float, start: float) -> SourceCut:
         "duration": seconds,
         "channel_ids": [0, 1],
     }
-    return SourceCut({**whole_recording(recording), "start": start, "duration": CUT_SECONDS})
+    return SourceCut({**whole_recording(recording), "start": start, "duration": length})
 
 
 def put_shar(folder: str) -> int:
@@ -109,7 +130,7 @@ def put_shar(folder: str) -> int:
     cuts = CutSet.from_cuts(Recording.from_file(f"{folder}/{i}.flac").to_cut() for i in range(120))
     cuts.to_shar(shar, fields={"recording": "flac"}, shard_size=40)
     fsspec.filesystem("s3").put(f"{shar}/", "speech/shar/", recursive=True)
-    return sum(item.audio.size for item in read_cuts([shar]) if item.audio)
+    return sum(find_pair(item.audio).size for item in read_cuts([shar]) if isinstance(item.audio, TarPair))
 
 
 if __name__ == "__main__":

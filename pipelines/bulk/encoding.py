@@ -27,8 +27,8 @@ from pipelines.bulk.feed.batches import BatchRules
 from pipelines.bulk.feed.buffers import Buffers, SharedMemory
 from pipelines.bulk.feed.decoders import DecoderLane
 from pipelines.bulk.feed.device import Device, check_precision, products_in
-from pipelines.bulk.feed.pipeline import JOB_SECONDS, Group, Pipeline
-from pipelines.bulk.feed.reading import Lane, Readers, ThreadLane
+from pipelines.bulk.feed.pipeline import Group, Pipeline
+from pipelines.bulk.feed.reading import JOB_SECONDS, Lane, Readers, ThreadLane
 from pipelines.format.ledger import Outcome
 from pipelines.sources.audio import expected_samples
 from pipelines.sources.cuts import PlannedCut, is_remote
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 LONG_SECONDS = 60.0  # longer cuts are encoded in windows
 WINDOW_SECONDS = 10.0
 READERS = 2  # threads that read and resample where there are no decoders
-REMOTE_READERS = 16  # where audio lies behind URLs, so that most of them wait for answers
+REMOTE_READERS = 16  # where audio lies behind URLs, so that most of them wait for answers; more where these are slow
+MOST_READERS = 64  # of those
 BATCHES_AHEAD = 3  # at least; one of them is being encoded
 MOST_TOGETHER = 1 << 16
 NEWER = ("batch_shards", "long_rows", "precision")  # fields of `Encoding` that earlier versions did not have
@@ -148,16 +149,18 @@ def encode_cuts(
 
 @contextlib.contextmanager
 def fed_device(
-    codec: Codec, encoding: Encoding, decoders: int = 0, remote: bool = False
+    codec: Codec, encoding: Encoding, decoders: int = 0, remote: bool = False, threads: int | None = None
 ) -> Iterator[tuple[Pipeline, Readers]]:
     """A pipeline and its readers.
 
     Args:
         decoders: processes that read; 0: threads of this process.
         remote: the audio lies behind URLs, so more threads wait for it.
+        threads: that read, where there are no decoders; None: as many as the time it takes asks for.
     """
     rules = encoding.rules(codec)
-    lanes = decoders or (REMOTE_READERS if remote else READERS)
+    lanes = decoders or threads or (REMOTE_READERS if remote else READERS)
+    most = lanes if decoders or threads or not remote else MOST_READERS
     ahead = math.ceil(2 * lanes * JOB_SECONDS / encoding.batch_seconds)
     device = Device(codec, encoding.device)
     with contextlib.ExitStack() as stack:
@@ -172,10 +175,10 @@ def fed_device(
             # Memory of the system is zero and costs nothing until it is touched.
             buffers = Buffers([np.zeros(rules.most, np.float32) for _ in range(BATCHES_AHEAD + ahead)])
         if decoders:
-            makers = [lambda: DecoderLane(memory)] * lanes
+            makers = [lambda: DecoderLane(memory)] * most
         else:
-            makers = [lambda: ThreadLane(buffers.arrays)] * lanes
-        readers = Readers(makers)
+            makers = [lambda: ThreadLane(buffers.arrays)] * most
+        readers = Readers(makers, lanes, JOB_SECONDS * lanes / most)
         stack.callback(readers.close)
         stack.enter_context(products_in(encoding.precision))
         if device.is_gpu:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.bulk.encoding import Encoding, encode_cuts, fixed_cpu_threads
-from pipelines.bulk.plan import SelectedCuts, Sharding
+from pipelines.bulk.plan import Sharding
+from pipelines.bulk.planned_lines import SelectedCuts
 from pipelines.format.layout import INDEX_DTYPE
 from pipelines.format.ledger import Quarantined
 from pipelines.format.member_ids import member_id
@@ -65,7 +66,7 @@ class Estimate:
 
 def estimate(inputs: list[str], selection: Selection, sharding: Sharding, codec: Codec) -> Estimate:
     """Count what tokenizing `inputs` (of `find_inputs`) with `codec` makes. Raises InputError where they are broken."""
-    source = SelectedCuts(inputs, selection)
+    source = SelectedCuts.of(inputs, selection)
     cuts = unusable = tokens = shards = tar = packed = 0
     seconds = 0.0
     in_shard, shard_tar, shard_seconds = 0, 0, 0.0
@@ -110,7 +111,7 @@ def measured_rate(inputs: list[str], selection: Selection, encoding: Encoding, c
     Raises:
         InputError: none of them can be read.
     """
-    source = SelectedCuts(inputs, selection)
+    source = SelectedCuts.of(inputs, selection)
     warm_up, cuts = list(_some(source, WARM_UP_SECONDS)), list(_some(source, MEASURED_SECONDS))
     cuts = cuts or warm_up
     with fixed_cpu_threads():

@@ -5,17 +5,18 @@ A shard is the unit of work, of retry and of resuming. Cuts keep the order of th
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import math
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipelines.bulk.planned_lines import planned_lines
 from pipelines.bulk.stored_plan import (
     Plan,
     PlannedShard,
+    cut_line,
     cut_list,
     cut_lists,
     has_plan,
@@ -25,8 +26,8 @@ from pipelines.bulk.stored_plan import (
 )
 from pipelines.format.layout import Layout
 from pipelines.format.member_ids import SeenIds, member_id
-from pipelines.sources.cuts import PlannedCut, Selection, SourceCut
-from pipelines.sources.manifests import content_digest, manifests_state, places_of, read_cuts
+from pipelines.sources.cuts import Selection
+from pipelines.sources.manifests import content_digest, manifests_state, places_of
 from pipelines.storage.folders import remove_tree, sizes_in
 from pipelines.storage.leases import StillHeld
 from tokenizer.errors import InputError
@@ -104,11 +105,14 @@ def identify(
     }
 
 
-def load_or_make_plan(layout: Layout, identity: dict[str, Any], still_held: StillHeld = lambda: None) -> Plan:
+def load_or_make_plan(
+    layout: Layout, identity: dict[str, Any], still_held: StillHeld = lambda: None, processes: int = 1
+) -> Plan:
     """The plan of an interrupted run, or a new one.
 
     Args:
         still_held: called before every change; raises when another run may be planning.
+        processes: that read a large input.
 
     Raises:
         InputError: the folder holds a run made from something else, or files that belong to no run.
@@ -120,7 +124,7 @@ def load_or_make_plan(layout: Layout, identity: dict[str, Any], still_held: Stil
     for folder in (layout.shards, layout.index, layout.packed):
         if sizes_in(folder):
             raise InputError(f"{folder} has files that belong to no known run; give another OUT or remove that folder")
-    return make_plan(layout, identity, still_held)
+    return make_plan(layout, identity, still_held, processes)
 
 
 def refuse_difference(layout: Layout, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -136,37 +140,17 @@ def refuse_difference(layout: Layout, stored: dict[str, Any], wanted: dict[str, 
         )
 
 
-class SelectedCuts:
-    """The cuts of the inputs that a selection takes, lazily, narrowed to its channel.
-
-    Attributes:
-        skipped: how many cuts it has left out so far.
-    """
-
-    def __init__(self, inputs: list[str], selection: Selection) -> None:
-        self.skipped = 0
-        self._selection = selection
-        self._source = read_cuts(inputs, selection.access)
-
-    def __iter__(self) -> SelectedCuts:
-        return self
-
-    def __next__(self) -> SourceCut:
-        for item in self._source:
-            if not self._selection.skips(item.seconds):
-                return SourceCut(self._selection.narrowed(item.cut), item.audio, item.hosts)
-            self.skipped += 1
-        raise StopIteration
-
-
-def make_plan(layout: Layout, identity: dict[str, Any], still_held: StillHeld = lambda: None) -> Plan:
-    """Divide the input into shards, and store that. The same identity gives the same plan."""
+def make_plan(
+    layout: Layout, identity: dict[str, Any], still_held: StillHeld = lambda: None, processes: int = 1
+) -> Plan:
+    """Divide the input into shards, and store that. The same identity gives the same plan, however many processes read
+    the input."""
     folder = cut_lists(layout)
     still_held()
     remove_tree(folder)  # cut lists of a plan that was never finished
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        plan = _divide(layout, identity, still_held)
+        plan = _divide(layout, identity, still_held, processes)
         still_held()
     except BaseException:
         still_held()  # else they are those of another run, which has taken over
@@ -176,32 +160,47 @@ def make_plan(layout: Layout, identity: dict[str, Any], still_held: StillHeld = 
     return plan
 
 
-def _divide(layout: Layout, identity: dict[str, Any], still_held: StillHeld) -> Plan:
+def _divide(layout: Layout, identity: dict[str, Any], still_held: StillHeld, processes: int) -> Plan:
     """The cut lists of all shards to disk."""
     sharding, seen, state = Sharding(**identity["sharding"]), SeenIds(), manifests_state(identity["input"]["paths"])
-    source = SelectedCuts(identity["input"]["paths"], Selection(**identity.get("selection", {})))
     shards: list[PlannedShard] = []
+    cuts, seconds, skipped = list[str](), 0.0, 0
 
-    def shard_from(first: SourceCut) -> Iterator[PlannedCut]:
-        cuts, seconds = 0, 0.0
-        for item in itertools.chain([first], source):
-            yield PlannedCut.of(item, member_id(item.cut["id"], seen.occurrence(item.cut["id"])))
-            cuts, seconds = cuts + 1, seconds + item.seconds
-            if sharding.is_full(cuts, seconds):
-                break
-        shards.append(PlannedShard(cuts, round(seconds, 6)))
-
-    with ThreadPoolExecutor(WRITERS, thread_name_prefix="write-plan") as pool:
+    with (
+        ThreadPoolExecutor(WRITERS, thread_name_prefix="write-plan") as pool,
+        contextlib.closing(
+            planned_lines(identity["input"]["paths"], Selection(**identity.get("selection", {})), processes)
+        ) as blocks,
+    ):
         pending: deque[Future[None]] = deque()
-        while first := next(source, None):
-            number, data = len(shards), cut_list(shard_from(first))
+
+        def close_shard() -> None:
             still_held()
-            pending.append(pool.submit(write_cut_list, layout, number, data))
+            pending.append(pool.submit(_write, layout, len(shards), tuple(cuts)))
+            shards.append(PlannedShard(len(cuts), round(seconds, 6)))
             if len(pending) > WRITERS:
                 pending.popleft().result()
+
+        for block in blocks:
+            skipped += block.skipped
+            occurrences = seen.occurrences(block.ids)
+            for cut_id, member, occurrence, length, rest in zip(
+                block.ids, block.members, occurrences, block.seconds, block.rests, strict=True
+            ):
+                cuts.append(cut_line(member if occurrence == 1 else member_id(cut_id, occurrence), rest))
+                seconds += length
+                if sharding.is_full(len(cuts), seconds):
+                    close_shard()
+                    cuts, seconds = [], 0.0
+        if cuts:
+            close_shard()
         for written in pending:
             written.result()
     if not shards:
-        skipped = f" but {source.skipped} that are too short or too long" if source.skipped else ""
-        raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it{skipped}; expected at least one")
-    return Plan(identity, tuple(shards), seen.duplicates, source.skipped, state)
+        but = f" but {skipped} that are too short or too long" if skipped else ""
+        raise InputError(f"{', '.join(identity['input']['paths'])}: no cuts in it{but}; expected at least one")
+    return Plan(identity, tuple(shards), seen.duplicates, skipped, state)
+
+
+def _write(layout: Layout, shard: int, lines: tuple[str, ...]) -> None:
+    write_cut_list(layout, shard, cut_list(lines))

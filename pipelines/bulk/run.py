@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipelines.bulk.claims import Alone, Claims
-from pipelines.bulk.encoding import Encoding
+from pipelines.bulk.encoding import MOST_READERS, Encoding
 from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.executors.local import Local
 from pipelines.bulk.finalize import count, finalize, reopen, shards_with_failures
@@ -59,6 +59,7 @@ class Job:
         log: a file outside of `out` to append a line to for each finished shard, with the time.
         decoders: processes of each worker that read audio and write shards; 0: threads of the worker; None: none on a
             CPU, on a GPU what the executor finds best.
+        readers: threads of each worker that read audio, in place of decoders; None: two, and behind URLs 16 to 64.
     """
 
     source: str
@@ -73,10 +74,18 @@ class Job:
     plan_only: bool = False
     log: Path | None = None
     decoders: int | None = None
+    readers: int | None = None
 
     def __post_init__(self) -> None:
         if self.decoders is not None and self.decoders < 0:
             raise InputError(f"decoders is {self.decoders}, expected 0 or more")
+        if self.readers is not None and not 1 <= self.readers <= MOST_READERS:
+            raise InputError(f"readers is {self.readers}, expected 1 to {MOST_READERS}")
+        if self.readers and self.decoders:
+            raise InputError(
+                f"readers is {self.readers} and decoders is {self.decoders}: readers are threads of a worker that has "
+                "no decoders; leave out one of them"
+            )
         if not 0 <= self.max_quarantine_rate <= 1:
             raise InputError(f"max_quarantine_rate is {self.max_quarantine_rate}, expected a share from 0 to 1")
         if self.part is not None and self.retry_quarantined:
@@ -152,7 +161,7 @@ def tokenize(job: Job) -> Result:
                 if layout.dataset.exists():  # the others have finished it since this part looked
                     return Result(layout.out, read_description(layout).totals, True, time.monotonic() - began, 0.0)
                 stored = read_plan(layout) if has_plan(layout) else None
-                plan = load_or_make_plan(layout, identity(stored), planning)
+                plan = load_or_make_plan(layout, identity(stored), planning, job.executor.processes())
         if job.plan_only:
             return Result(layout.out, count(plan, []), False, time.monotonic() - began, 0.0, len(plan.shards))
         try:
@@ -229,6 +238,7 @@ def do_shards(
     first = tasks[0].shard if tasks else 0
     remote = bool(tasks or job.part) and any(map(is_remote, shard_cuts(layout, first)))
     work = ShardWork(layout.out, job.codec, codec.fingerprint, job.encoding, job.sharding.pack, job.decoders, remote)
+    work = replace(work, readers=job.readers, decoders=0 if job.readers else work.decoders)
     with ProgressBar(seconds, done_seconds, failed_before, job.log) as bar, shared(job, layout) as claims:
 
         def report(event: Event) -> None:

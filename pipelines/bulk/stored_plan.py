@@ -19,7 +19,7 @@ from typing import Any
 
 from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
-from pipelines.sources.cuts import PlannedCut
+from pipelines.sources.cuts import PlannedCut, SourceCut
 from pipelines.sources.pieces import audio_place
 from pipelines.storage.folders import Folder
 from pipelines.storage.stable_bytes import gunzipped, gzip_bytes, json_bytes
@@ -95,10 +95,15 @@ def shard_cuts(layout: Layout, shard: int) -> list[PlannedCut]:
         return [_planned(json.loads(line)) for line in lines]
 
 
-def cut_list(cuts: Iterable[PlannedCut]) -> bytes:
-    """The content of the cut list of one shard."""
+def cut_list(lines: Iterable[str]) -> bytes:
+    """The content of the cut list of one shard, from `cut_line` of each of its cuts."""
     # Level 1: the lists are read once, soon after.
-    return gzip_bytes("".join(json.dumps(_stored(cut)) + "\n" for cut in cuts).encode("ascii"), level=1)
+    return gzip_bytes("".join(lines).encode("ascii"), level=1)
+
+
+def cut_line(member: str, rest: str) -> str:
+    """The line of a cut: its name in the tar, and `line_of` it."""
+    return f'{{"member": "{member}", {rest}\n'
 
 
 def write_cut_list(layout: Layout, shard: int, data: bytes) -> None:
@@ -136,10 +141,11 @@ def _cut_list_file(layout: Layout, shard: int) -> Folder:
     return cut_lists(layout) / f"{shard:06d}.jsonl.gz"
 
 
-def _stored(planned: PlannedCut) -> dict[str, Any]:
-    audio = {} if planned.audio is None else {"audio": asdict(planned.audio)}
-    hosts = {} if planned.hosts is None else {"hosts": planned.hosts}
-    return {"member": planned.member, "cut": planned.cut, **audio, **hosts}
+def line_of(item: SourceCut) -> str:
+    """The line of a cut but for its name in the tar, which depends on all cuts before it."""
+    audio = {} if item.audio is None else {"audio": asdict(item.audio)}
+    hosts = {} if item.hosts is None else {"hosts": item.hosts}
+    return json.dumps({"cut": item.cut, **audio, **hosts})[1:]
 
 
 def _planned(stored: dict[str, Any]) -> PlannedCut:

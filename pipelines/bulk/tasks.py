@@ -25,6 +25,7 @@ from pipelines.format.ledger import Outcome, Receipt, quarantine
 from pipelines.format.shards import MadeShard, make_shard, store_shard, stored_cuts
 from pipelines.sources.audio import expected_samples
 from pipelines.sources.cuts import CutError, PlannedCut
+from pipelines.sources.shar import located
 from pipelines.storage.folders import Folder
 from tokenizer.errors import InputError
 
@@ -43,6 +44,7 @@ class ShardWork:
         decoders: processes of each worker that read audio and make the files of shards; 0: threads of its own; None:
             the executor decides.
         remote: the audio lies behind URLs.
+        readers: threads of each worker that read audio, where it has no decoders; None: see `fed_device`.
     """
 
     out: Folder
@@ -52,6 +54,7 @@ class ShardWork:
     pack: bool
     decoders: int | None = None
     remote: bool = False
+    readers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,8 @@ def do_tasks(
     with contextlib.ExitStack() as stack:
         stores = ThreadPoolExecutor(STORES, thread_name_prefix="store")
         stack.callback(stores.shutdown, cancel_futures=True)  # after the readers have ended, whose results they await
-        pipeline, readers = stack.enter_context(fed_device(codec, work.encoding, work.decoders or 0, work.remote))
+        fed = fed_device(codec, work.encoding, work.decoders or 0, work.remote, work.readers)
+        pipeline, readers = stack.enter_context(fed)
         groups = (_group(work, bundle, codec, readers, stores) for bundle in bundles(pipeline.emit))
         pipeline.run(groups, report, Progress)
 
@@ -209,6 +213,8 @@ def _group(
 
     samples = [expected_samples(planned.cut, planned.seconds, codec.sample_rate_in) for planned in cuts]
     wanted = frozenset(i for span in spans.values() for i in span) - set(known)
+    for i, planned in zip(sorted(wanted), located([cuts[i] for i in sorted(wanted)]), strict=True):
+        cuts[i] = planned
     return Group(cuts, samples, known, wanted, finish)
 
 

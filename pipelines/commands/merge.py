@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 
 from pipelines.commands.corpus_options import add_sharding_arguments, read_sharding
-from pipelines.storage.folders import local_folder
+from pipelines.storage.folders import dataset_folder
 from pipelines.tools.rewrite import merge
 from tokenizer.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT", type=local_folder, help="folder of the new dataset")
+    parser.add_argument("out", metavar="OUT", type=dataset_folder, help="folder of the new dataset")
     parser.add_argument(
-        "sources", metavar="DATASET", type=local_folder, nargs="+", help="at least two finished datasets"
+        "sources", metavar="DATASET", type=dataset_folder, nargs="+", help="at least two finished datasets"
     )
     add_sharding_arguments(parser)
 

@@ -7,13 +7,13 @@ import json
 import sys
 from dataclasses import asdict
 
-from pipelines.storage.folders import local_folder
+from pipelines.storage.folders import dataset_folder
 from pipelines.tools.repair import Repaired, repair
 from tokenizer.errors import counted, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT", type=local_folder, help="folder written by `focalstream tokenize`")
+    parser.add_argument("out", metavar="OUT", type=dataset_folder, help="folder written by `focalstream tokenize`")
     parser.add_argument("--codec", help="where the codec is now; when not given, where it was")
     parser.add_argument("--device", help='where the codec runs: "cpu", "cuda", "cuda:1"; when not given, as it was')
     parser.add_argument(

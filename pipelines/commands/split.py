@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 
 from pipelines.commands.corpus_options import add_sharding_arguments, read_sharding
-from pipelines.storage.folders import local_folder
+from pipelines.storage.folders import dataset_folder
 from pipelines.tools.rewrite import BY, split
 from tokenizer.errors import InputError, counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="DATASET", type=local_folder, help="a finished dataset; it stays as it is")
-    parser.add_argument("out", metavar="OUT", type=local_folder, help="folder of the new datasets OUT/NAME")
+    parser.add_argument("source", metavar="DATASET", type=dataset_folder, help="a finished dataset; it stays as it is")
+    parser.add_argument("out", metavar="OUT", type=dataset_folder, help="folder of the new datasets OUT/NAME")
     parser.add_argument("shares", metavar="NAME=SHARE", nargs="+", help="such as train=0.98 test=0.02; together 1")
     parser.add_argument(
         "--by",

@@ -13,6 +13,7 @@ Ids made of letters, digits, `_` and `-` stay as they are.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -63,15 +64,25 @@ class SeenIds:
 
     def occurrence(self, text: str) -> int:
         """1 for the first occurrence of `text`, 2 for the second, and so on."""
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        key = int.from_bytes(digest, "little")
-        if key in self._recent or any(_contains(run, key) for run in self._runs):
-            self._repeats[text] = self._repeats.get(text, 1) + 1
-            return self._repeats[text]
-        self._recent.add(key)
+        return self.occurrences([text])[0]
+
+    def occurrences(self, texts: Sequence[str]) -> list[int]:
+        """The same for many, one after another, which takes less time for each."""
+        keys = np.fromiter((_key(text) for text in texts), np.uint64, len(texts))
+        known = np.zeros(len(keys), bool)
+        for run in self._runs:
+            known |= run[np.minimum(np.searchsorted(run, keys), len(run) - 1)] == keys
+        found = []
+        for text, key, is_known in zip(texts, keys.tolist(), known.tolist(), strict=True):
+            if is_known or key in self._recent:
+                self._repeats[text] = self._repeats.get(text, 1) + 1
+                found.append(self._repeats[text])
+            else:
+                self._recent.add(key)
+                found.append(1)
         if len(self._recent) >= RECENT:
             self._settle()
-        return 1
+        return found
 
     @property
     def duplicates(self) -> int:
@@ -86,6 +97,5 @@ class SeenIds:
         self._runs.append(run)
 
 
-def _contains(run: np.ndarray, key: int) -> bool:
-    at = int(np.searchsorted(run, np.uint64(key)))
-    return at < len(run) and int(run[at]) == key
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -20,6 +20,8 @@ import numpy as np
 from pipelines.sources.access import FILE_SOURCES, REFUSED, why_refused
 from pipelines.sources.audio_bytes import open_audio, open_reader
 from pipelines.sources.cuts import LONGEST_SECONDS, UNUSABLE, CutError, SourceCut, describe_source, duration, recordings
+from pipelines.sources.pieces import KnownPlace, TarPair
+from pipelines.sources.shar_tars import find_pair
 from pipelines.storage.places import is_url
 from pipelines.storage.redirects import refused_redirect
 from tokenizer.audio_input.contents import LOUDEST, BadAudio
@@ -129,7 +131,7 @@ def _open_sources(item: SourceCut) -> None:
 def _opened(source: dict[str, Any], item: SourceCut) -> Iterator[AudioReader]:
     """The decoder of a source. Raises CutError for what is wrong with its audio, also while it is read."""
     try:
-        reader, data = open_reader(source, item.audio, hosts=item.hosts, share=_share(item.cut))
+        reader, data = open_reader(source, _place(item), hosts=item.hosts, share=_share(item.cut))
         with contextlib.closing(data):
             yield reader
     except BadAudio as error:
@@ -138,6 +140,16 @@ def _opened(source: dict[str, Any], item: SourceCut) -> Iterator[AudioReader]:
         if refused := refused_redirect(error):
             raise CutError("refused", str(refused)) from None
         raise
+
+
+def _place(item: SourceCut) -> KnownPlace | None:
+    """Where the audio of a cut is that has no file of its own. Raises CutError where a Shar tar does not have it."""
+    if not isinstance(item.audio, TarPair):
+        return item.audio
+    try:
+        return find_pair(item.audio)
+    except BadAudio as error:
+        raise CutError(error.reason, str(error)) from None
 
 
 def _share(cut: dict[str, Any]) -> float:
@@ -299,7 +311,7 @@ def _blocks_from_lhotse(item: SourceCut) -> Blocks:
                         source["type"], source["source"] = "memory", data.read_at(0, data.size)
     cut = deserialize_item(description)
     if item.audio is not None:
-        with contextlib.closing(open_audio({}, item.audio)) as data:
+        with contextlib.closing(open_audio({}, _place(item))) as data:
             cut.recording.sources[0].type, cut.recording.sources[0].source = "memory", data.read_at(0, data.size)
     samples = np.atleast_2d(cut.load_audio())
     mono = samples[0] if len(samples) == 1 else samples.mean(axis=0)

@@ -9,19 +9,19 @@ from collections import OrderedDict
 from typing import Any, BinaryIO
 
 from pipelines.sources.parquet_cells import read_cell
-from pipelines.sources.pieces import AudioPlace, ParquetCell
+from pipelines.sources.pieces import KnownPlace, ParquetCell
 from pipelines.storage.places import is_url, open_place, size_of
-from pipelines.storage.ranges import HEAD_BYTES, RangedBytes, fetch, head_of
+from pipelines.storage.ranges import HEAD_BYTES, SMALL_FILE, RangedBytes, fetch, head_of, tail_of
 from pipelines.storage.retries import retried
 from tokenizer.audio_input.byte_source import ByteSource, FileBytes
 from tokenizer.audio_input.contents import Contents
 from tokenizer.audio_input.kinds import HEAD_BYTES as KIND_BYTES
 from tokenizer.audio_input.kinds import kind_of
+from tokenizer.audio_input.ogg_part import FarOgg, OggMap
 from tokenizer.audio_input.reader import AudioReader, examine
 
 REMEMBERED = 256  # files whose contents are known, so that not every cut of a long recording goes through all its bytes
 MEMORY_BYTES = 32 << 20  # of a file behind a URL that is fetched whole at most
-WHOLE_BYTES = 1 << 20  # that the first request asks for where all of a file is wanted
 WHOLE_FILES_BYTES = 128 << 20  # of the latest files of which several cuts are wanted, kept in memory
 MOST = 0.5  # the share of a file from which on it is fetched whole
 READ_THROUGH = ("Ogg", "MPEG")  # whose damage shows only when every byte is looked at
@@ -61,7 +61,7 @@ Hosts = tuple[str, ...] | None
 """That audio may come from; None: any."""
 
 
-def open_audio(source: dict[str, Any], audio: AudioPlace | None, hosts: Hosts = None, share: float = 1.0) -> ByteSource:
+def open_audio(source: dict[str, Any], audio: KnownPlace | None, hosts: Hosts = None, share: float = 1.0) -> ByteSource:
     """The bytes of a Lhotse audio source, or of its place in a tar or a Parquet file.
 
     Args:
@@ -85,10 +85,12 @@ def open_audio(source: dict[str, Any], audio: AudioPlace | None, hosts: Hosts = 
         return FileBytes(open(place, "rb"), size_of(place))
     if (data := _whole_files.get(place, hosts)) is not None:
         return _InMemory(data)
-    head = head_of(place, WHOLE_BYTES if share >= MOST else HEAD_BYTES, hosts)
+    head = head_of(place, SMALL_FILE if share >= MOST else HEAD_BYTES, hosts)
     if len(head.data) == head.size:
         return _InMemory(head.data)
-    ranged = RangedBytes(place, 0, head.size, round(share * head.size), head.data, hosts)
+    is_long_ogg = head.size > MEMORY_BYTES and kind_of(head.data[:KIND_BYTES]) == "Ogg"
+    tail = tail_of(place, head.size, hosts) if is_long_ogg else b""  # which every decoder looks at, for the length
+    ranged = RangedBytes(place, 0, head.size, round(share * head.size), head.data, hosts, tail)
     if share >= MOST and head.size <= MEMORY_BYTES:
         return _InMemory(ranged.read_at(0, head.size))
     return ranged
@@ -114,17 +116,18 @@ class _WholeFiles:
 
 _whole_files = _WholeFiles()
 _known: dict[Any, Contents] = {}
+_ogg_maps: dict[Any, OggMap] = {}
 _known_lock = threading.Lock()
 
 
 def open_reader(
-    source: dict[str, Any], audio: AudioPlace | None, quick: bool = False, hosts: Hosts = None, share: float = 1.0
+    source: dict[str, Any], audio: KnownPlace | None, quick: bool = False, hosts: Hosts = None, share: float = 1.0
 ) -> tuple[AudioReader, ByteSource]:
     """The decoder of a source, and its bytes, which the caller closes. `quick` is for its length only: what does not
     show at the ends of the file is found when it is read. `share` as of `open_audio`.
 
-    Of FLAC behind a URL a few looks have to show that it is one stream; what is damaged in it shows when it is decoded.
-    Ogg and MPEG are read from end to end once, which is kept if it is not too long.
+    Of FLAC and long Ogg behind a URL a few looks have to show that it is one stream; what is damaged in it shows when
+    it is decoded. Shorter Ogg and MPEG are fetched whole and kept; long MPEG is read from end to end once.
 
     Raises:
         OSError: it cannot be opened.
@@ -141,15 +144,29 @@ def open_reader(
                 data = _InMemory(whole)
                 if audio is None:
                     _whole_files.keep(source["source"], hosts, whole)
-            looks = kind == "FLAC"
+            looks = kind in ("FLAC", "Ogg") and isinstance(data, RangedBytes)
         if contents is None:
-            contents = examine(data, quick or looks)
+            contents = examine(data.for_looks() if looks and isinstance(data, RangedBytes) else data, quick or looks)
             if not quick:
                 _remember(key, contents)
+        if contents.kind == "Ogg" and isinstance(data, RangedBytes) and len(contents.streams) == 1 and not quick:
+            return AudioReader(FarOgg(data, _ogg_map(key, data)), contents), data
         return AudioReader(data, contents), data
     except BaseException:
         data.close()
         raise
+
+
+def _ogg_map(key: Any, data: ByteSource) -> OggMap:
+    with _known_lock:
+        known = _ogg_maps.get(key)
+    if known is None:
+        known = OggMap(data)
+        with _known_lock:
+            _ogg_maps[key] = known
+            while len(_ogg_maps) > REMEMBERED:
+                del _ogg_maps[next(iter(_ogg_maps))]
+    return known
 
 
 def _remember(key: Any, contents: Contents) -> None:
@@ -159,7 +176,7 @@ def _remember(key: Any, contents: Contents) -> None:
         _known[key] = contents
 
 
-def _identity(source: dict[str, Any], audio: AudioPlace | None, size: int) -> Any:
+def _identity(source: dict[str, Any], audio: KnownPlace | None, size: int) -> Any:
     """What tells one content from another."""
     if audio is not None:
         return audio

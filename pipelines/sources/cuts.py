@@ -15,7 +15,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipelines.sources.access import FILE_SOURCES, NO_MORE, REFUSED, Access
 from pipelines.sources.pieces import AudioPlace
@@ -85,7 +85,7 @@ class PathRule:
     manifest_folder: str
     access: Access = NO_MORE
     base: str | None = None
-    renamed: set[str] = field(default_factory=set)
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def settle(self, source: dict[str, Any]) -> None:
         """Make a source's path absolute, or mark the source as one that may not be read."""
@@ -103,9 +103,13 @@ class PathRule:
                 while other in custom:
                     other = f"input_{other}"
                 custom[other] = custom.pop(name)
-                if name not in self.renamed:
-                    log.warning("custom.%s of the input is kept as custom.%s: shards have their own", name, other)
-                self.renamed.add(name)
+                self.rename(name, other)
+
+    def rename(self, name: str, other: str) -> None:
+        """Say once what a field is called now."""
+        if name not in self.renamed:
+            log.warning("custom.%s of the input is kept as custom.%s: shards have their own", name, other)
+        self.renamed[name] = other
 
     def resolve(self, path: str) -> str:
         if is_absolute(path):
@@ -150,36 +154,53 @@ def describe_source(item: SourceCut) -> str:
     return ", ".join(str(source) for source in found)
 
 
-def read_json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file, line N", object) of every line of a .jsonl or .jsonl.gz file.
+def read_json_lines(path: str, opened: BinaryIO | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("file, line N", object) of every line of a .jsonl or .jsonl.gz file, which may be `opened` already.
 
     Raises:
         InputError: a line is not a JSON object, or the compression is damaged; file and line are named.
     """
+    for number, line in read_lines(path, opened):
+        yield f"{path}, line {number}", parsed_line(path, number, line)
+
+
+def read_lines(path: str, opened: BinaryIO | None = None) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of every line that is not blank. Raises InputError as `read_json_lines` does."""
     number = blank = 0
     try:
         # fsspec's files have a readline without a limit
-        with open_place(path) as file, gzip.open(file) if path.endswith(".gz") else io.BufferedReader(file) as lines:  # type: ignore[type-var]
+        with (
+            opened or open_place(path) as file,
+            gzip.open(file) if path.endswith(".gz") else io.BufferedReader(file) as lines,  # type: ignore[type-var]
+        ):
             for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), 1):
                 if len(line) == LONGEST_LINE:
-                    raise ValueError(f"longer than {LONGEST_LINE >> 20} MiB")
+                    raise _bad_line(path, number, f"longer than {LONGEST_LINE >> 20} MiB")
                 if not line.strip():
                     blank += 1
                     if blank > BLANK_LINES:
-                        raise ValueError(f"more than {BLANK_LINES:,} blank lines one after another")
+                        raise _bad_line(path, number, f"more than {BLANK_LINES:,} blank lines one after another")
                     continue
                 blank = 0
-                value = json.loads(line)
-                if not isinstance(value, dict):
-                    raise ValueError(f"expected a JSON object, found {type(value).__name__}")
-                yield f"{path}, line {number}", value
+                yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: damaged gzip after line {number} ({error}); copy or make it again") from error
-    except InputError:
-        raise
+
+
+def parsed_line(path: str, number: int, line: bytes) -> dict[str, Any]:
+    """The JSON object of a line. Raises InputError where it is none."""
+    try:
+        value = json.loads(line)
+        if not isinstance(value, dict):
+            raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     except (ValueError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise InputError(f"{path}, line {number}: {what}; mend or remove this line") from error
+        raise _bad_line(path, number, what) from error
+    return value
+
+
+def _bad_line(path: str, number: int, what: object) -> InputError:
+    return InputError(f"{path}, line {number}: {what}; mend or remove this line")
 
 
 def as_cut(item: dict[str, Any], where: str, rule: PathRule) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import repeat, tee
+from typing import BinaryIO
 
 from pipelines.sources.access import NO_MORE, Access
 from pipelines.sources.audio_files import (
@@ -22,7 +24,8 @@ from pipelines.sources.audio_files import (
     read_archive,
     read_audio_folder,
 )
-from pipelines.sources.cuts import PathRule, SourceCut, as_cut, read_json_lines
+from pipelines.sources.blocks import Block, HereBlock, cuts_in, line_blocks
+from pipelines.sources.cuts import SourceCut
 from pipelines.sources.nemo import (
     is_nemo_manifest,
     is_nemo_set,
@@ -30,7 +33,7 @@ from pipelines.sources.nemo import (
     read_nemo_manifest,
     read_nemo_set,
 )
-from pipelines.sources.shar import is_shar, read_shar
+from pipelines.sources.shar import is_shar, shar_blocks
 from pipelines.storage.ahead import in_order
 from pipelines.storage.places import (
     absolute,
@@ -42,10 +45,11 @@ from pipelines.storage.places import (
     name_of,
     names_in,
     open_place,
-    parent,
     size_of,
     version_of,
+    versions_in,
 )
+from pipelines.storage.ranges import open_each
 from tokenizer.audio_input.kinds import AUDIO_SUFFIXES
 from tokenizer.errors import InputError
 
@@ -89,6 +93,11 @@ def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut
     Raises:
         InputError: a file is no manifest, or one of its lines is no cut or recording (the line is named).
     """
+    return cuts_in(read_blocks(inputs, access))
+
+
+def read_blocks(inputs: list[str], access: Access = NO_MORE, apart: bool = False) -> Iterator[Block]:
+    """The same cuts in blocks; `apart` where other processes will read them. Raises as `read_cuts` does."""
     places = places_of(inputs)
     shared = folder_of_all(places)
 
@@ -100,22 +109,20 @@ def read_cuts(inputs: list[str], access: Access = NO_MORE) -> Iterator[SourceCut
     known = in_order(audio_at, places, FILES_AT_A_TIME) if remote else repeat(None)
     for place, cut in zip(places, known, strict=False):
         if cut is not None:
-            yield cut
+            yield HereBlock(partial(iter, [cut]))
         elif is_folder(place):
             if is_shar(place):
-                yield from read_shar(place, access)
+                yield from shar_blocks(place, access, apart)
             else:
-                yield from read_nemo_set(place) if is_nemo_set(place) else read_audio_folder(place)
+                yield HereBlock(partial(read_nemo_set if is_nemo_set(place) else read_audio_folder, place))
         elif is_archive(place):
-            yield from read_archive(place)
+            yield HereBlock(partial(read_archive, place))
         elif is_nemo_manifest(place):
-            yield from read_nemo_manifest(place, access)
+            yield HereBlock(partial(read_nemo_manifest, place, access))
         elif place.endswith(MANIFEST_SUFFIXES):
-            rule, hosts = PathRule(parent(place), access), access.reachable(place)
-            for where, line in read_json_lines(place):
-                yield SourceCut(as_cut(line, where, rule), hosts=hosts)
+            yield from line_blocks(place, access)
         elif is_audio(place):
-            yield audio_file_cut(place, id_below(shared, place))
+            yield HereBlock(partial(iter, [audio_file_cut(place, id_below(shared, place))]))
         elif not is_url(place) and not os.path.isfile(place):
             raise InputError(
                 f"{place}: is no file, but a pipe or a device; a manifest is read more than once, so write it to a "
@@ -134,25 +141,56 @@ def content_digest(inputs: list[str]) -> str:
     (not the content) of audio files, tars and Parquet files."""
     digest = hashlib.sha256()
     for place in places_of(inputs):
+        if is_folder(place) and is_shar(place):
+            _digest_shar(place, digest.update)
+            continue
         names, again = tee(_files_of(place))
         sizes = in_order(_size, (file for _, file in again), FILES_AT_A_TIME) if is_url(place) else None
         for name, file in names:
-            digest.update(b"%s\0%d\n" % (os.fsencode(name), next(sizes) if sizes else _size(file)))
-            if file.endswith(MANIFEST_SUFFIXES) or is_nemo_manifest(file):
+            digest.update(_name_and_size(name, next(sizes) if sizes else _size(file)))
+            if _is_list_of_cuts(file):
                 with open_place(file) as stream:
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
+                    _read_through(stream, digest.update)
     return digest.hexdigest()
+
+
+def _digest_shar(folder: str, update: Callable[[bytes], None]) -> None:
+    """As of all files, with the sizes that the listing gives, and several lists of cuts at a time."""
+    sizes = {name: size for name, (size, _) in versions_in(folder).items()}
+    lists = [name for name in sizes if _is_list_of_cuts(join(folder, name))]
+    opened, wanted = open_each([join(folder, name) for name in lists]), set(lists)
+    for name, size in sizes.items():
+        update(_name_and_size(name, size))
+        if name in wanted:
+            with next(opened) as stream:
+                _read_through(stream, update)
+
+
+def _name_and_size(name: str, size: int) -> bytes:
+    return b"%s\0%d\n" % (os.fsencode(name), size)
+
+
+def _is_list_of_cuts(file: str) -> bool:
+    return file.endswith(MANIFEST_SUFFIXES) or is_nemo_manifest(file)
+
+
+def _read_through(stream: BinaryIO, update: Callable[[bytes], None]) -> None:
+    while block := stream.read(1 << 20):
+        update(block)
 
 
 def manifests_state(inputs: list[str]) -> str | None:
     """Text that changes when a manifest was written anew: sizes, and times or what a store calls a version. None where
-    an input is a folder, of which only a look at every file could tell."""
+    an input is a folder other than Shar, of which only a look at every file could tell."""
     digest = hashlib.sha256()
     for place in places_of(inputs):
-        if is_folder(place) or not (version := version_of(place)):
+        if is_folder(place) and not is_shar(place):
             return None
-        digest.update(os.fsencode(place) + b"\0" + version.encode() + b"\n")
+        versions = versions_in(place) if is_folder(place) else {"": (0, version_of(place))}
+        for name, (_, version) in versions.items():
+            if not version:
+                return None
+            digest.update(os.fsencode(join(place, name) if name else place) + b"\0" + version.encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -161,15 +199,15 @@ def manifest_bytes(inputs: list[str]) -> int:
     total = 0
     for place in places_of(inputs):
         if place.endswith(MANIFEST_SUFFIXES):
-            total += _unpacked_size(place)
+            total += _unpacked(place, _size(place))
         elif is_folder(place) and is_shar(place):
-            lists = [name for name in names_in(place) if name.startswith("cuts.")]
-            total += sum(_unpacked_size(join(place, name)) for name in lists)
+            sizes = versions_in(place)
+            total += sum(_unpacked(name, size) for name, (size, _) in sizes.items() if name.startswith("cuts."))
     return total
 
 
-def _unpacked_size(place: str) -> int:
-    return _size(place) * (UNPACKED if place.endswith(".gz") else 1)
+def _unpacked(name: str, size: int) -> int:
+    return size * (UNPACKED if name.endswith(".gz") else 1)
 
 
 def _size(place: str) -> int:
@@ -180,12 +218,12 @@ def _size(place: str) -> int:
 
 
 def _files_of(place: str) -> Iterator[tuple[str, str]]:
-    """(name, place) of every file that an input is made of."""
+    """(name, place) of every file that an input is made of, other than Shar."""
     if not is_folder(place):
         yield name_of(place), place
-    elif not is_shar(place) and is_nemo_set(place):
+    elif is_nemo_set(place):
         yield from ((name_of(manifest), manifest) for manifest in manifests_of(place))
         yield from ((name, join(place, name)) for name in names_in(place) if name.endswith(".tar"))
     else:
-        for name in names_in(place) if is_shar(place) else audio_files(place):
+        for name in audio_files(place):
             yield name, join(place, name)

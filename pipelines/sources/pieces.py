@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,20 @@ class TarSlice:
 
 
 @dataclass(frozen=True)
+class TarPair:
+    """Encoded audio of one cut in a Shar tar: that of its pair number `pair`, from 0, which has the name of the cut.
+    `place` is where it is, once somebody has looked."""
+
+    path: str
+    pair: int
+    name: str
+    place: TarSlice | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}, {self.name}"
+
+
+@dataclass(frozen=True)
 class ParquetCell:
     """Encoded audio of one cut inside a Parquet file: the bytes in `column` of a row of a row group."""
 
@@ -31,9 +46,19 @@ class ParquetCell:
         return f"{self.path}, row {self.row} of row group {self.group}"
 
 
-AudioPlace = TarSlice | ParquetCell
+KnownPlace = TarSlice | ParquetCell
+AudioPlace = KnownPlace | TarPair
 
 
 def audio_place(stored: dict[str, Any]) -> AudioPlace:
     """A place from its fields."""
-    return ParquetCell(**stored) if "column" in stored else TarSlice(**stored)
+    return next(kind(**stored) for field, kind in _KINDS.items() if field in stored)
+
+
+_KINDS: dict[str, type[AudioPlace]] = {"column": ParquetCell, "pair": TarPair, "offset": TarSlice}
+"""By a field that no other has."""
+
+
+def is_file(member: tarfile.TarInfo) -> bool:
+    """Whether a member of a tar has bytes of its own: a link could lead anywhere."""
+    return member.isreg() and not member.issparse()

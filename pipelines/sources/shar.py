@@ -1,4 +1,4 @@
-"""Cuts of a Lhotse Shar folder, each with the place of its audio in the shard's tar.
+"""Cuts of a Lhotse Shar folder, each with its turn in the shard's tar.
 
     cuts.000000.jsonl.gz       the cuts
     recording.000000.tar       pairs of audio and recording manifest, in the order of the cuts
@@ -9,23 +9,27 @@ Tars of other fields (features, arrays) are not read.
 
 from __future__ import annotations
 
-import io
+import itertools
 import json
-import os
 import tarfile
-from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, TypeVar, cast
 
 from pipelines.sources.access import NO_MORE, Access
 from pipelines.sources.cuts import PathRule, SourceCut, as_cut, read_json_lines
-from pipelines.sources.pieces import TarSlice
-from pipelines.sources.tars import content_of, is_file
+from pipelines.sources.pieces import AudioPlace, TarPair
+from pipelines.sources.shar_tars import Pair, find_pair, pairs_in
+from pipelines.sources.tars import content_of
 from pipelines.storage.ahead import in_order
-from pipelines.storage.places import is_folder, is_url, join, names_in, open_place, size_of
-from pipelines.storage.ranges import RangedBytes
+from pipelines.storage.places import is_folder, join, names_in
+from pipelines.storage.ranges import open_each
+from tokenizer.audio_input.contents import BadAudio
 from tokenizer.errors import InputError
 
-TARS_AT_A_TIME = 16  # behind a URL
+TARS_AT_A_TIME = 64  # behind a URL, where most of them wait
+
+Cut = TypeVar("Cut", bound=SourceCut)
 
 
 def is_shar(place: str) -> bool:
@@ -33,11 +37,36 @@ def is_shar(place: str) -> bool:
     return is_folder(place) and bool(_shards_of("cuts", ".jsonl", _names(place)))
 
 
-def read_shar(folder: str, access: Access = NO_MORE) -> Iterator[SourceCut]:
-    """Every cut of a Shar folder, in order, lazily.
+@dataclass
+class SharBlock:
+    """One shard: the names of its files in the folder."""
+
+    folder: str
+    rule: PathRule
+    manifest: str
+    tar: str | None
+    fields: dict[str, str]
+    opened: BinaryIO | None = None  # the manifest
+
+    def cuts(self) -> Iterator[SourceCut]:
+        """Every cut, lazily. Raises InputError where a field has not the same cuts in the same order."""
+        tar = _Tar(join(self.folder, self.tar)) if self.tar else None
+        extras = {field: read_json_lines(join(self.folder, name)) for field, name in self.fields.items()}
+        manifest = join(self.folder, self.manifest)
+        (opened,) = [self.opened] if self.opened else open_each([manifest])
+        for turn, (where, line) in enumerate(read_json_lines(manifest, opened)):
+            cut = as_cut(line, where, self.rule)
+            audio = tar.attach(cut, turn, where) if tar else None
+            for field, lines in extras.items():
+                _attach(cut, field, lines)
+            yield SourceCut(cut, audio)
+
+
+def shar_blocks(folder: str, access: Access = NO_MORE, apart: bool = False) -> Iterator[SharBlock]:
+    """The shards of a Shar folder, in order. Unless they are read `apart`, their lists of cuts are opened ahead.
 
     Raises:
-        InputError: a field has not as many shards as the cuts, or not the same cuts in the same order.
+        InputError: a field has not as many shards as the cuts.
     """
     names = _names(folder)
     manifests, tars = _shards_of("cuts", ".jsonl", names), _shards_of("recording", ".tar", names)
@@ -49,21 +78,41 @@ def read_shar(folder: str, access: Access = NO_MORE) -> Iterator[SourceCut]:
                 f"{folder}: {len(manifests)} files of cuts but {len(found)} of {field}; a shard is incomplete"
             )
     rule = PathRule(folder, access)
-    in_tars = _in_tars([join(folder, name) for name in tars])
-    for number, manifest in enumerate(manifests):
-        audio = next(in_tars) if tars else None
-        extras = {field: read_json_lines(join(folder, found[number])) for field, found in fields.items()}
-        for where, line in read_json_lines(join(folder, manifest)):
-            cut, piece = as_cut(line, where, rule), None
-            if audio is not None:
-                member, recording, piece = next(audio, (None, None, None))
-                if member != cut["id"]:
-                    raise InputError(f"{where}: cut {cut['id']}, but its turn in {tars[number]} has {member}")
-                if recording is not None:
-                    cut["recording"] = recording
-            for field, lines in extras.items():
-                _attach(cut, field, lines)
-            yield SourceCut(cut, piece)
+    opened = itertools.repeat(None) if apart else open_each([join(folder, name) for name in manifests])
+    for number, (manifest, file) in enumerate(zip(manifests, opened, strict=False)):
+        tar = tars[number] if tars else None
+        yield SharBlock(folder, rule, manifest, tar, {field: found[number] for field, found in fields.items()}, file)
+
+
+class _Tar:
+    """The tar of a shard, which is walked only where the cuts do not say enough."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._pairs: Iterator[tuple[int, Pair]] | None = None
+
+    def attach(self, cut: dict[str, Any], turn: int, where: str) -> AudioPlace | None:
+        """The place of the audio of a cut, whose recording is filled in if it has none. Turns must grow.
+
+        Raises:
+            InputError: the tar has another cut at its turn.
+        """
+        if _describes_recording(cut):
+            return TarPair(self._path, turn, cut["id"])
+        if self._pairs is None:
+            self._pairs = enumerate(pairs_in(self._path, recording=_recording))
+        pair = next((pair for number, pair in self._pairs if number == turn), None)
+        if pair is None or pair.name != cut["id"]:
+            raise InputError(f"{where}: cut {cut['id']}, but its turn in {self._path} has {pair and pair.name}")
+        if pair.recording is not None:
+            cut["recording"] = pair.recording
+        return pair.audio
+
+
+def _describes_recording(cut: dict[str, Any]) -> bool:
+    """Whether a cut has the recording that Lhotse writes for audio in a tar."""
+    recording = cut.get("recording") or {}
+    return _is_recording(recording) and all(source["type"] == "shar" for source in recording["sources"])
 
 
 def _names(folder: str) -> list[str]:
@@ -85,71 +134,44 @@ def _attach(cut: dict[str, Any], field: str, lines: Iterator[tuple[str, dict[str
         cut["custom"] = {**(cut.get("custom") or {}), field: line[field]}
 
 
-_Pair = tuple[str, dict[str, Any] | None, TarSlice | None]
-"""(cut id, recording, place of its audio); the last two None for a placeholder."""
-
-
-def _in_tars(places: list[str]) -> Iterator[Iterator[_Pair]]:
-    """The pairs of each tar, in order. Behind URLs several are read at once, because each pair takes a request."""
-    if not places or not is_url(places[0]):
-        return map(_recordings_in_tar, places)
-    return map(iter, in_order(lambda place: list(_recordings_in_tar(place)), places, TARS_AT_A_TIME))
-
-
-class _Remote(io.RawIOBase):
-    """A tar behind a URL, of which a little is fetched wherever `tarfile` goes: a header, the JSON, the next header."""
-
-    def __init__(self, place: str) -> None:
-        super().__init__()
-        self._data, self._at = RangedBytes(place, 0, size_of(place)), 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._data.size}[whence] + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._data.read_at(self._at, self._data.size if size < 0 else size)
-        self._at += len(data)
-        return data
-
-
-def _recordings_in_tar(path: str) -> Iterator[_Pair]:
-    """What is in a Shar tar, lazily."""
-    try:
-        with (
-            _Remote(path) if is_url(path) else open_place(path) as file,
-            tarfile.open(fileobj=cast(BinaryIO, file), mode="r:") as tar,
-        ):
-            for data in tar:
-                meta = tar.next()
-                stem = data.name.rpartition(".")[0]
-                if data.name.endswith(".nodata") or meta is None:
-                    yield stem, None, None
-                    continue
-                yield stem, _recording(tar, data, meta), TarSlice(path, data.offset_data, data.size)
-                tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
-    except InputError:
-        raise
-    except (tarfile.TarError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a Shar tar ({error}); expected an uncompressed tar of audio and JSON") from error
-
-
-def _recording(tar: tarfile.TarFile, data: tarfile.TarInfo, meta: tarfile.TarInfo) -> dict[str, Any]:
-    """The recording manifest of a pair. Raises ValueError where the pair is none."""
-    if not is_file(data):
-        raise ValueError(f"{data.name!r} in it is a link, a folder or the like, no file")
+def _recording(tar: tarfile.TarFile, meta: tarfile.TarInfo) -> dict[str, Any]:
+    """The recording manifest of a pair. Raises ValueError where it is none."""
     recording = json.loads(content_of(tar, meta))
-    sources = recording.get("sources") if isinstance(recording, dict) else None
-    if not isinstance(sources, list) or not sources or not all(_is_source(source) for source in sources):
+    if not _is_recording(recording):
         raise ValueError(f"{meta.name!r} in it is no Lhotse recording")
     return recording
 
 
+def _is_recording(value: Any) -> bool:
+    """Whether a JSON value is a Lhotse recording, as far as it is looked at here."""
+    sources = value.get("sources") if isinstance(value, dict) else None
+    return isinstance(sources, list) and bool(sources) and all(_is_source(source) for source in sources)
+
+
 def _is_source(source: Any) -> bool:
     return isinstance(source, dict) and isinstance(source.get("type"), str) and isinstance(source.get("channels"), list)
+
+
+def located(cuts: Sequence[Cut]) -> list[Cut]:
+    """The cuts, those in Shar tars with the place of their audio, many tars at a time. What cannot be found stays as it
+    is: reading it says why."""
+    tars: dict[str, list[int]] = {}
+    for position, item in enumerate(cuts):
+        if isinstance(item.audio, TarPair):
+            tars.setdefault(item.audio.path, []).append(position)
+
+    def find(positions: list[int]) -> list[AudioPlace]:
+        return [_found(cast(TarPair, cuts[position].audio)) for position in positions]
+
+    found = list(cuts)
+    for positions, places in zip(tars.values(), in_order(find, tars.values(), TARS_AT_A_TIME), strict=True):
+        for position, place in zip(positions, places, strict=True):
+            found[position] = replace(found[position], audio=place)
+    return found
+
+
+def _found(place: TarPair) -> TarPair:
+    try:
+        return replace(place, place=find_pair(place))
+    except (BadAudio, OSError):
+        return place

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from pipelines.sources.cuts import LONGEST_LINE
-from pipelines.sources.pieces import TarSlice
+from pipelines.sources.pieces import TarSlice, is_file
 from pipelines.storage.places import is_url, open_place
 from tokenizer.errors import InputError
 
@@ -48,11 +48,6 @@ def members_of(tar: tarfile.TarFile, file: BinaryIO) -> Iterator[tarfile.TarInfo
 def slice_of(place: str, member: tarfile.TarInfo) -> TarSlice:
     """Where the bytes of a member are; of a link none, so that it leads nowhere."""
     return TarSlice(place, member.offset_data, member.size if is_file(member) else 0)
-
-
-def is_file(member: tarfile.TarInfo) -> bool:
-    """Whether a member has bytes of its own: a link could lead anywhere."""
-    return member.isreg() and not member.issparse()
 
 
 def tar_source(place: str, name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.sources.audio_bytes import Hosts, open_reader
 from pipelines.sources.cuts import UNUSABLE, PathRule, SourceCut, whole_recording
-from pipelines.sources.pieces import AudioPlace
+from pipelines.sources.pieces import KnownPlace
 
 SUPERVISION: dict[str, tuple[Any, tuple[str, ...]]] = {
     "text": (str, ("text", "transcript", "transcription", "sentence")),
@@ -19,7 +19,7 @@ SUPERVISION: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 
 def whole_audio_cut(
-    cut_id: str, source: dict[str, Any], audio: AudioPlace | None = None, hosts: Hosts = None
+    cut_id: str, source: dict[str, Any], audio: KnownPlace | None = None, hosts: Hosts = None
 ) -> SourceCut:
     """A cut that lasts as long as its audio. Audio that cannot be read becomes a cut of no length, and tokenizing it
     says why.

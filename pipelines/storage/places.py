@@ -75,7 +75,10 @@ def version_of(place: str) -> str:
         status = os.stat(place)
         return f"{status.st_size} {status.st_mtime_ns}"
     files, path = open_file_system(place)
-    info = retried(lambda: files.info(path))
+    return _version(retried(lambda: files.info(path)))
+
+
+def _version(info: dict[str, Any]) -> str:
     versions = (info.get(name) for name in ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime"))
     version = next((str(value) for value in versions if value), "")
     return version and f"{info['size']} {version}"
@@ -96,6 +99,17 @@ def names_in(folder: str) -> list[str]:
     files, path = open_file_system(folder)
     entries = retried(lambda: files.ls(path, detail=True))
     return sorted(name_of(listed["name"]) for listed in entries if listed["type"] == "file")
+
+
+def versions_in(folder: str) -> dict[str, tuple[int, str]]:
+    """Bytes and `version_of` of every file directly in a folder, by name, sorted: of a store by its listing alone."""
+    if not is_url(folder):
+        places = ((name, join(folder, name)) for name in names_in(folder))
+        return {name: (size_of(place), version_of(place)) for name, place in places}
+    files, path = open_file_system(folder)
+    entries = retried(lambda: files.ls(path, detail=True))
+    found = {name_of(listed["name"]): listed for listed in entries if listed["type"] == "file"}
+    return {name: (int(found[name]["size"] or 0), _version(found[name])) for name in sorted(found)}
 
 
 def files_below(folder: str) -> Iterator[str]:

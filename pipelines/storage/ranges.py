@@ -6,11 +6,15 @@ fsspec's files read blocks of 5 MB and keep one of them, so ten cuts of an hour 
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
-from pipelines.storage.places import open_file_system, size_of
+from pipelines.storage.ahead import in_order
+from pipelines.storage.places import is_url, open_file_system, open_place, size_of
 from pipelines.storage.redirects import origin
 from pipelines.storage.retries import retried
 
@@ -18,6 +22,8 @@ SMALLEST, LARGEST = 8 << 10, 4 << 20  # bytes of a request that reads on
 KEPT = 6  # pieces of a file, for decoders that go back and forth between two places
 HEADS = 256  # files whose first bytes and size are remembered
 HEAD_BYTES = 1 << 16
+SMALL_FILE = 1 << 20  # bytes of a file that is fetched whole
+OPENED_AHEAD = 16  # of those
 WITHOUT_RANGES = 32 << 20  # bytes of a file on a server that answers with all of it
 
 
@@ -62,6 +68,7 @@ class Head:
 
 
 _heads: OrderedDict[tuple[str, tuple[str, ...] | None], Head] = OrderedDict()
+_tails: OrderedDict[tuple[str, tuple[str, ...] | None, int], bytes] = OrderedDict()
 _heads_lock = threading.Lock()
 
 
@@ -92,6 +99,18 @@ def head_of(place: str, first: int = HEAD_BYTES, hosts: tuple[str, ...] | None =
     return head
 
 
+def tail_of(place: str, size: int, hosts: tuple[str, ...] | None = None) -> bytes:
+    """The last `HEAD_BYTES` of a file of this size; those of the latest `HEADS` files are remembered."""
+    with _heads_lock:
+        known = _tails.pop((place, hosts, size), None)
+    data = fetch(place, size - HEAD_BYTES, size, hosts, size) if known is None else known
+    with _heads_lock:
+        _tails[place, hosts, size] = data
+        while len(_tails) > HEADS:
+            _tails.popitem(last=False)
+    return data
+
+
 def _first(place: str, first: int, hosts: tuple[str, ...] | None) -> bytes | None:
     """The first bytes; None where the store refuses the range, as it does of an empty file."""
     try:
@@ -104,6 +123,20 @@ def _first(place: str, first: int, hosts: tuple[str, ...] | None) -> bytes | Non
         raise
 
 
+def open_each(places: Sequence[str]) -> Iterator[BinaryIO]:
+    """Files that are read from end to end one after the other, opened in order, lazily. Behind URLs those of up to 1 MB
+    are fetched by one request each, several at a time, while earlier ones are being read. Raises as `open_place` does.
+    """
+
+    def opened(place: str) -> BinaryIO:
+        if not is_url(place):
+            return open_place(place)
+        head = head_of(place, SMALL_FILE)
+        return io.BytesIO(head.data) if len(head.data) == head.size else open_place(place)
+
+    return in_order(opened, places, OPENED_AHEAD) if places and is_url(places[0]) else map(opened, places)
+
+
 class RangedBytes:
     """Bytes [offset, offset + size) of a file behind a URL.
 
@@ -114,6 +147,7 @@ class RangedBytes:
     Args:
         expected: bytes that will be read in one go, as far as the caller can tell.
         head: the first bytes of the file, if they are there.
+        tail: its last bytes.
     """
 
     def __init__(
@@ -124,14 +158,19 @@ class RangedBytes:
         expected: int = 0,
         head: bytes = b"",
         hosts: tuple[str, ...] | None = None,
+        tail: bytes = b"",
     ) -> None:
         self.size = size
         self._place, self._offset, self._hosts, self._expected = place, offset, hosts, expected
         self._whole = None if offset else size  # of the file
         self._least = min(max(SMALLEST, expected // 32), HEAD_BYTES)
-        self._head = head
+        self._head, self._tail = head, tail
         self._pieces: OrderedDict[int, bytes] = OrderedDict()
         self._runs: dict[int, int] = {}  # end of a piece -> bytes that were read on up to there
+
+    def for_looks(self) -> RangedBytes:
+        """The same bytes for somebody who looks here and there, and does not read on."""
+        return RangedBytes(self._place, self._offset, self.size, 0, self._head, self._hosts, self._tail)
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; fewer only at the end."""
@@ -151,6 +190,8 @@ class RangedBytes:
     def _kept(self, offset: int, end: int) -> bytes:
         if offset < len(self._head):
             return self._head[offset:end]
+        if offset >= self.size - len(self._tail):
+            return self._tail[offset - self.size + len(self._tail) :][: end - offset]
         for begin, piece in self._pieces.items():
             if begin <= offset < begin + len(piece):
                 self._pieces.move_to_end(begin)

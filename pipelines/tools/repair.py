@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.executors.local import Local
@@ -37,7 +36,7 @@ class Repaired:
     is_original: bool
 
 
-def repair(out: Path, codec: str | None = None, device: str | None = None, workers: int | None = None) -> Repaired:
+def repair(out: Folder, codec: str | None = None, device: str | None = None, workers: int | None = None) -> Repaired:
     """Restore every file of a dataset that is missing or not as it was written.
 
     Shards are made again from the audio, and so is `quarantine.jsonl`; `dataset.json` and its copy restore each other.
@@ -88,7 +87,7 @@ def _is_damaged(layout: Layout, description: Description, path: Folder) -> bool:
     return not description.files[layout.name(path)].matches(path)
 
 
-def _job(out: Path, description: Description, codec: str | None, device: str | None, workers: int | None) -> Job:
+def _job(out: Folder, description: Description, codec: str | None, device: str | None, workers: int | None) -> Job:
     """The run that made the dataset, as far as `dataset.json` says."""
     made_from = description.made_from
     if "sharding" not in made_from or "encoding" not in made_from:

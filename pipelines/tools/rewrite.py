@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from pipelines.format.ledger import Quarantined, Receipt, quarantined_by_shard, 
 from pipelines.format.member_ids import SeenIds, member_id
 from pipelines.format.shards import make_shard, store_shard, stored_cuts
 from pipelines.sources.cuts import PlannedCut
-from pipelines.storage.folders import remove_tree
+from pipelines.storage.folders import Folder, remove_tree
 from tokenizer.errors import InputError
 
 BY: dict[str, Callable[[PlannedCut], str]] = {
@@ -39,7 +39,7 @@ BY: dict[str, Callable[[PlannedCut], str]] = {
 """What stays together in one part: cuts with the same key. A cut without speaker or recording is its own key."""
 
 
-def merge(sources: list[Path], out: Path, sharding: Sharding) -> Description:
+def merge(sources: Sequence[Folder], out: Folder, sharding: Sharding) -> Description:
     """Write the cuts of all `sources`, in order, as one dataset.
 
     A cut whose id has occurred before keeps it, but gets another name in the tar; `totals.duplicate_ids` counts them.
@@ -53,7 +53,7 @@ def merge(sources: list[Path], out: Path, sharding: Sharding) -> Description:
     if len(sources) < 2:
         raise InputError(f"{len(sources)} datasets to merge; expected at least 2")
     refuse_nesting(out, sources)
-    codec = TokenDataset(sources).codec_entry  # raises unless all are of one codec
+    codec = TokenDataset(list(sources)).codec_entry  # raises unless all are of one codec
     descriptions = [read_intact(Layout(source)) for source in sources]
     made_from = {"merged": [_origin(source, found) for source, found in zip(sources, descriptions, strict=True)]}
     layout = Layout(out.absolute())
@@ -64,7 +64,9 @@ def merge(sources: list[Path], out: Path, sharding: Sharding) -> Description:
         return writer.close()
 
 
-def split(source: Path, out: Path, shares: Mapping[str, float], by: str, sharding: Sharding) -> dict[str, Description]:
+def split(
+    source: Folder, out: Folder, shares: Mapping[str, float], by: str, sharding: Sharding
+) -> dict[str, Description]:
     """Write OUT/NAME for each name in `shares`, together all cuts of `source`.
 
     A hash of the cut's id (or speaker, or recording) decides where it goes: whatever else is in the dataset, and in
@@ -136,7 +138,7 @@ def copy_cuts(
         writer_of_failure(failed).add_quarantined(failed)
 
 
-def _origin(source: Path, description: Description) -> dict[str, Any]:
+def _origin(source: Folder, description: Description) -> dict[str, Any]:
     return {"path": str(source.absolute()), "checksum": description.checksum}
 
 
@@ -220,8 +222,9 @@ def _clear(layout: Layout) -> None:
         remove_tree(folder)
 
 
-def refuse_nesting(out: Path, sources: list[Path]) -> None:
+def refuse_nesting(out: Folder, sources: Sequence[Folder]) -> None:
     """Raise InputError where OUT is one of the sources, or a folder inside one."""
     for source in sources:
-        if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+        ours, theirs = (Path(place.resolve() if isinstance(place, Path) else str(place)) for place in (out, source))
+        if theirs in (ours, *ours.parents):
             raise InputError(f"{out} is, or lies in, {source}, which is read; give another OUT")

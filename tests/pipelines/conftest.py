@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
@@ -165,6 +166,28 @@ def file_bytes() -> Callable[[Path], dict[str, bytes]]:
     return lambda folder: {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
+
+
+@pytest.fixture
+def memory_store() -> Callable[[Path], str]:
+    """memory_store(folder) -> the URL of a copy of it in a store in memory."""
+
+    def upload(folder: Path) -> str:
+        url = f"memory://{folder.parent.name}/{folder.name}"
+        for path in folder.rglob("*"):
+            if path.is_file():
+                fsspec.filesystem("memory").pipe_file(f"{url}/{path.relative_to(folder)}", path.read_bytes())
+        return url
+
+    fsspec.filesystem("memory").store.clear()
+    return upload
+
+
+def files_at(url: str) -> dict[str, bytes]:
+    """{relative path: content} of every file below a URL."""
+    files = fsspec.filesystem("memory")
+    root = files._strip_protocol(url)
+    return {name.removeprefix(f"{root}/"): files.cat_file(name) for name in files.find(root)}
 
 
 @pytest.fixture

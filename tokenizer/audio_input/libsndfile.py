@@ -17,7 +17,9 @@ import soundfile
 from tokenizer.audio_input.byte_source import ByteSource, VirtualFile
 from tokenizer.audio_input.contents import BadAudio, Stream
 from tokenizer.audio_input.flac import of_unknown_length
+from tokenizer.audio_input.ogg_part import FarOgg
 
+VORBIS_END = 5  # seconds, in which the last page of Vorbis lies; libsndfile seeks to wrong samples in that page
 STEP = 4096  # frames at a time, to find the last that can be decoded
 _NO_LENGTH = 1 << 60  # libsndfile's count where it knows none is above
 
@@ -61,10 +63,14 @@ class SndfileStream:
         if self._kind == "FLAC" and start == 0 and to_end:
             yield from self._read_flac(frames, block)
             return
-        left, done = frames, 0
+        left, done, first = frames, 0, start + self._delay
+        source, parts, ends = self._source, self._stream.parts, None
+        if isinstance(source, FarOgg) and frames is not None and self.frames is not None:
+            pages, ends = source.part(start, frames, self.sample_rate)
+            parts = (pages,)
         forward = self.frames is None
-        with _open(self._source, self._stream.parts, _Forward if forward else soundfile.SoundFile) as (file, virtual):
-            _skip(file, start + self._delay, block)
+        with _open(source, parts, _Forward if forward else soundfile.SoundFile) as (file, virtual):
+            _skip(file, first if ends is None else first - (ends - file.frames), block)
             while left is None or left > 0:
                 data = self._block(file, virtual, block if left is None else min(block, left), start + done, "float32")
                 if not len(data):
@@ -155,8 +161,10 @@ class _open:
 def _skip(file: Any, frames: int, block: int) -> None:
     """Go to a frame; GSM, for one, has to be decoded up to there."""
     if frames and file.seekable():
-        file.seek(min(frames, file.frames))
-        return
+        near_end = file.subtype == "VORBIS" and frames > file.frames - VORBIS_END * file.samplerate
+        first = max(0, frames - VORBIS_END * file.samplerate) if near_end else frames
+        file.seek(min(first, file.frames))
+        frames = frames - first
     while frames > 0 and len(skipped := file.read(min(frames, block), dtype="float32")):
         frames -= len(skipped)
 

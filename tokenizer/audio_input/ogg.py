@@ -35,6 +35,7 @@ class _Link:
     has_data: bool = False  # a page of samples came; before it pages may be missing, where a live stream was joined
 
 
+LONGEST_PAGE = 27 + 255 * 256  # bytes
 TAIL_BYTES = 1 << 16  # that hold the last page
 
 
@@ -92,9 +93,7 @@ def _page_number(data: bytes) -> int | None:
     """The number of the first whole page in `data`."""
     at = -1
     while (at := data.find(b"OggS\0", at + 1)) >= 0:
-        size = 27 + sum(data[at + 27 : at + 27 + data[at + 26]]) + data[at + 26] if at + 27 < len(data) else 0
-        page = data[at : at + size]
-        if size and len(page) == size and _checksum(page) == page[22:26]:
+        if page := page_at(data, at):
             return struct.unpack("<I", page[18:22])[0]
     return None
 
@@ -130,17 +129,27 @@ def _pages(source: ByteSource) -> Iterator[tuple[int, bytes, int]]:
     """(offset, bytes, bytes before it that are no page) of each page whose checksum holds."""
     window, at, junk = Window(source), 0, 0
     while at < source.size:
-        head = window.at(at, 27 + 255)
-        size = 27 + head[26] + sum(head[27 : 27 + head[26]]) if head[:5] == b"OggS\0" and len(head) > 27 else 0
-        page = window.at(at, size) if size else b""
-        if size and len(page) == size and _checksum(page) == page[22:26]:
+        page = page_at(window.at(at, LONGEST_PAGE))
+        if page:
             yield at, page, junk
-            at, junk = at + size, 0
+            at, junk = at + len(page), 0
             continue
         found = window.find(b"OggS", at + 1)
         if found is None:
             return
         junk, at = junk + found - at, found
+
+
+def page_at(data: bytes, at: int = 0) -> bytes | None:
+    """The page that begins there and whose checksum holds; empty where none does, None where `data` ends within it."""
+    if data[at : at + 5] != b"OggS\0":
+        return b""
+    count = data[at + 26] if at + 26 < len(data) else 255
+    size = 27 + count + sum(data[at + 27 : at + 27 + count])
+    page = data[at : at + size]
+    if at + 27 + count > len(data) or len(page) < size:
+        return None
+    return page if _checksum(page) == page[22:26] else b""
 
 
 def _checksum(page: bytes) -> bytes:

@@ -25,6 +25,10 @@ class Executor(ABC):
     spans_machines = False
     works_here = True
 
+    def processes(self) -> int:
+        """Of this machine, that may read a large input at the same time when it is planned."""
+        return 1
+
     @abstractmethod
     def run(self, work: ShardWork, tasks: list[Task], report: Report, codec: Codec, claim: Claim) -> None:
         """Do all tasks.

@@ -68,6 +68,9 @@ class Local(Executor):
         else:
             run_crew(Processes(work, self.devices), Layout(work.out), tasks, report, workers, claim)
 
+    def processes(self) -> int:
+        return self.workers or available_cores()
+
     def after_interruption(self) -> Executor:
         return Local(self.workers, devices=self.devices)  # a worker that crashes is replaced; this process would not be
 

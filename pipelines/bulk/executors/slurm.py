@@ -42,6 +42,9 @@ class ArrayTask(Executor):
     def check_device(self, device: str) -> None:
         self.within.check_device(device)
 
+    def processes(self) -> int:
+        return self.within.processes()
+
     def after_interruption(self) -> Executor:
         return ArrayTask(self.part, self.within.after_interruption())
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOB_SECONDS = 30.0  # of audio that a reader takes at once
 MOST_FINISHING = 64  # shards that wait to be written
 
 Report = Callable[[Any], None]
@@ -205,7 +204,7 @@ class Pipeline:
                 if mine:
                     yield lane, mine
             return
-        most = JOB_SECONDS * self._codec.sample_rate_in
+        most = self._readers.job_seconds * self._codec.sample_rate_in
         job: list[Request] = []
         for request in requests:
             job.append(request)

@@ -7,6 +7,7 @@ recording all go to the same one, which keeps it open.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -21,6 +22,8 @@ from pipelines.sources.cuts import CutError, PlannedCut
 
 ATTEMPTS = 2  # a cut that fails is tried once more
 REMEMBERED = 1000  # long cuts that failed
+JOB_SECONDS = 30.0  # of audio that a reader takes at once
+FADING = 0.9  # of the times of earlier jobs, with each that is done
 
 
 class Request(NamedTuple):
@@ -177,21 +180,41 @@ class Readers:
 
     Args:
         lanes: made in the thread of each, so that starting processes does not wait for one another.
+        at_first: so many of them run from the beginning. Others are added while jobs are left over and each takes so
+            much longer than its processor time that one core has time for more.
+        job_seconds: of audio that one job should have.
+
+    Attributes:
+        count: of those that run from the beginning, which jobs may be meant for.
     """
 
-    def __init__(self, lanes: Sequence[Callable[[], Lane]]) -> None:
-        self.count = len(lanes)
+    def __init__(
+        self, lanes: Sequence[Callable[[], Lane]], at_first: int | None = None, job_seconds: float = JOB_SECONDS
+    ) -> None:
+        self.count = at_first or len(lanes)
+        self.job_seconds = job_seconds
+        self._spare = deque(lanes[self.count :])
+        self._waited, self._computed = 0.0, 0.0  # seconds of the latest jobs, of the clock and of a core
         self._shared: deque[tuple[Job, Future[Any]]] = deque()
         self._own: list[deque[tuple[Job, Future[Any]]]] = [deque() for _ in lanes]
         self._changed = threading.Condition()
         self._closed = False
         self._lanes: list[Lane] = []
-        self._threads = [
+        self._threads: list[threading.Thread] = []
+        for make in lanes[: self.count]:
+            self._start(make)
+
+    @property
+    def running(self) -> int:
+        """Lanes that there are by now."""
+        return len(self._threads)
+
+    def _start(self, make: Callable[[], Lane]) -> None:
+        number = len(self._threads)
+        self._threads.append(
             threading.Thread(target=self._work, args=(number, make), name=f"reader-{number}", daemon=True)
-            for number, make in enumerate(lanes)
-        ]
-        for thread in self._threads:
-            thread.start()
+        )
+        self._threads[-1].start()
 
     def submit(self, job: Job, lane: int | None = None) -> Future[Any]:
         """Have a job done, by a certain lane or by any."""
@@ -227,9 +250,19 @@ class Readers:
                         self._lanes.append(lane)
                         if self._closed:
                             lane.close()
-                future.set_result(lane.do(job))
+                begun, computed = time.perf_counter(), time.thread_time()
+                result = lane.do(job)
+                self._took(time.perf_counter() - begun, time.thread_time() - computed)
+                future.set_result(result)
             except BaseException as error:
                 future.set_exception(CancelledError() if self._closed else error)
+
+    def _took(self, waited: float, computed: float) -> None:
+        with self._changed:
+            self._waited = FADING * self._waited + waited
+            self._computed = FADING * self._computed + computed
+            if self._spare and self._shared and not self._closed and self._waited > len(self._threads) * self._computed:
+                self._start(self._spare.popleft())
 
     def _next(self, number: int) -> tuple[Job, Future[Any]] | None:
         with self._changed:

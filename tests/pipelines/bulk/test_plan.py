@@ -138,3 +138,27 @@ def test_large_manifests_make_large_shards_unless_a_run_began_with_others(tmp_pa
     assert default_shard_hours(manifest) == 1.0 and default_shard_hours(manifest, layout) == 2.5
     monkeypatch.setattr(corpus_options, "LARGE_BYTES", 100)
     assert default_shard_hours(manifest) == 10.0 and default_shard_hours(manifest, layout) == 2.5
+
+
+def test_any_number_of_processes_gives_the_same_plan(tmp_path, write_manifest, speech, monkeypatch, file_bytes):
+    """Lines with paths that only their place beside the manifest resolves, a repeated id, and a Shar folder."""
+    from lhotse import CutSet, Recording
+
+    from pipelines.bulk import planned_lines
+    from pipelines.sources import blocks
+
+    manifest = write_manifest({f"cut {i}": speech(i, 0.2) for i in range(5)})
+    manifest.write_text(manifest.read_text() * 2)
+    (tmp_path / "shar").mkdir()
+    cuts = CutSet.from_cuts(Recording.from_file(tmp_path / f"audio/{i}.wav").to_cut() for i in range(5))
+    cuts.to_shar(tmp_path / "shar", fields={"recording": "wav"}, shard_size=2)
+    monkeypatch.setattr(blocks, "BLOCK_LINES", 3)
+    monkeypatch.setattr(planned_lines, "LARGE_BYTES", 0)
+    identity = identify([str(manifest), str(tmp_path / "shar")], Selection(), Sharding(cuts=4), {}, CODEC)
+    plans = [load_or_make_plan(Layout(tmp_path / f"out{n}"), identity, processes=n) for n in (1, 2)]
+    assert plans[0] == plans[1] and plans[0].cuts == 15 and plans[0].duplicate_ids == 5
+    assert file_bytes(tmp_path / "out1") == file_bytes(tmp_path / "out2")
+    with open(manifest, "a") as file:
+        file.write("{not json\n")
+    with pytest.raises(InputError, match="line 11"):
+        load_or_make_plan(Layout(tmp_path / "out3"), identity, processes=2)

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 
+import fsspec
 import numpy as np
 import pyarrow
 import pytest
@@ -80,6 +81,28 @@ def test_webdataset(sounds, plain, run, tmp_path):
         assert said["duration"] == cut["duration"] and cut["custom"]["input_codes"] == [1, 2]
     assert failed["x.000/bad"][0] == "unreadable" and failed["x.000/worse"][0] == "zero length"
     assert failed["x.000/torn"][0] == "unreadable" and "'torn.json' in it is not JSON" in failed["x.000/torn"][1]
+
+
+def test_the_same_behind_urls(sounds, plain, run, tmp_path):
+    """A store in memory stands in for s3:// and hf://: all of them are read through fsspec."""
+    write_tar(tmp_path / "web/x.tar", sounds.items())
+    write_tar(tmp_path / "nemo/audio_0.tar", sounds.items())
+    lines = [{"audio_filepath": name, "duration": 0.5 + i / 8, "shard_id": 0} for i, name in enumerate(sounds)]
+    (tmp_path / "nemo/tarred_audio_manifest.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "hub").mkdir()
+    rows = {"audio": [{"bytes": data, "path": name} for name, data in sounds.items()]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "hub/train-00000.parquet", row_group_size=4)
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            files.pipe_file(f"/archives/{path.relative_to(tmp_path)}", path.read_bytes())
+    for name in ("web", "nemo", "hub"):
+        totals = run(f"memory://archives/{name}", tmp_path / f"out-{name}")
+        assert (totals["cuts"], totals["quarantined"]) == (6, 0), name
+        codes, _, _ = written(tmp_path / f"out-{name}")
+        for found, expected in zip(codes.values(), plain.values(), strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("at", ["in the audio", "in a header", "after a member"])

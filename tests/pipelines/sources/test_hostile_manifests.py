@@ -187,8 +187,36 @@ def test_odd_members_of_a_shar_tar_are_named(speech, tmp_path, kind):
     with tarfile.open(path, "w") as tar:
         tar.addfile(data, io.BytesIO(wav))
         tar.addfile(meta, io.BytesIO(text))
+    if kind in ("link", "folder"):
+        with pytest.raises(InputError, match=r"cut a .*: unreadable, .*recording\.000000\.tar: not a Shar tar"):
+            read_wave(*read_cuts([str(tmp_path / "shar")]), 16000)
+    (manifest,) = (tmp_path / "shar").glob("cuts*.gz")
+    cut = json.loads(gzip.decompress(manifest.read_bytes()))
+    manifest.write_bytes(gzip.compress(json.dumps({**cut, "recording": None}).encode()))  # the JSON in the tar is read
     with pytest.raises(InputError, match=r"recording\.000000\.tar: not a Shar tar"):
         list(read_cuts([str(tmp_path / "shar")]))
+
+
+def test_a_shar_tar_of_other_cuts_is_found_by_the_worker(speech, run, tmp_path):
+    """Planning does not look into tars; whoever reads the audio holds the names of its pairs against the cuts."""
+    make_shar(tmp_path / "shar", speech(0, 1.0))
+    (path,) = (tmp_path / "shar").glob("recording*.tar")
+    (manifest,) = (tmp_path / "shar").glob("cuts*.gz")
+    cut = json.loads(gzip.decompress(manifest.read_bytes()))
+    lines = [{**cut, "id": name} for name in (cut["id"], "missing")]
+    manifest.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    totals = run(tmp_path / "shar", tmp_path / "out", max_quarantine_rate=1.0)
+    assert (totals["cuts"], totals["quarantined"]) == (1, 1)
+    (failed,) = ledger(tmp_path / "out")
+    assert (failed["reason"], failed["source"]) == ("missing file", f"{path}, missing")
+    with tarfile.open(path) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    with tarfile.open(path, "w") as tar:
+        for member, data in members:
+            member.name = f"other{member.name[-4:]}"
+            tar.addfile(member, io.BytesIO(data))
+    with pytest.raises(InputError, match="wrong manifest, pair 0 of the tar is other"):
+        read_wave(next(read_cuts([str(tmp_path / "shar")])), 16000)
 
 
 def test_a_command_line_with_commands(write_manifest, speech, tiny_codec_dir, tmp_path):

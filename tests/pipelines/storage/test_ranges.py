@@ -15,6 +15,8 @@ from pipelines.sources import audio_bytes
 from pipelines.sources.audio import read_wave
 from pipelines.sources.cuts import SourceCut, whole_recording
 from pipelines.sources.manifests import find_inputs, read_cuts
+from pipelines.sources.shar import located
+from pipelines.sources.shar_tars import find_pair
 from pipelines.storage import ranges
 from pipelines.storage.ranges import RangedBytes, head_of
 from tests.pipelines.storage.slow_s3 import counts, slow_s3
@@ -32,6 +34,8 @@ def s3():
 def forget():
     ranges._heads.clear()
     audio_bytes._known.clear()
+    audio_bytes._ogg_maps.clear()
+    ranges._tails.clear()
     audio_bytes._whole_files._files.clear()
 
 
@@ -75,6 +79,25 @@ def test_cuts_of_a_long_recording_fetch_little_more_than_themselves(s3, kind, tm
     assert fetched["bytes"] / (10 * 5 / 120 * len(data)) < 1.2 and fetched["GET"] < 150 and fetched["HEAD"] <= 1
 
 
+@pytest.mark.parametrize("kind", ["OPUS", "VORBIS"])
+def test_cuts_of_long_ogg_fetch_their_own_pages(s3, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_bytes, "MEMORY_BYTES", 100_000)  # so that a short file is a long one
+    file, wave = io.BytesIO(), noise(120, 16000, 1)
+    with soundfile.SoundFile(file, "w", 16000, 1, format="OGG", subtype=kind) as sound:
+        for begin in range(0, len(wave), 16000):
+            sound.write(wave[begin : begin + 16000])
+    (tmp_path / "long.ogg").write_bytes(file.getvalue())
+    fsspec.filesystem("s3").pipe_file("speech/long.ogg", file.getvalue())
+    found = [*read_cuts(["s3://speech/long.ogg"]), *read_cuts([str(tmp_path / "long.ogg")])]
+    assert [item.cut["duration"] for item in found] == [120.0, 120.0]
+    for start in (31.7, 80.2):
+        before = counts(s3)
+        far, near = (SourceCut({**item.cut, "start": start, "duration": 10.0}) for item in found)
+        np.testing.assert_array_equal(read_wave(far, 16000), read_wave(near, 16000))
+    # the first cut has looked whether it is one stream, the second fetches its own twelfth and a little more
+    assert (counts(s3) - before)["bytes"] < 0.3 * len(file.getvalue())
+
+
 def test_a_small_file_is_one_request(s3):
     fsspec.filesystem("s3").pipe_file("speech/small.wav", encoded(noise(2, 16000, 1), 16000, "WAV"))
     (item,) = read_cuts(find_inputs("s3://speech/small.wav"))
@@ -105,10 +128,16 @@ def test_shar_on_a_store(s3, tmp_path):
     fsspec.filesystem("s3").put(f"{tmp_path}/shar/", "speech/shar/", recursive=True)
     before = counts(s3)
     items = list(read_cuts(["s3://speech/shar"]))
+    lists = sum(os.path.getsize(tmp_path / "shar" / f"cuts.00000{i}.jsonl.gz") for i in range(3))
+    assert (counts(s3) - before)["bytes"] < lists + 10_000  # and the names in the folder: no tar is looked into
     assert [item.cut for item in items] == [item.cut for item in read_cuts([str(tmp_path / "shar")])]
-    for item in items:
+    found = located(items)
+    wanted = sum(find_pair(item.audio).size for item in found)
+    between = counts(s3)
+    for item in found:
         read_wave(item, 16000)
-    assert (counts(s3) - before)["bytes"] < 1.2 * sum(item.audio.size for item in items if item.audio)
+    assert (counts(s3) - between)["GET"] == len(items)
+    assert (counts(s3) - before)["bytes"] < 1.2 * wanted
 
 
 def test_any_order_of_reads_gives_the_bytes_of_the_file():

@@ -10,9 +10,11 @@ from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
 from pipelines.format.layout import Layout
+from pipelines.storage.folders import RemotePath
 from pipelines.tools.repair import repair
 from pipelines.tools.verify import verify
 from slm.cli import main
+from tests.pipelines.conftest import files_at
 from tokenizer.errors import InputError
 
 
@@ -69,6 +71,21 @@ def test_one_flipped_bit_in_every_file(damaged, file_bytes):
         assert any(problem.startswith(name) for problem in verify(damaged)), (name, bit)
         assert repair(damaged, workers=1).is_original, (name, bit)
         assert file_bytes(damaged) == before, (name, bit)
+
+
+def test_on_a_store(damaged, file_bytes, memory_store):
+    before = file_bytes(damaged)
+    url = memory_store(damaged)
+    for number, name in enumerate(FILES):
+        content = bytearray(before[name])
+        content[len(content) // 3] ^= 0x10
+        path = RemotePath(f"{url}/{name}")
+        path.write_bytes(bytes(content)) if number % 2 else path.unlink()
+    with pytest.raises(InputError, match="both damaged or missing"):
+        repair(RemotePath(url), workers=1)
+    RemotePath(f"{url}/dataset.copy.json").write_bytes(before["dataset.copy.json"])
+    assert repair(RemotePath(url), workers=1).is_original
+    assert files_at(url) == before
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "dataset.copy.json"])

@@ -10,9 +10,11 @@ from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
 from pipelines.format.shards import stored_cuts
+from pipelines.storage.folders import RemotePath
 from pipelines.tools.rewrite import merge, part_of, split
 from pipelines.tools.verify import verify
 from slm.cli import main
+from tests.pipelines.conftest import files_at
 from tokenizer.errors import InputError
 
 
@@ -87,6 +89,20 @@ def test_split_by_cut_and_merged_again(finished, failing, tmp_path, capsys):
     assert not ids[0] & ids[1]
     assert main(arguments) == 2
     assert "give another OUT" in capsys.readouterr().err
+
+
+def test_on_a_store_as_on_disk(finished, failing, tmp_path, file_bytes, memory_store, capsys):
+    sources = [memory_store(folder) for folder in (finished, failing)]
+    for folders, out in (([finished, failing], str(tmp_path / "all")), (sources, "memory://rewritten/all")):
+        assert main(["merge", out, *map(str, folders), "--shard-hours", "1"]) == 0
+        assert main(["split", out, out.replace("all", "parts"), "train=0.6", "test=0.4", "--shard-cuts", "4"]) == 0
+    for name in ("all", "parts/train", "parts/test"):
+        here, there = file_bytes(tmp_path / name), files_at(f"memory://rewritten/{name}")
+        assert here.keys() == there.keys()
+        assert {file for file in here if here[file] != there[file]} == {"dataset.json", "dataset.copy.json"}  # paths
+    assert verify(RemotePath("memory://rewritten/parts/train")) == []
+    assert main(["merge", f"{sources[0]}/inside", *sources]) == 2
+    assert "lies in" in capsys.readouterr().err
 
 
 def test_a_speaker_stays_together_whatever_else_is_there(run, write_manifest, speech, tmp_path):

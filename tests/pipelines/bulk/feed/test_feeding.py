@@ -1,6 +1,7 @@
 """Whole runs by other ways of feeding the codec: the same tokens, whatever reads and whatever shares a batch."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pipelines.bulk.executors.local import Local
 from pipelines.bulk.feed.buffers import SharedMemory
 from pipelines.bulk.feed.decoders import DecoderLane
 from pipelines.bulk.feed.processes import how_it_ended
-from pipelines.bulk.feed.reading import ReaderDied
+from pipelines.bulk.feed.reading import ReaderDied, Readers, ThreadLane
 from pipelines.bulk.ownership import Part
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
@@ -46,6 +47,32 @@ def shared_run(tiny_codec_dir):
 def test_the_same_bytes_by_decoders(finished, audio_folder, run, tmp_path, file_bytes):
     run(audio_folder, tmp_path / "out", decoders=2)
     assert file_bytes(tmp_path / "out") == file_bytes(finished)
+
+
+class Nap:
+    """A job that waits."""
+
+    def run(self, reader, buffers):
+        time.sleep(0.05)
+
+
+def test_readers_are_added_while_they_wait():
+    readers = Readers([lambda: ThreadLane([])] * 8, at_first=1)
+    for future in [readers.submit(Nap()) for _ in range(40)]:
+        future.result()
+    readers.close()
+    assert readers.count == 1 and readers.running > 3
+    readers = Readers([lambda: ThreadLane([])] * 8, at_first=1)
+    readers.submit(Nap()).result()  # nothing is left over that others could do
+    readers.close()
+    assert readers.running == 1
+
+
+def test_the_same_bytes_by_more_readers(finished, audio_folder, run, tmp_path, file_bytes):
+    run(audio_folder, tmp_path / "out", readers=5)
+    assert file_bytes(tmp_path / "out") == file_bytes(finished)
+    with pytest.raises(InputError, match="readers is 5 and decoders is 2"):
+        run(audio_folder, tmp_path / "out", readers=5, decoders=2)
 
 
 @pytest.mark.slow

@@ -1,0 +1,85 @@
+"""Seconds out of a long Ogg file: the samples that a decoder gives that has all of it, from few of its bytes."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from tokenizer.audio_input.byte_source import FileBytes
+from tokenizer.audio_input.contents import BadAudio
+from tokenizer.audio_input.ogg_part import FarOgg, OggMap
+from tokenizer.audio_input.reader import AudioReader, examine
+
+SECONDS = 40
+
+
+class Counted(FileBytes):
+    def __init__(self, data):
+        super().__init__(io.BytesIO(data), len(data))
+        self.fetched = 0
+
+    def read_at(self, offset, size):
+        data = super().read_at(offset, size)
+        self.fetched += len(data)
+        return data
+
+
+def encoded(kind, rate):
+    wave = np.random.default_rng(0).normal(0, 0.1, SECONDS * rate)
+    wave *= np.sin(np.arange(len(wave)) / rate) ** 2  # so that bytes a second differ
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", rate, 1, format="OGG", subtype=kind) as sound:
+        for begin in range(0, len(wave), rate):
+            sound.write(wave[begin : begin + rate])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("OPUS", 48000), ("OPUS", 16000), ("VORBIS", 22050)])
+def test_parts_have_the_samples_of_the_whole(kind, rate):
+    data, rng = encoded(kind, rate), np.random.default_rng(1)
+    whole, far = AudioReader(Counted(data)), Counted(data)
+    contents, known = examine(Counted(data)), OggMap(far)
+    total = whole.frames()
+    cuts = [(0, rate), (total - rate, rate), (total - 10, 10)]
+    cuts += [(int(rng.integers(total - 4 * rate)), int(rng.integers(1, 4 * rate))) for _ in range(8)]
+    for start, frames in cuts:
+        expected = np.concatenate(list(whole.read(start, frames)))
+        found = np.concatenate(list(AudioReader(FarOgg(far, known), contents).read(start, frames)))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_last_page_of_vorbis():
+    """libsndfile itself seeks there to samples of elsewhere."""
+    whole = AudioReader(Counted(encoded("VORBIS", 22050)))
+    every = np.concatenate(list(whole.read()))
+    for left in (10, 3000):
+        np.testing.assert_array_equal(np.concatenate(list(whole.read(len(every) - left, left))), every[-left:])
+
+
+def test_few_bytes_are_fetched():
+    data = encoded("VORBIS", 48000)
+    far = Counted(data)
+    part = FarOgg(far, OggMap(far))
+    opened = far.fetched
+    found, end = part.part(20 * 48000, 5 * 48000, 48000)
+    assert end >= 25 * 48000 and len(found) < len(data) / 4
+    assert far.fetched - opened < len(data) / 3
+
+
+def test_a_lost_or_damaged_page_within_the_part_is_noticed():
+    data = encoded("VORBIS", 22050)
+    contents = examine(Counted(data))
+    middle = data.find(b"OggS", len(data) // 2)
+    after = data.find(b"OggS", middle + 1)
+    seconds = SECONDS * middle / len(data)
+    flipped = bytearray(data)
+    flipped[middle + 200] ^= 1
+    for damaged, word in (
+        (data[:middle] + data[after:], "1 Ogg pages are lost"),
+        (bytes(flipped), "no whole Ogg page"),
+    ):
+        far = Counted(damaged)
+        reader = AudioReader(FarOgg(far, OggMap(far)), contents)
+        with pytest.raises(BadAudio, match=word):
+            list(reader.read(int((seconds - 8) * 22050), 16 * 22050))
