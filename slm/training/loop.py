@@ -11,6 +11,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -82,17 +83,20 @@ def learn(
     seconds: float = math.inf,
     resume_from: int | None = None,
     wandb: str | None = None,
+    initial: Iterable[tuple[str, Tensor]] | None = None,
 ) -> Outcome:
     """Train a model until the steps, the patience or the time are over, or a signal comes.
 
     Args:
-        model: on its device, with the weights to start from; a checkpoint replaces them when resuming.
+        model: on its device, with the weights to start from; a checkpoint replaces them when resuming. With `initial`
+            on the meta device.
         vocabulary: the model's.
         objective: what is learnt.
         settings: the run's, with `bfloat16` resolved.
         folder: the run's.
         identity: of the data, which must be the same when resuming.
         device, ranks, show_progress, seconds, resume_from, wandb: see `slm.training.train.train`.
+        initial: with FSDP, names and full weights to start from, one after the other.
 
     Raises:
         InputError: the folder is in use or cannot be resumed, or a gradient is no longer finite.
@@ -107,7 +111,9 @@ def learn(
         leave_uncompiled()
         for layer in model.layers:
             layer.compile()
-    trainee = distribute(model, settings.parallel, ranks, settings.fsdp_replicas, settings.fsdp_bfloat16)
+    trainee = distribute(
+        model, settings.parallel, ranks, settings.fsdp_replicas, settings.fsdp_bfloat16, device, initial
+    )
     optimizer = Optimizers(trained(model).items(), settings, settings.learning_rate, in_layers)
     silent = ranks.rank > 0
     with (
@@ -162,7 +168,7 @@ def learn(
                     file=sys.stderr,
                 )
             if settings.sample_every and progress.step % settings.sample_every == 0:
-                weights, _ = separated(whole_weights(model), settings.lora_scale)
+                weights, _ = separated(whole_weights(model, ranks), settings.lora_scale)
                 if not silent:
                     place = folder.path / "samples" / f"step-{progress.step:06d}"
                     monitor.hear(progress.step, *objective.samples(weights, place, device))
