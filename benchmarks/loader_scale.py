@@ -6,8 +6,8 @@ Writes one real shard of random codes and links it as often as there are to be s
 disk (and all of it is in the page cache). Each process opens the dataset, makes the batches of 64 x 2,048 tokens that
 its rank has, and crosses into the second epoch; with several processes all run at the same time, as the ranks of one
 machine do. Beside seconds by the clock stand those of processor time ("cpu"). Memory is by share (Pss: a page that n
-processes have counts 1/n in each), that of the process alone, and the most there was at any time, shared pages too.
-Run twice: the first time an index may be made and kept (XDG_CACHE_HOME, in SCRATCH here).
+processes have counts 1/n in each) and that of the process alone (dirty private pages), at the end. Run
+twice: the first time an index may be made and kept (XDG_CACHE_HOME, in SCRATCH here).
 `PYTHONPATH=OTHER_CHECKOUT` measures another version.
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -92,7 +91,6 @@ def measure(tokens: Path, rank: int, processes: int, batches: int) -> dict[str, 
     }
     found["memory by share (Pss), GB"] = sizes["Pss"]
     found["memory of its own, GB"] = sizes["Private_Dirty"]
-    found["most at any time (RSS), GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return found
 
 

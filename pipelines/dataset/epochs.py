@@ -60,7 +60,8 @@ def shuffled(count: int, *key: int) -> np.ndarray:
     bits = min(8, max(0, (count // AT_ONCE).bit_length()))
     if not bits:
         return np.argsort(words, kind="stable").astype(np.uint32)
-    ranges, order, filled = (words >> np.uint64(64 - bits)).astype(np.uint8), np.empty(count, np.uint32), 0
+    ranges, order, filled = np.empty(count, np.uint8), np.empty(count, np.uint32), 0
+    np.right_shift(words, np.uint64(64 - bits), out=ranges, casting="unsafe")
     for number in range(1 << bits):
         members = np.flatnonzero(ranges == number)
         order[filled : filled + len(members)] = members[np.argsort(words[members], kind="stable")]

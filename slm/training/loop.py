@@ -114,7 +114,7 @@ def learn(
     trainee = distribute(
         model, settings.parallel, ranks, settings.fsdp_replicas, settings.fsdp_bfloat16, device, initial
     )
-    optimizer = Optimizers(trained(model).items(), settings, settings.learning_rate, in_layers)
+    optimizer = Optimizers(trained(model).items(), settings, settings.learning_rate, in_layers, ranks)
     silent = ranks.rank > 0
     with (
         folder.begin(model, optimizer, identity, resume_from) as progress,

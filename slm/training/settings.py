@@ -159,10 +159,6 @@ class TrainSettings:
                 raise InputError(
                     f"train.{option.name} is {getattr(self, option.name)!r}; expected one of {', '.join(choices)}"
                 )
-        if self.optimizer == "muon" and self.parallel == "fsdp":
-            raise InputError(
-                "train.optimizer muon needs whole matrices; expected train.parallel ddp, or train.optimizer adamw"
-            )
         if self.fsdp_replicas != 1 and self.parallel != "fsdp":
             raise InputError(
                 f"train.fsdp_replicas is {self.fsdp_replicas}, but train.parallel {self.parallel}; expected fsdp, or 1"
