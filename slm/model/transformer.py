@@ -272,6 +272,11 @@ class LanguageModel(nn.Module):
             return self.lm_head.summed_loss(hidden, targets)
         return summed_cross_entropy(hidden, self.lm_head.weight, targets)
 
+    def compile_whole(self, **options: Any) -> None:
+        """Compile embedding, layers and last norm as one graph; the mask and the loss stay outside. For `options` see
+        `torch.compile`."""
+        self._hidden = torch.compile(self._hidden, **options)  # type: ignore[method-assign]
+
     def stored_weights(self) -> dict[str, Tensor]:
         """The weights to store in a file: all but a tied head, which is the embedding."""
         weights = dict(self.state_dict())

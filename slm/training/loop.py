@@ -25,7 +25,7 @@ from slm.training.checkpoints.run_folder import RunFolder
 from slm.training.lora import separated
 from slm.training.parallel import distribute, settle, whole_weights
 from slm.training.prefetch import Batches, Prefetched
-from slm.training.settings import TrainSettings
+from slm.training.settings import WHOLE, TrainSettings
 from slm.training.spikes import Spikes
 from slm.training.steps import StepLoss, in_layers, train_step
 from slm.training.utilisation import flops_per_token, peak_flops
@@ -109,8 +109,11 @@ def learn(
     model.recompute = settings.recompute
     if settings.compiles_on(device):
         leave_uncompiled()
-        for layer in model.layers:
-            layer.compile()
+        if settings.compile == WHOLE:
+            model.compile_whole()
+        else:
+            for layer in model.layers:
+                layer.compile()
     trainee = distribute(
         model, settings.parallel, ranks, settings.fsdp_replicas, settings.fsdp_bfloat16, device, initial
     )

@@ -68,11 +68,14 @@ def sharded_start(
     its weights one after the other. None of them is in memory whole for longer than it takes to keep a shard of it.
 
     The weights are the same: random ones are drawn on the CPU, in the same order, also where the shards are on a GPU,
-    which would draw other numbers. Arguments and errors are those of `starting_model`.
+    which would draw other numbers. There are none to resume from a checkpoint. Arguments and errors are those of
+    `starting_model`.
     """
     torch.manual_seed(settings.seed)
     model = without_weights(config, vocabulary, draw=True)
-    if init_from is not None and not resume:
+    if resume:
+        return model, ()
+    if init_from is not None:
         weights, _ = warm_weights(model, vocabulary, init_from, settings.seed, related_codec)
         return model, weights.items()
     generator = torch.Generator()
