@@ -111,7 +111,6 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(tokens), model(tokens))
 
 
-@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 def test_embedding_layers_and_norm_are_one_graph_with_the_same_gradients(recompute):
@@ -130,6 +129,7 @@ def test_embedding_layers_and_norm_are_one_graph_with_the_same_gradients(recompu
     torch.testing.assert_close(gradients(), expected, **TOLERANCE)
 
 
+@pytest.mark.parametrize("tied", [True, False])
 def test_parameter_names_are_those_of_llama(tied):
     model = LanguageModel(dataclasses.replace(CONFIG, layers=1, tied_embeddings=tied), VOCABULARY_SIZE)
     assert (model.lm_head.weight is model.embed_tokens.weight) == tied
