@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--float32", action="store_true", help="instead of bfloat16 autocast")
     parser.add_argument("--compile", action="store_true", help="compile the layers of ours, and all of the other")
+    parser.add_argument("--whole", action="store_true", help="with --compile: ours as one graph too")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     config, settings = read_settings(args.config, {})
@@ -68,7 +69,9 @@ def main() -> None:
     theirs.load_state_dict({f"model.{name}": t for name, t in state.items()} | {"lm_head.weight": head})
     theirs.to(args.device).train()
     if args.compile:
-        for layer in ours.layers:
+        if args.whole:
+            ours.compile_whole()
+        for layer in () if args.whole else ours.layers:
             layer.compile()
         theirs.compile()
 

@@ -70,7 +70,7 @@ def load_lm(name_or_path: str | Path, device: str | torch.device = "cpu") -> tup
         raise InputError(
             f"{folder}: config.json says {config.layers} layers, model.safetensors has fewer; copy it again"
         )
-    check_fit(_without_weights(config, vocabulary), weights, folder / "model.safetensors")  # before memory is taken
+    check_fit(without_weights(config, vocabulary), weights, folder / "model.safetensors")  # before memory is taken
     return model_of(config, vocabulary, weights, device), vocabulary
 
 
@@ -78,10 +78,8 @@ def model_of(
     config: ModelConfig, vocabulary: Vocabulary, weights: dict[str, Tensor], device: str | torch.device
 ) -> LanguageModel:
     """A model for generation in evaluation mode and float32, from weights that fit its configuration."""
-    model = _without_weights(config, vocabulary)
-    model.to_empty(device=device)
-    if config.tied_embeddings:
-        model.lm_head.weight = model.embed_tokens.weight
+    model = without_weights(config, vocabulary)
+    materialise(model, device)
     copy_weights(model, weights)
     return model.eval().requires_grad_(False)
 
@@ -90,15 +88,39 @@ class _NoInitialisation(TorchFunctionMode):
     """Skips `torch.nn.init`, which on the meta device would import torch._dynamo: seconds of loading time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
-            return (kwargs or {}).get("tensor", *args[:1])
-        return func(*args, **(kwargs or {}))
+            return self._initialised(kwargs.get("tensor", *args[:1]), func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _initialised(self, tensor: Tensor, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        return tensor
 
 
-def _without_weights(config: ModelConfig, vocabulary: Vocabulary) -> LanguageModel:
-    """A model on the meta device: names and shapes, without memory and random numbers."""
-    with torch.device("meta"), _NoInitialisation():
+class _DrawnAside(_NoInitialisation):
+    """Draws the random numbers of `torch.nn.init` into tensors on the CPU that are dropped one after the other, so that
+    the random state is afterwards that of a model with weights."""
+
+    def _initialised(self, tensor: Tensor, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        aside = torch.empty(tensor.shape, device="cpu")
+        func(
+            *(aside if value is tensor else value for value in args),
+            **{**kwargs, **({"tensor": aside} if "tensor" in kwargs else {})},
+        )
+        return tensor
+
+
+def without_weights(config: ModelConfig, vocabulary: Vocabulary, draw: bool = False) -> LanguageModel:
+    """A model on the meta device: names and shapes, without memory, and unless `draw` without random numbers."""
+    with torch.device("meta"), _DrawnAside() if draw else _NoInitialisation():
         return LanguageModel(config, vocabulary.size, vocabulary.pieces)
+
+
+def materialise(model: LanguageModel, device: str | torch.device) -> None:
+    """Give a model on the meta device, or the shards of one, memory with arbitrary content."""
+    model.to_empty(device=device)
+    if model.config.tied_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
 
 
 def locate(name: str) -> Path:

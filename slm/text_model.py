@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.dataset.batches import shuffled
+from pipelines.dataset.epochs import shuffled
 from tokenizer.errors import InputError
 from tokenizer.files import write_atomically
 

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from pipelines.dataset.epochs import Epoch, shuffled
 from tokenizer.errors import InputError
 
 EPOCHS_HELD = 2  # a row can begin in one epoch and end in the next
@@ -95,7 +96,7 @@ class PackedBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        # 4 bytes a cut: an epoch of 10^8 takes 1.2 GB, order and ends together.
+        # 4 bytes a cut for each of the cuts, their tokens and the epoch's order.
         self._cuts = np.arange(len(dataset.lengths), dtype=np.uint32) if cuts is None else cuts.astype(np.uint32)
         if len(self._cuts) == 0:
             raise InputError("the dataset has no cuts to make batches of; tokenize some audio first")
@@ -105,9 +106,9 @@ class PackedBatches:
         self._seed = seed
         self._rows, self._rank, self._world_size = rows, rank, world_size
         ranks_rows(rows, 0, rank, world_size)  # refuses what cannot be divided before the first step
-        self._document_tokens = framing.lengths(dataset)[self._cuts]
+        self._document_tokens = framing.lengths(dataset)[self._cuts].astype(np.uint32)
         self.tokens_per_epoch = int(self._document_tokens.sum())
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._epochs: dict[int, Epoch] = {}
 
     @property
     def documents_per_epoch(self) -> int:
@@ -129,6 +130,9 @@ class PackedBatches:
 
     def rows(self, first: int, last: int) -> Batch:
         """Rows first .. last - 1 of the stream."""
+        earlier = [epoch for epoch in self._epochs if epoch < self._place(first * self.row_tokens)[0]]
+        for epoch in earlier:  # rows are usually asked for in order
+            del self._epochs[epoch]
         # One block, which the allocator keeps from step to step; three would be returned and page-faulted in again.
         batch = Batch(*np.empty((3, last - first, self.row_tokens + 1), np.int64))
         at_once = max(1, TOKENS_AT_ONCE // self.row_tokens)
@@ -150,27 +154,24 @@ class PackedBatches:
     def _stretches(self, start: int, count: int) -> Iterator[Batch]:
         """The stream's tokens [start, start + count), epoch by epoch, each field one-dimensional."""
         while count:
-            epoch, offset = self._place(start)
-            order, ends = self._epoch(epoch)
-            end = min(offset + count, int(ends[-1]))
-            first, last = (int(np.searchsorted(ends, token, side="right")) for token in (offset, end - 1))
-            begins = np.concatenate([ends[first - 1 : first] if first else [0], ends[first:last]])
+            number, offset = self._place(start)
+            epoch = self._epoch(number)
+            end = min(offset + count, epoch.tokens)
+            first, documents, begins = epoch.documents(offset, end)
             shown = np.diff(np.append(begins, end).clip(offset))  # tokens of each document that lie in the stretch
-            ids = self._documents(epoch).ids(self._dataset, order[first : last + 1])
+            ids = self._documents(number).ids(self._dataset, self._cuts[documents])
             ids = ids[offset - begins[0] :][: end - offset]
-            documents = np.repeat(np.arange(first, last + 1) + epoch * len(order), shown)
+            numbers = np.repeat(np.arange(first, first + len(documents)) + number * len(epoch), shown)
             positions = np.arange(end - offset, dtype=np.int32)
             positions -= np.repeat((begins - offset).astype(np.int32), shown)
-            yield Batch(ids, documents, positions)
+            yield Batch(ids, numbers, positions)
             start, count = start + end - offset, count - (end - offset)
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The cuts of an epoch in order, and where in the epoch each document ends."""
+    def _epoch(self, epoch: int) -> Epoch:
         if epoch not in self._epochs:
-            order = shuffled(len(self._cuts), self._seed, epoch)
             if len(self._epochs) == EPOCHS_HELD:
                 del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = self._cuts[order], np.cumsum(self._tokens(epoch)[order])
+            self._epochs[epoch] = Epoch(self._tokens(epoch).astype(np.uint32, copy=False), self._seed, epoch)
         return self._epochs[epoch]
 
     # The next three are the same in each epoch here; a subclass may have other documents in each.
@@ -197,15 +198,6 @@ def ranks_rows(rows: int, step: int, rank: int, world_size: int) -> tuple[int, i
     return first, first + rows // world_size
 
 
-def shuffled(count: int, *key: int) -> np.ndarray:
-    """A permutation of 0 .. count - 1 that depends on the key alone.
-
-    By sorting raw random words: numpy promises that they stay the same in later versions, but not its `permutation`.
-    """
-    words = np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
-    return np.argsort(words, kind="stable")
-
-
 def split_held_out(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut numbers for training and for validation, each sorted: `fraction` of them, at least one, is held out.
 
@@ -215,5 +207,5 @@ def split_held_out(count: int, fraction: float, seed: int) -> tuple[np.ndarray, 
     if count < 2:
         raise InputError(f"the dataset has {count} cuts: too few to hold one out for validation; give more audio")
     held_out = min(count - 1, max(1, round(count * fraction)))
-    order = shuffled(count, seed, 0, HELD_OUT_STREAM)
+    order = shuffled(count, seed, 0, HELD_OUT_STREAM).astype(np.int64)
     return np.sort(order[held_out:]), np.sort(order[:held_out])

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.dataset.batches import Batch, PackedBatches, ranks_rows, shuffled
+from pipelines.dataset.batches import Batch, PackedBatches, ranks_rows
+from pipelines.dataset.epochs import shuffled
 from tokenizer.errors import InputError
 from tokenizer.parsed import read_yaml_file
 

@@ -2,13 +2,13 @@
 
 Opening reads `dataset.json` and the per-shard index (16 bytes per cut), or for many shards one joined index
 (`pipelines.dataset.joined_index`); tokens are read from memory-mapped files, the tars or the packed ones, so a corpus
-of any size opens in bounded memory. Files behind a URL are first downloaded into a local cache: the index when the
-dataset is opened, a shard when one of its cuts is read. Threads may read from one dataset at the same time.
+of any size opens in bounded memory. Where there are more tars than can be mapped, the others are read cut by cut. Files
+behind a URL are first downloaded into a local cache: the index when the dataset is opened, a shard when one of its cuts
+is read. Threads may read from one dataset at the same time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.dataset.cache import CachedDataset, MissingFile
-from pipelines.dataset.joined_index import JoinedIndex, OpenedFolder, identity_of, is_large
+from pipelines.dataset.joined_index import JoinedIndex, JoinedShards, OpenedFolder, identity_of, is_large
 from pipelines.dataset.kept import Arrays, kept_arrays
 from pipelines.dataset.mapped_shards import PackedCodes, TarShard, mappable
+from pipelines.dataset.open_files import most_mapped
 from pipelines.format.description import CodecEntry, Description, read_description
 from pipelines.format.layout import Layout
 from pipelines.format.member_ids import original_id
@@ -29,33 +30,10 @@ from pipelines.sources.cuts import read_json_lines
 from pipelines.storage.folders import Folder, RemotePath, dataset_folder
 from tokenizer.errors import InputError
 
-MOST_MAPPED = 49_152  # shards mapped at a time: Linux allows a process 65,530 maps
-FILES_LEFT = 8_192  # file descriptors that are left for others
 ITEM = 2  # bytes of a token
 KEPT_FROM = 100_000  # cuts: what is read from all files of cuts of so many is kept
 PARSED_SHARDS = 4  # shards whose cut ids are held at a time
-
-
-def most_mapped() -> int:
-    """Shards to map at a time: each holds a file descriptor, and some are left for others.
-
-    The soft limit of open files, often 1,024, is raised as far as the hard one allows.
-    """
-    try:
-        import resource
-    except ImportError:  # Windows, which has no such limit
-        return MOST_MAPPED
-    files, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_MAPPED + FILES_LEFT
-    if files != resource.RLIM_INFINITY and files < wanted:
-        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
-            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_MAPPED if files == resource.RLIM_INFINITY else min(MOST_MAPPED, max(files // 2, files - FILES_LEFT))
-
-
-MAPPED_SHARDS = most_mapped()
+MAPPED_SHARDS = most_mapped()  # shards mapped at a time
 
 
 class TokenDataset:
@@ -93,6 +71,7 @@ class TokenDataset:
         self._ids: OrderedDict[int, list[str]] = OrderedDict()
         self._shards: Sequence[TarShard | PackedCodes]
         self._remotes: Sequence[CachedDataset | None]  # of each shard
+        self._unmapped: JoinedShards | None = None  # reads tars without a map
         places = [dataset_folder(str(folder)) for folder in folders]
         on_disk = [place for place in places if isinstance(place, Path)]
         self._local: list[Path] = []  # where the `dataset.json` of each folder is
@@ -104,6 +83,8 @@ class TokenDataset:
             self._shards, self._remotes = joined.shards, [None] * len(joined.shards)
             counts, folder_shards = joined.counts, joined.folder_shards
             self._packed = joined.shards.packed
+            if len(joined.shards) > MAPPED_SHARDS and not self._packed.any():
+                self._unmapped = joined.shards
             self.lengths, self._begins = joined.lengths, joined.begins
         else:
             all_shards: list[TarShard | PackedCodes] = []
@@ -209,7 +190,7 @@ class TokenDataset:
         any_packed, bits = bool(packed.any()), self.codec_entry.bits_per_token
         sizes = np.where(packed, group_bytes(lengths, bits), ITEM * lengths) if any_packed else ITEM * lengths
         pieces = [
-            maps[shard][begin:end]
+            maps[shard][begin:end] if shard in maps else self._read(shard, begin, end)
             for shard, begin, end in zip(shards.tolist(), begins.tolist(), (begins + sizes).tolist(), strict=True)
         ]
         if any_packed:
@@ -219,12 +200,20 @@ class TokenDataset:
                 pieces[i] = codes
         return pieces
 
+    def _read(self, shard: int, begin: int, end: int) -> memoryview:
+        assert self._unmapped is not None
+        return self._unmapped.read(shard, begin, end)
+
     def _mapped(self, shards: set[int]) -> dict[int, memoryview]:
-        """The maps of some shards; remote files that are missing are downloaded first, many at a time."""
+        """The maps of some shards, without those that are to be read unmapped; remote files that are missing are
+        downloaded first, many at a time."""
         with self._lock:
             return self._mapped_alone(shards)
 
     def _mapped_alone(self, shards: set[int]) -> dict[int, memoryview]:
+        if self._unmapped is not None:  # a map would leave before it is used again
+            room = MAPPED_SHARDS - len(self._maps)
+            shards = {shard for shard in shards if shard in self._maps or (room := room - 1) >= 0}
         missing = [shard for shard in shards if shard not in self._maps]
         for remote in {id(found): found for shard in missing if (found := self._remotes[shard])}.values():
             own = [self._shards[shard] for shard in missing if self._remotes[shard] is remote]

@@ -12,7 +12,7 @@ import numpy as np
 import soxr
 import torch
 
-from pipelines.dataset.batches import shuffled
+from pipelines.dataset.epochs import shuffled
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.evaluation.clips import Clip
 from pipelines.evaluation.evaluate import Sounds

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.dataset.batches import shuffled
+from pipelines.dataset.epochs import shuffled
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.generation.generate import Sampling, generate
 from slm.model.transformer import LanguageModel

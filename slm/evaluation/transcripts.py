@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.dataset.batches import shuffled
+from pipelines.dataset.epochs import shuffled
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.generation.generate import Sampling
 from slm.generation.spoken_text import transcribe

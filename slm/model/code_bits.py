@@ -57,12 +57,11 @@ class BitEmbedding(nn.Module):
         return torch.where(is_code[..., None], bits @ self.weight[FIRST_CODE:first_row], F.embedding(rows, self.weight))
 
 
-@torch.no_grad()
-def begin_as_bits(table: nn.Embedding, pieces: int = 0) -> None:
+def begin_as_bits(table: Tensor, pieces: int = 0, generator: torch.Generator | None = None) -> None:
     """Initialise the codes of a table [V, D] with a random projection of their bits, at the table's scale."""
-    bits = bits_of(table.num_embeddings - FIRST_CODE - pieces)
-    vectors = torch.randn(bits, table.embedding_dim) * table.weight.std()
-    table.weight[FIRST_CODE : FIRST_CODE + 2**bits] = signs(torch.arange(2**bits), bits) @ vectors
+    bits = bits_of(len(table) - FIRST_CODE - pieces)
+    vectors = torch.randn(bits, table.shape[1], generator=generator, device="cpu") * table.std()
+    table[FIRST_CODE : FIRST_CODE + 2**bits] = signs(torch.arange(2**bits, device="cpu"), bits) @ vectors
 
 
 class BitGroupHead(nn.Module):

@@ -10,6 +10,7 @@ itself, in training and in generation. So an endless session never leaves the le
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -205,20 +206,33 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         if config.tied_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        self._initialise(pieces)
+        self._pieces = pieces
+        if not self.norm.weight.is_meta:  # else the weights come later: from a file, or shard by shard
+            with torch.no_grad():
+                for name, values in self.initial_weights():
+                    self.get_parameter(name).copy_(values)
 
-    def _initialise(self, pieces: int) -> None:
-        if self.norm.weight.is_meta:  # the weights will be read from a file
-            return
-        # Smaller weights into the residual stream keep its variance from growing with depth.
+    def initial_weights(self, generator: torch.Generator | None = None) -> Iterator[tuple[str, Tensor]]:
+        """The weights that a new model has, one after the other, by the names of `stored_weights`: float32 on the CPU.
+
+        Args:
+            generator: of the CPU; None: the default one.
+        """
+        table = None
         for name, parameter in self.named_parameters():
+            values = torch.ones(parameter.shape, device="cpu")
             if parameter.dim() == 2:
+                # Smaller weights into the residual stream keep its variance from growing with depth.
                 into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 scale = 1 / math.sqrt(2 * self.config.layers) if into_residual else 1.0
-                nn.init.normal_(parameter, std=0.02 * scale)
-        if self.config.code_embedding == "table_from_bits":
-            assert isinstance(self.embed_tokens, nn.Embedding)
-            begin_as_bits(self.embed_tokens, pieces)
+                values.normal_(std=0.02 * scale, generator=generator)
+            if name == "embed_tokens.weight" and self.config.code_embedding == "table_from_bits":
+                table = values  # its bits' vectors are drawn last
+            else:
+                yield name, values
+        if table is not None:
+            begin_as_bits(table, self._pieces, generator)
+            yield "embed_tokens.weight", table
 
     def forward(
         self,
@@ -257,6 +271,11 @@ class LanguageModel(nn.Module):
         if isinstance(self.lm_head, BitGroupHead):
             return self.lm_head.summed_loss(hidden, targets)
         return summed_cross_entropy(hidden, self.lm_head.weight, targets)
+
+    def compile_whole(self, **options: Any) -> None:
+        """Compile embedding, layers and last norm as one graph; the mask and the loss stay outside. For `options` see
+        `torch.compile`."""
+        self._hidden = torch.compile(self._hidden, **options)  # type: ignore[method-assign]
 
     def stored_weights(self) -> dict[str, Tensor]:
         """The weights to store in a file: all but a tied head, which is the embedding."""

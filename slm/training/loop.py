@@ -11,6 +11,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +25,7 @@ from slm.training.checkpoints.run_folder import RunFolder
 from slm.training.lora import separated
 from slm.training.parallel import distribute, settle, whole_weights
 from slm.training.prefetch import Batches, Prefetched
-from slm.training.settings import TrainSettings
+from slm.training.settings import WHOLE, TrainSettings
 from slm.training.spikes import Spikes
 from slm.training.steps import StepLoss, in_layers, train_step
 from slm.training.utilisation import flops_per_token, peak_flops
@@ -82,17 +83,20 @@ def learn(
     seconds: float = math.inf,
     resume_from: int | None = None,
     wandb: str | None = None,
+    initial: Iterable[tuple[str, Tensor]] | None = None,
 ) -> Outcome:
     """Train a model until the steps, the patience or the time are over, or a signal comes.
 
     Args:
-        model: on its device, with the weights to start from; a checkpoint replaces them when resuming.
+        model: on its device, with the weights to start from; a checkpoint replaces them when resuming. With `initial`
+            on the meta device.
         vocabulary: the model's.
         objective: what is learnt.
         settings: the run's, with `bfloat16` resolved.
         folder: the run's.
         identity: of the data, which must be the same when resuming.
         device, ranks, show_progress, seconds, resume_from, wandb: see `slm.training.train.train`.
+        initial: with FSDP, names and full weights to start from, one after the other.
 
     Raises:
         InputError: the folder is in use or cannot be resumed, or a gradient is no longer finite.
@@ -105,10 +109,15 @@ def learn(
     model.recompute = settings.recompute
     if settings.compiles_on(device):
         leave_uncompiled()
-        for layer in model.layers:
-            layer.compile()
-    trainee = distribute(model, settings.parallel, ranks, settings.fsdp_replicas, settings.fsdp_bfloat16)
-    optimizer = Optimizers(trained(model).items(), settings, settings.learning_rate, in_layers)
+        if settings.compile == WHOLE:
+            model.compile_whole()
+        else:
+            for layer in model.layers:
+                layer.compile()
+    trainee = distribute(
+        model, settings.parallel, ranks, settings.fsdp_replicas, settings.fsdp_bfloat16, device, initial
+    )
+    optimizer = Optimizers(trained(model).items(), settings, settings.learning_rate, in_layers, ranks)
     silent = ranks.rank > 0
     with (
         folder.begin(model, optimizer, identity, resume_from) as progress,
@@ -162,7 +171,7 @@ def learn(
                     file=sys.stderr,
                 )
             if settings.sample_every and progress.step % settings.sample_every == 0:
-                weights, _ = separated(whole_weights(model), settings.lora_scale)
+                weights, _ = separated(whole_weights(model, ranks), settings.lora_scale)
                 if not silent:
                     place = folder.path / "samples" / f"step-{progress.step:06d}"
                     monitor.hear(progress.step, *objective.samples(weights, place, device))

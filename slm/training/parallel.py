@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -11,22 +12,33 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from slm.checkpoint import materialise
 from slm.model.transformer import LanguageModel
 from tokenizer.errors import InputError
 from tokenizer.runs.ranks import Ranks
 
 
-def distribute(model: LanguageModel, how: str, ranks: Ranks, replicas: int = 1, bfloat16: bool = False) -> nn.Module:
+def distribute(
+    model: LanguageModel,
+    how: str,
+    ranks: Ranks,
+    replicas: int = 1,
+    bfloat16: bool = False,
+    device: str = "cpu",
+    initial: Iterable[tuple[str, Tensor]] | None = None,
+) -> nn.Module:
     """The module to call in training. The model itself is what is saved.
 
     Gradients are averaged over the processes.
 
     Args:
-        model: the same in every process, on its device. With "fsdp" its parameters become shards.
+        model: the same in every process, on the device or the meta device. With "fsdp" its parameters become shards.
         how: "ddp" or "fsdp"; unused with one process.
         ranks: this process and the number of processes.
         replicas: with "fsdp", groups of processes that hold all shards each; between them gradients are averaged.
         bfloat16: with "fsdp", gather the layers' weights in bfloat16; the residual stream stays float32.
+        device: of this process.
+        initial: names and full weights of a model on the meta device, which are read one after the other.
 
     Raises:
         InputError: the processes cannot be divided into as many groups.
@@ -39,7 +51,7 @@ def distribute(model: LanguageModel, how: str, ranks: Ranks, replicas: int = 1, 
         raise InputError(
             f"train.fsdp_replicas is {replicas}, which does not divide {ranks.world} processes; give a divisor of them"
         )
-    kind, shards = model.embed_tokens.weight.device.type, ranks.world // replicas
+    kind, shards = torch.device(device).type, ranks.world // replicas
     if replicas > 1:
         mesh = init_device_mesh(kind, (replicas, shards), mesh_dim_names=("replicate", "shard"))
     else:
@@ -50,6 +62,9 @@ def distribute(model: LanguageModel, how: str, ranks: Ranks, replicas: int = 1, 
     for layer in model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
+    if initial is not None:
+        materialise(model, device)
+        load_weights(model, initial)
     return model
 
 
@@ -63,8 +78,9 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: LanguageModel, copied: bool = False) -> dict[str, Tensor]:
-    """The full weights that a file holds, on the CPU. With FSDP all processes must call this together.
+def whole_weights(model: LanguageModel, ranks: Ranks, copied: bool = False) -> dict[str, Tensor]:
+    """The full weights that a file holds, on the CPU, for the first process; none for the others, which with FSDP must
+    call this too.
 
     Weights of a model on the CPU are the model's own tensors, unless they are to be `copied`.
     """
@@ -72,15 +88,17 @@ def whole_weights(model: LanguageModel, copied: bool = False) -> dict[str, Tenso
     found = {}
     for name, tensor in model.stored_weights().items():
         is_own = tensor.device.type == "cpu" and not isinstance(tensor, DTensor)
-        found[name] = whole(tensor.detach()).to("cpu", copy=copied and is_own)
+        gathered = whole(tensor.detach())
+        if not ranks.rank:
+            found[name] = gathered.to("cpu", copy=copied and is_own)
     return found
 
 
-def load_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
-    """Copy full weights that fit, of all or some parameters, into a model or this process's shards of it."""
+def load_weights(model: LanguageModel, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy full weights that fit, of all or some parameters by name, into a model or this process's shards of it."""
     stored = model.stored_weights()
     with torch.no_grad():
-        for name, values in weights.items():
+        for name, values in weights:
             tensor = stored[name]
             if isinstance(tensor, DTensor):
                 mesh, placements = tensor.device_mesh, tensor.placements

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lm"
 
+WHOLE = "whole"  # for the setting `compile`
+
 
 def setting(help: str, default: Any = MISSING, choices: tuple[str, ...] = ()) -> Any:
     """A field with its text for `train-lm --help`. Fields without a default are required in every YAML file."""
@@ -76,7 +78,9 @@ class TrainSettings:
         False,
     )
     compile: bool | str = setting(
-        "compile the layers (torch.compile): a slow first step, then faster ones (auto, in a config: on CUDA)", "auto"
+        "compile the layers (torch.compile): a slow first step, then faster ones (in a config also auto: on CUDA, and "
+        "whole: embedding, layers and last norm as one graph)",
+        "auto",
     )
     recompute: bool = setting("recompute layers in the backward pass: less memory, more computation", False)
     keep_every: int = setting("also keep the checkpoints of the steps that are multiples of this; 0: none", 0)
@@ -119,8 +123,13 @@ class TrainSettings:
             if isinstance(value, float) and not (math.isfinite(value) or unbounded):
                 raise InputError(f"train.{option.name} is {value}; expected a finite number")
         check_bfloat16(self.bfloat16, "train.bfloat16")
-        if not isinstance(self.compile, bool) and self.compile != AUTO:
-            raise InputError(f"train.compile is {self.compile!r}; expected true, false or {AUTO}")
+        if not isinstance(self.compile, bool) and self.compile not in (AUTO, WHOLE):
+            raise InputError(f"train.compile is {self.compile!r}; expected true, false, {AUTO} or {WHOLE}")
+        if self.compile == WHOLE and self.parallel == "fsdp":
+            raise InputError(
+                f"train.compile is {WHOLE}, but with train.parallel fsdp every layer gathers its weights by itself; "
+                "expected true, or ddp"
+            )
         positive = (
             "steps rows rows_at_once row_tokens learning_rate clip_norm validate_every validation_rows save_every "
             "keep_checkpoints lora_scale dpo_beta fsdp_replicas"
@@ -159,10 +168,6 @@ class TrainSettings:
                 raise InputError(
                     f"train.{option.name} is {getattr(self, option.name)!r}; expected one of {', '.join(choices)}"
                 )
-        if self.optimizer == "muon" and self.parallel == "fsdp":
-            raise InputError(
-                "train.optimizer muon needs whole matrices; expected train.parallel ddp, or train.optimizer adamw"
-            )
         if self.fsdp_replicas != 1 and self.parallel != "fsdp":
             raise InputError(
                 f"train.fsdp_replicas is {self.fsdp_replicas}, but train.parallel {self.parallel}; expected fsdp, or 1"
@@ -186,7 +191,7 @@ class TrainSettings:
             raise InputError(f"train.rows {self.rows} must be a multiple of train.rows_at_once {self.rows_at_once}")
 
     def compiles_on(self, device: str) -> bool:
-        """Whether the layers are compiled on a torch device."""
+        """Whether the model is compiled on a torch device."""
         return device.startswith("cuda") if self.compile == AUTO else bool(self.compile)
 
     @property

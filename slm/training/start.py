@@ -1,13 +1,17 @@
-"""The model that a run starts from: random weights or another model's, and adapters if it has some."""
+"""The model that a run starts from: random weights or another model's, whole or shard by shard, and its adapters."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterable
 
+import torch
+from torch import Tensor
+
+from slm.checkpoint import without_weights
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.training.lora import add_adapters, fingerprint
 from slm.training.settings import TrainSettings
-from slm.training.warm_start import warm_start
+from slm.training.warm_start import warm_start, warm_weights
 from slm.vocabulary import Vocabulary
 from tokenizer.errors import InputError
 
@@ -50,3 +54,30 @@ def starting_model(
     if settings.lora:
         add_adapters(model, settings.lora, settings.lora_layers, settings.lora_scale, settings.seed)
     return model, start
+
+
+def sharded_start(
+    config: ModelConfig,
+    vocabulary: Vocabulary,
+    settings: TrainSettings,
+    init_from: str | None,
+    related_codec: bool = False,
+    resume: bool = False,
+) -> tuple[LanguageModel, Iterable[tuple[str, Tensor]]]:
+    """The model of `starting_model`, without adapters, for processes that hold a shard each: on the meta device, and
+    its weights one after the other. None of them is in memory whole for longer than it takes to keep a shard of it.
+
+    The weights are the same: random ones are drawn on the CPU, in the same order, also where the shards are on a GPU,
+    which would draw other numbers. There are none to resume from a checkpoint. Arguments and errors are those of
+    `starting_model`.
+    """
+    torch.manual_seed(settings.seed)
+    model = without_weights(config, vocabulary, draw=True)
+    if resume:
+        return model, ()
+    if init_from is not None:
+        weights, _ = warm_weights(model, vocabulary, init_from, settings.seed, related_codec)
+        return model, weights.items()
+    generator = torch.Generator()
+    generator.set_state(torch.get_rng_state())
+    return model, model.initial_weights(generator)

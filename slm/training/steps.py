@@ -78,8 +78,9 @@ def train_step(
     """
     torch.manual_seed(settings.seed * 1_000_003 + step + (ranks.rank << 52))  # dropout; 2^52 is above all such seeds
     device = next(trainee.parameters()).device
-    # The mean over processes, because gradients are averaged too.
-    counted = torch.tensor(float(objective.count(batch)), device=device)
+    # The mean over processes, because gradients are averaged too. In the CPU's memory: reading it from a GPU would wait
+    # for the optimizer's step before, while nothing is queued behind it.
+    counted = torch.tensor(float(objective.count(batch)))
     items = max(1.0, float(ranks.mean(counted)))  # 0 if all rows lie inside documents with text
     optimizer.zero_grad()
     total = torch.zeros((), dtype=torch.float64, device=device)

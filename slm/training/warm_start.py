@@ -29,17 +29,26 @@ FREE = {"context", "dropout"}  # fields that no weight depends on
 
 
 def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: int, related_codec: bool = False) -> bool:
-    """Fill a new model with the weights of another.
+    """Fill a new model with the weights of another. Arguments, result and errors are those of `warm_weights`."""
+    weights, is_whole = warm_weights(model, vocabulary, name, seed, related_codec)
+    copy_weights(model, weights)
+    return is_whole
+
+
+def warm_weights(
+    model: LanguageModel, vocabulary: Vocabulary, name: str, seed: int, related_codec: bool = False
+) -> tuple[dict[str, Tensor], bool]:
+    """The weights of another model for a new one. Those that are not drawn anew stay in their file until they are read.
 
     Args:
-        model: its configuration must equal the other's, except `context` and `dropout`.
+        model: its configuration must equal the other's, except `context` and `dropout`; it may be on the meta device.
         vocabulary: the new model's.
         name: a folder in transformers' layout (one or several safetensors files), or a name for `load_lm`.
         seed: of the random rows.
         related_codec: keep the rows of the codes also if the other model's codec is a different one.
 
     Returns:
-        Whether all rows of the vocabulary are the other model's, so that no weight is random.
+        The weights by name, and whether all rows of the vocabulary are the other model's, so that none is random.
 
     Raises:
         InputError: there is no such model, it is not a Llama, its shape differs, or it has no codes that can be kept.
@@ -64,8 +73,7 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
                     known, rows = dict(zip(range(same), range(same), strict=True)), same + vocabulary.pieces
                 weights[table] = new_rows(weights[table].float(), rows, known, seed + number)
     check_fit(model, weights, folder)
-    copy_weights(model, weights)
-    return is_whole
+    return weights, is_whole
 
 
 def check_shape(ours: ModelConfig, theirs: ModelConfig, name: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from tokenizer.runs.divided_muon import DividedMuon
+from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.stacked_muon import StackedMuon
 
 SMALLEST = 64  # matrices narrower than this are not worth orthogonalizing
@@ -44,6 +46,7 @@ class Optimizers:
         config: the training's settings.
         rate: learning rate. Muon's updates are scaled to the size of AdamW's, so one rate serves both.
         for_muon: given a name and a parameter, whether Muon takes it, if it is the optimizer.
+        ranks: the processes that step together; Muon's work is divided among them.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Optimizers:
         config: OptimizerSettings,
         rate: float,
         for_muon: Callable[[str, nn.Parameter], bool] = between_layers,
+        ranks: Ranks = Ranks(),  # noqa: B008
     ) -> None:
         self.rate = rate
         matrices: list[nn.Parameter] = []
@@ -67,7 +71,8 @@ class Optimizers:
         self.members: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)]
         if matrices:
             decay = config.weight_decay
-            muon = StackedMuon if matrices[0].is_cuda else torch.optim.Muon
+            alone = StackedMuon if matrices[0].is_cuda else torch.optim.Muon
+            muon = DividedMuon if ranks.world > 1 else alone
             self.members.append(muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
 
     def step(self, share: float) -> None:

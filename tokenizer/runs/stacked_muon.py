@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 SCALE = 0.2  # root mean square of AdamW's updates, to which `match_rms_adamw` brings Muon's
 
@@ -24,26 +25,52 @@ class StackedMuon(torch.optim.Muon):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            stacks: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    stacks[tuple(parameter.shape)].append(parameter)
-            for parameters in stacks.values():
-                self._update(parameters, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            directions = self._directions(parameters, self._averaged(parameters, group), group)
+            for shape, places in by_shape(parameters).items():
+                chosen = [local(parameters[place]) for place in places]
+                along = [directions[place].to(chosen[0].dtype) for place in places]
+                torch._foreach_mul_(chosen, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(chosen, along, alpha=-group["lr"] * SCALE * max(shape) ** 0.5)
 
-    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """One step of the parameters of one shape."""
+    def _averaged(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """The gradients averaged over the steps: of shards, this process's parts."""
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        momenta = [self.state[p]["momentum_buffer"] for p in parameters]
+        gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        momenta = [local(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
-        whole = orthogonalized(torch.stack(list(updates)), group["ns_coefficients"], group["ns_steps"], group["eps"])
-        rate = group["lr"] * SCALE * max(parameters[0].shape) ** 0.5
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, list(whole.to(parameters[0].dtype).unbind()), alpha=-rate)
+        return list(torch._foreach_lerp(gradients, momenta, group["momentum"])) if group["nesterov"] else momenta
+
+    def _directions(self, parameters: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Each update orthogonalized."""
+        return self._orthogonal(updates, group)
+
+    def _orthogonal(self, updates: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Whole matrices orthogonalized, bfloat16."""
+        found = list(updates)
+        for places in by_shape(updates).values():
+            stack = torch.stack([updates[place] for place in places])
+            stack = orthogonalized(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            for place, matrix in zip(places, stack.unbind(), strict=True):
+                found[place] = matrix
+        return found
+
+
+def by_shape(tensors: list[Tensor]) -> dict[tuple[int, ...], list[int]]:
+    """The places of the tensors of each shape."""
+    places: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, tensor in enumerate(tensors):
+        places[tuple(tensor.shape)].append(place)
+    return places
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a shard; other tensors as they are."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def orthogonalized(stack: Tensor, coefficients: tuple[float, float, float], steps: int, smallest: float) -> Tensor:

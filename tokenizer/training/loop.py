@@ -179,13 +179,13 @@ def _begin(
         heard = None if config.adversary_seconds is None else round(config.adversary_seconds * codec.sample_rate_out)
         adversary = Adversary(config.adversary_width, config.adversary, heard).to(device)
         rate = config.adversary_learning_rate or config.learning_rate
-        adversary_optimizer = Optimizers(adversary.named_parameters(), config, rate)
+        adversary_optimizer = Optimizers(adversary.named_parameters(), config, rate, ranks=ranks)
     averaged = None
     if config.average:
         averaged = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.average))
     per_epoch = math.ceil(training.per_epoch / ranks.world)
     steps = config.steps or math.ceil(config.epochs * per_epoch)
-    optimizer = Optimizers(stage.trained(), config, config.learning_rate)
+    optimizer = Optimizers(stage.trained(), config, config.learning_rate, ranks=ranks)
     schedule = Schedule(config, steps, per_epoch)
     return Run(stage, optimizer, averaged, adversary, adversary_optimizer, schedule)
 

@@ -240,7 +240,7 @@ class RunFolder:
             weights = read_weights(path)
             stored = model.stored_weights()
             check_tensors(adapters_of(stored) or stored, weights, path)
-            load_weights(model, weights)
+            load_weights(model, weights.items())
             progress = dataclass_from_dict(Progress, json.loads((folder / "progress.json").read_text()), "progress")
             read_optimizer_state(folder / "optimizer", model, optimizer, self._ranks)
         except (

@@ -78,7 +78,7 @@ class Saver:
             InputError: in all processes, if one could not write its share; see `finish`.
         """
         self.finish()
-        separate = separated(whole_weights(model, copied=True), self._settings.lora_scale)
+        separate = separated(whole_weights(model, self._ranks, copied=True), self._settings.lora_scale)
         state = {
             name: tensor.detach().to("cpu", copy=True) for name, tensor in optimizer_state(model, optimizer).items()
         }

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipelines.dataset.batches import ranks_rows, shuffled
+from pipelines.dataset.batches import ranks_rows
+from pipelines.dataset.epochs import shuffled
 from slm.model.cross_entropy import IGNORED
 from slm.training.preferences.records import Preference
 from slm.vocabulary import PAD

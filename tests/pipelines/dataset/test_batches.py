@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.dataset.batches import Batch, Framing, PackedBatches, shuffled, split_held_out
+from pipelines.dataset.batches import Batch, Framing, PackedBatches, split_held_out
+from pipelines.dataset.epochs import shuffled
 from tokenizer.errors import InputError
 
 FRAMING = Framing(begin=1, end=2, first_code=16)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import numpy as np
 import pytest
 
 import pipelines.dataset.joined_index as joined_index
+import pipelines.dataset.open_files as open_files
 import pipelines.dataset.token_dataset as token_dataset
 from pipelines.dataset.kept import kept_arrays
 from pipelines.dataset.token_dataset import TokenDataset
@@ -37,6 +39,28 @@ def test_a_kept_index_makes_the_same_dataset(finished, large, monkeypatch):
         assert dataset.cut_id(8) == plain.cut_id(8) and list(dataset.cuts()) == list(plain.cuts())
         monkeypatch.setattr(token_dataset, "_shards", None)  # the second time no index of a shard is read
     assert [path.name.partition("-")[0] for path in large.iterdir() if path.is_dir()] == ["joined"]
+
+
+def test_tars_beyond_the_maps_are_read_the_same(finished, large, monkeypatch):
+    plain = TokenDataset([finished, finished])
+    everything = np.random.default_rng(5).permutation(len(plain))
+    expected = plain.gather(everything)
+    monkeypatch.setattr(token_dataset, "MAPPED_SHARDS", 2)
+    dataset = TokenDataset([finished, finished])
+    for _ in range(2):
+        np.testing.assert_array_equal(dataset.gather(everything), expected)
+        assert len(dataset._maps) == 2
+
+
+def test_a_damaged_tar_beyond_the_maps_is_named(finished, large, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_dataset, "MAPPED_SHARDS", 1)
+    shutil.copytree(finished, tmp_path / "other")
+    dataset = TokenDataset(tmp_path / "other")
+    dataset.codes(0)  # this shard is mapped
+    tar = sorted((tmp_path / "other/shards").glob("*.tar"))[-1]
+    tar.write_bytes(tar.read_bytes()[:-512])
+    with pytest.raises(InputError, match=rf"{tar.name}: \d+ bytes, but dataset.json says"):
+        dataset.codes(len(dataset) - 1)
 
 
 def test_other_content_has_another_index(finished, large, tmp_path):
@@ -97,9 +121,9 @@ def test_the_soft_limit_of_files_is_raised():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, before[1]), before[1]))
-        most = token_dataset.most_mapped()
+        most = open_files.most_mapped()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        assert soft == min(hard, token_dataset.MOST_MAPPED + token_dataset.FILES_LEFT) and 0 < most <= soft
+        assert soft == min(hard, open_files.MOST_MAPPED + open_files.FILES_LEFT) and 0 < most <= soft
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 

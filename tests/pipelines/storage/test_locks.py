@@ -77,7 +77,8 @@ def test_imports_need_no_unix():
     code = (
         "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
         "import slm.cli, pipelines.dataset, pipelines.bulk.run, pipelines.tools.repair, pipelines.tools.verify\n"
-        "from pipelines.dataset.token_dataset import MAPPED_SHARDS, MOST_MAPPED\n"
+        "from pipelines.dataset.open_files import MOST_MAPPED\n"
+        "from pipelines.dataset.token_dataset import MAPPED_SHARDS\n"
         "assert MAPPED_SHARDS == MOST_MAPPED"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

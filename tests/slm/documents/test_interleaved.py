@@ -16,7 +16,8 @@ from lhotse import MonoCut
 from pipelines.bulk.executors.inline import Inline
 from pipelines.bulk.plan import Sharding
 from pipelines.bulk.run import Job, tokenize
-from pipelines.dataset.batches import Batch, shuffled
+from pipelines.dataset.batches import Batch
+from pipelines.dataset.epochs import shuffled
 from pipelines.dataset.token_dataset import TokenDataset
 from slm.cli import main
 from slm.documents.interleaved import SPAN_WORDS, InterleavedBatches, InterleavedFraming

@@ -23,6 +23,7 @@ from slm.llama import export_lm
 from slm.model.cross_entropy import IGNORED
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.text_model import TextModel, texts_of
+from slm.training.loaders import identity, read_transcripts
 from slm.training.train import train
 from slm.training.warm_start import warm_start
 from slm.vocabulary import BOS, EOS, FIRST_CODE, SPEECH, TEXT, Vocabulary
@@ -238,6 +239,19 @@ def test_an_exported_model_brings_its_text_model(vocabulary, tmp_path):
     drawn = set(range(vocabulary.size)) - set(generation["suppress_tokens"])
     assert drawn == {EOS, *vocabulary.code_ids}
     assert f"| {vocabulary.first_piece} to {vocabulary.size - 1} | piece 0" in (tmp_path / "out/README.md").read_text()
+
+
+def test_texts_of_a_large_dataset_are_encoded_once(texted_dataset, vocabulary, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("pipelines.dataset.token_dataset.KEPT_FROM", 0)
+    first = read_transcripts(TokenDataset(texted_dataset), vocabulary, ["text_to_speech"])
+    monkeypatch.setattr(TokenDataset, "cuts", None)  # can be read no more
+    again = read_transcripts(TokenDataset(texted_dataset), vocabulary, ["speech_to_text"])
+    assert identity(again) == identity(first) and int((again.texts.lengths > 0).sum()) == 14
+    np.testing.assert_array_equal(again.texts.characters, first.texts.characters)
+    other = dataclasses.replace(vocabulary, text=TextModel.train(sentences(50, seed=9), 55))
+    with pytest.raises(TypeError):  # its pieces are others
+        read_transcripts(TokenDataset(texted_dataset), other, ["text_to_speech"])
 
 
 TASKS = {"text_to_speech_weight": 1.0, "speech_to_text_weight": 2.0, "steps": 6, "validate_every": 3, "save_every": 3}

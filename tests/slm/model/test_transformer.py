@@ -111,6 +111,24 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(tokens), model(tokens))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
+def test_embedding_layers_and_norm_are_one_graph_with_the_same_gradients(recompute):
+    """`fullgraph` refuses a break. Without the generation of kernels, which takes long and differs by device."""
+    model, tokens = model_of(dataclasses.replace(CONFIG, dropout=0.0)).train(), tokens_of((2, 41))
+    documents = torch.arange(40).div(13, rounding_mode="floor").expand(2, 40)
+    model.recompute = recompute
+
+    def gradients() -> dict[str, Tensor]:
+        model.zero_grad()
+        model(tokens[:, :-1], documents, targets=tokens[:, 1:]).backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    expected = gradients()
+    model.compile_whole(backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(gradients(), expected, **TOLERANCE)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameter_names_are_those_of_llama(tied):
     model = LanguageModel(dataclasses.replace(CONFIG, layers=1, tied_embeddings=tied), VOCABULARY_SIZE)

@@ -89,11 +89,11 @@ def refused_child(token_dataset: Path, out: Path) -> None:
 
 
 def two_processes(
-    token_dataset: Path, out: Path, what: str = "child", processes: int = 2
+    token_dataset: Path, out: Path, what: str = "child", processes: int = 2, module: str = __name__, check: bool = False
 ) -> subprocess.CompletedProcess:
     program = out / "child.py"
     program.write_text(
-        f"from pathlib import Path\nfrom tests.slm.training.test_parallel import {what}\n"
+        f"from pathlib import Path\nfrom {module} import {what}\n"
         f"{what}(Path({str(token_dataset)!r}), Path({str(out)!r}))\n"
     )
     root = Path(__file__).parents[3]
@@ -106,7 +106,6 @@ def two_processes(
         str(processes),
     ]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    check = what in ("child", "grid_child")
     return subprocess.run(
         [*command, str(program)], check=check, cwd=root, env=environment, capture_output=not check, text=True
     )
@@ -115,13 +114,13 @@ def two_processes(
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_dataset, tmp_path, monkeypatch):
     train(CONFIG, RUN, [token_dataset], tmp_path / "one", show_progress=False)
-    two_processes(token_dataset, tmp_path)
+    two_processes(token_dataset, tmp_path, check=True)
     monkeypatch.setattr(slm.training.loop, "train_step", slm.training.loop.train_step)  # so that what follows is undone
     stop_after(7)
     report = train(CONFIG, RUN, [token_dataset], tmp_path / "sharded", resume=True, show_progress=False)
     assert report.step == 7
     assert [path.name for path in checkpoints_of(tmp_path / "sharded")][-1] == "step-000007"
-    two_processes(token_dataset, tmp_path)
+    two_processes(token_dataset, tmp_path, check=True)
     one, sharded, whole = (log_of(tmp_path / name) for name in ("one", "sharded", "whole"))
     assert [line["step"] for line in sharded] == list(range(1, 10))
     for key in ("bits_per_token", "gradient_norm", "held_out_bits_per_token"):
@@ -166,7 +165,7 @@ def test_two_groups_of_two_shards_have_the_losses_of_one_process(token_dataset, 
     for name, settings in GRID.items():
         alone = dataclasses.replace(settings, parallel="ddp", fsdp_replicas=1, fsdp_bfloat16=False)
         train(CONFIG, alone, [token_dataset], tmp_path / f"{name}-alone", show_progress=False)
-    two_processes(token_dataset, tmp_path, "grid_child", 4)
+    two_processes(token_dataset, tmp_path, "grid_child", 4, check=True)
     # In bfloat16 the products are the same, but the gains of the norms are rounded too: 8 bits.
     for name, tolerance in (("float32", 1e-4), ("bfloat16", 5e-3)):
         found, expected = log_of(tmp_path / name), log_of(tmp_path / f"{name}-alone")

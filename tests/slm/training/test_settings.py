@@ -93,8 +93,11 @@ def test_layers_are_compiled_on_cuda_unless_told_otherwise(lm_settings):
     assert found == [False, True, True]
     assert dataclasses.replace(lm_settings, compile=True).compiles_on("cpu")
     assert not dataclasses.replace(lm_settings, compile=False).compiles_on("cuda")
-    with pytest.raises(InputError, match=r"train\.compile is 'often'; expected true, false or auto"):
+    with pytest.raises(InputError, match=r"train\.compile is 'often'; expected true, false, auto or whole"):
         dataclasses.replace(lm_settings, compile="often")
+    assert dataclasses.replace(lm_settings, compile="whole").compiles_on("cpu")
+    with pytest.raises(InputError, match=r"train\.compile is whole, but with train\.parallel fsdp"):
+        dataclasses.replace(lm_settings, compile="whole", parallel="fsdp")
 
 
 def test_rows_shorter_than_the_context_are_refused(lm_config, lm_settings, token_dataset, tmp_path):
