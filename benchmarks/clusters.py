@@ -28,7 +28,9 @@ class Failed(Exception):
     """What is not as it should be, in one line."""
 
 
-def trial(name: str, programs: Sequence[str], install: str, checks: Callable[[Path], Generator[str, None, None]]) -> int:
+def trial(
+    name: str, programs: Sequence[str], install: str, checks: Callable[[Path], Generator[str, None, None]]
+) -> int:
     """Run `checks`, which start a cluster in the folder given and yield a line for each thing found right.
 
     Returns the exit status: 1 where something is not right; the folder stays then. 0 also where a program is missing or
