@@ -30,7 +30,7 @@ from pipelines.storage.folders import RemotePath, files_below
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "ceph-authtool", "monmaptool", "radosgw", "radosgw-admin")
 INSTALL = "sudo apt-get install ceph-mon ceph-osd radosgw"
 BUCKET = "trial"
-PATIENCE = 300.0  # seconds for a run
+PATIENCE = 900.0  # seconds for a run
 
 
 class Gateway:

@@ -2,6 +2,7 @@
 
     python benchmarks/leases.py local --rounds 1000
     python benchmarks/leases.py moto --milliseconds 0 30 300 --rounds 5
+    python benchmarks/leases.py ceph --milliseconds 0 30 300 --rounds 5      # a radosgw that it starts, as ceph.py does
     python benchmarks/leases.py s3 --url s3://BUCKET/FOLDER --rounds 10      # AWS_ENDPOINT_URL and so on as usual
 
 In each round `--contenders` (in `--processes` processes) start together behind the file of a run that died, each takes
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.ceph import BUCKET, gateway
 from pipelines.storage import leases
 from pipelines.storage.folders import Folder, RemotePath
 from pipelines.storage.locks import held
@@ -160,7 +162,7 @@ def rounds(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", choices=("local", "moto", "s3"))
+    parser.add_argument("store", choices=("local", "moto", "ceph", "s3"))
     parser.add_argument("--url", help="an empty folder of a bucket, for s3")
     parser.add_argument("--contenders", type=int, default=64)
     parser.add_argument("--processes", type=int, default=4)
@@ -182,7 +184,9 @@ def main() -> None:
                 stack.enter_context(slow_s3(milliseconds / 1000))
                 root = RemotePath("s3://speech/leases")
             else:
-                root, delay = RemotePath(args.url), milliseconds / 1000
+                if args.store == "ceph":
+                    stack.enter_context(gateway(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
+                root, delay = RemotePath(args.url or f"s3://{BUCKET}/leases"), milliseconds / 1000
             found = rounds(root, number, args.contenders, args.processes, timing, delay, 60 * args.minutes)
             print(json.dumps({"store": args.store, "milliseconds": milliseconds, **found}), flush=True)
 

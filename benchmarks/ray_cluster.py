@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -42,22 +42,30 @@ def checks(folder: Path) -> Generator[str, None, None]:
         dashboard = [f"--include-dashboard={str(can_submit).lower()}", f"--dashboard-port={page}"]
         head = ["ray", "start", "--head", f"--port={port}", f"--temp-dir={short}", *dashboard, *here]
         second = ["ray", "start", f"--address={address}", *here]
-        stack.enter_context(running(*head, log=folder / "head.log"))
-        wait_for(lambda: alive(address) == 1, 180, Skipped(f"the head does not start: {tail(folder / 'head.log')}"))
+        stack.enter_context(raylet(head, folder / "head.log"))
         yield f"{said('ray', '--version').strip()}, two raylets"
-        with running(*second, log=folder / "second.log") as process:
-            wait_for(lambda: alive(address) == 2, 180, Skipped(f"no second raylet: {tail(folder / 'second.log')}"))
+        with raylet(second, folder / "second.log") as process:
             yield "raylet killed: " + raylet_killed(folder, sounds, plain, address, process)
         if not can_submit:
             yield "skipped: `ray job submit` needs pip install 'ray[default]'"
             return
-        with running(*second, log=folder / "second.log"):
-            wait_for(lambda: alive(address) == 2, 180, Failed("the raylet did not come back"))
+        with raylet(second, folder / "third.log"):
             out = folder / "job"
             submit = ["ray", "job", "submit", f"--address=http://127.0.0.1:{page}", "--"]
             with running(*submit, *command(sounds, out), log=folder / "job.log") as job:
                 ended(job, folder / "job.log")
             yield f"as a job: {clusters.compare(plain, clusters.digests(out))}"
+
+
+@contextlib.contextmanager
+def raylet(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A node of Ray, ready when the block begins. Raises Skipped where it does not start."""
+    with running(*command, log=log) as process:
+        has_started = lambda: "Ray runtime started" in log.read_text(errors="replace")  # noqa: E731
+        wait_for(lambda: has_started() or process.poll() is not None, PATIENCE, Skipped("Ray does not start"))
+        if not has_started():
+            raise Skipped(f"Ray does not start: {tail(log)}")
+        yield process
 
 
 def raylet_killed(
@@ -92,13 +100,6 @@ def ended(run: subprocess.Popen[bytes], log: Path) -> None:
 
 def receipts(out: Path) -> int:
     return len(list(out.glob("work/receipts/*.json")))
-
-
-def alive(address: str) -> int:
-    """Raylets that a head knows and hears of; 0 where none answers."""
-    words = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
-    found = said(sys.executable, "-c", words, address, check=False).strip()
-    return int(found or 0)
 
 
 def works(second: int) -> bool:

@@ -227,6 +227,8 @@ class WriteShard:
 
     def run(self, reader: RowReader, buffers: Sequence[np.ndarray]) -> Receipt:
         layout = Layout(self.work.out)
+        if not has_plan(layout):  # `rm -r` stops where a file appears; what is written now would be no run's
+            raise layout.removed()
         cuts = shard_cuts(layout, self.shard) if self.cuts is None else self.cuts
         pack_bits = self.bits if self.work.pack else None
         return write_shard(layout, self.shard, cuts, self.outcomes, self.token_rate, pack_bits)

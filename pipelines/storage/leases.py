@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 15.0  # between two changes of the file by its holder
 SILENCE_SECONDS = 60.0  # without a change, after which the holder counts as dead
 LOOK_SECONDS = 2.0  # between the first two reads of the file by a run that waits; then half as much more every time
+SPARING = 8.0  # two looks are at least so many times as far apart as one takes: those who wait overload no store
 SETTLE_SECONDS = 5.0  # in which every write arrives that began before, where writes have no conditions
 LOOKS_AT_A_TIME = 16
 
@@ -118,7 +119,9 @@ class _Holder:
         return json.dumps({**self.who, "beat": self.beat, **more}).encode("ascii")
 
     def acquire(self, wait: bool, done: Callable[[], bool]) -> None:
+        began = time.monotonic()
         seen, since, pause, told = newest(self.path), time.monotonic(), LOOK_SECONDS, False
+        took = since - began
         while not done():
             number, content = seen
             now: State | None
@@ -135,10 +138,11 @@ class _Holder:
                     words = "%s: held by %s; watching for up to %g s whether it is alive"
                     log.info(words, self.path, _describe(content), SILENCE_SECONDS)
                     told = True
-                time.sleep(pause * random.uniform(0.5, 1.5))
-                asked = time.monotonic()
+                time.sleep(max(pause, min(SPARING * took, BEAT_SECONDS)) * random.uniform(0.5, 1.5))
+                pause = min(1.5 * pause, BEAT_SECONDS / 2)
+                began = time.monotonic()
                 now = _looked_again(self.path, seen)
-                pause = max(min(1.5 * pause, BEAT_SECONDS / 2), time.monotonic() - asked)  # a slow store is spared
+                took = time.monotonic() - began
             if now != seen:
                 if not wait and not _is_free(now[1]):
                     raise BlockingIOError(_describe(now[1]))
