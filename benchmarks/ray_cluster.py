@@ -33,28 +33,32 @@ MEMORY = f"--object-store-memory={80 << 20}"  # bytes, about the least that Ray 
 def checks(folder: Path) -> Generator[str, None, None]:
     os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_MEMORY_MONITOR": "1"}
     sounds, plain = clusters.plain_run(folder)
-    port, page = free_port(), free_port()
-    address, can_submit = f"127.0.0.1:{port}", importlib.util.find_spec("aiohttp_cors") is not None
-    # Ray's sockets lie in its folder, and their names may have 107 characters.
-    with contextlib.ExitStack() as stack:
-        short = stack.enter_context(tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True))
-        here = ["--node-ip-address=127.0.0.1", "--num-cpus=1", MEMORY, "--block", "--disable-usage-stats"]
-        dashboard = [f"--include-dashboard={str(can_submit).lower()}", f"--dashboard-port={page}"]
-        head = ["ray", "start", "--head", f"--port={port}", f"--temp-dir={short}", *dashboard, *here]
-        second = ["ray", "start", f"--address={address}", *here]
-        stack.enter_context(raylet(head, folder / "head.log"))
+    with two_raylets(folder / "killed") as (address, second):
         yield f"{said('ray', '--version').strip()}, two raylets"
-        with raylet(second, folder / "second.log") as process:
-            yield "raylet killed: " + raylet_killed(folder, sounds, plain, address, process)
-        if not can_submit:
-            yield "skipped: `ray job submit` needs pip install 'ray[default]'"
-            return
-        with raylet(second, folder / "third.log"):
-            out = folder / "job"
-            submit = ["ray", "job", "submit", f"--address=http://127.0.0.1:{page}", "--"]
-            with running(*submit, *command(sounds, out), log=folder / "job.log") as job:
-                ended(job, folder / "job.log")
-            yield f"as a job: {clusters.compare(plain, clusters.digests(out))}"
+        yield "raylet killed: " + raylet_killed(folder, sounds, plain, address, second)
+    if importlib.util.find_spec("aiohttp_cors") is None:
+        yield "skipped: `ray job submit` needs pip install 'ray[default]'"
+        return
+    page, out, log = free_port(), folder / "job", folder / "job.log"
+    with two_raylets(folder / "submitted", "--include-dashboard=true", f"--dashboard-port={page}"):
+        submit = ["ray", "job", "submit", f"--address=http://127.0.0.1:{page}", "--"]
+        with running(*submit, *command(sounds, out), log=log) as job:
+            ended(job, log)
+        yield f"as a job: {clusters.compare(plain, clusters.digests(out))}"
+
+
+@contextlib.contextmanager
+def two_raylets(logs: Path, *head: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A cluster of a head and a second raylet that ends with the block. Yields its address, and the second."""
+    port, second = free_port(), logs.with_suffix(".second.log")
+    own = ["--node-ip-address=127.0.0.1", "--num-cpus=1", MEMORY, "--block", "--disable-usage-stats"]
+    # Ray's sockets lie in its folder, and their names may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as short:
+        of_head = ["--head", f"--port={port}", f"--temp-dir={short}", *(head or ["--include-dashboard=false"])]
+        with raylet(["ray", "start", *of_head, *own], logs.with_suffix(".head.log")):
+            address = f"127.0.0.1:{port}"
+            with raylet(["ray", "start", f"--address={address}", *own], second) as process:
+                yield address, process
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from benchmarks.clusters import ROOT, Failed, Skipped, free_port, said, tail, wa
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 PATIENCE = 600.0  # seconds for a job
-SILENCE = 15  # seconds after which a node that does not answer counts as lost; 300 where nothing is said
+SILENCE = 60  # seconds after which a node that does not answer counts as lost; 300 where nothing is said
 TINY = ["width=32", "layers=2", "heads=2", "kv_heads=1", "ffn_width=64", "context=64", "dropout=0"]
 MUNGE = (("socket", "socket"), ("pid-file", "pid"), ("log-file", "log"), ("seed-file", "seed"))  # options and files
 
@@ -126,8 +126,10 @@ SchedulerParameters=sched_interval=2
         for process in reversed(started):
             process.terminate()
         for process in started:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(20)
+            except subprocess.TimeoutExpired:  # a slurmd waits for steps that do not end
+                process.kill()
 
 
 def task_requeued(folder: Path, sounds: Path, plain: dict[str, str]) -> str:

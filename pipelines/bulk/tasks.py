@@ -227,11 +227,14 @@ class WriteShard:
 
     def run(self, reader: RowReader, buffers: Sequence[np.ndarray]) -> Receipt:
         layout = Layout(self.work.out)
-        if not has_plan(layout):  # `rm -r` stops where a file appears; what is written now would be no run's
-            raise layout.removed()
         cuts = shard_cuts(layout, self.shard) if self.cuts is None else self.cuts
         pack_bits = self.bits if self.work.pack else None
-        return write_shard(layout, self.shard, cuts, self.outcomes, self.token_rate, pack_bits)
+        receipt = write_shard(layout, self.shard, cuts, self.outcomes, self.token_rate, pack_bits)
+        if not has_plan(layout):  # `rm -r OUT` stops where a file has just appeared, which is then no run's
+            for path in layout.shard_files(self.shard):
+                path.unlink(missing_ok=True)
+            raise layout.removed()
+        return receipt
 
     def after_death(self, ask: Callable[[Job], Any]) -> Receipt:
         try:
