@@ -5,8 +5,8 @@
 
 Munge, a controller and two nodes (several slurmd of one host, `linuxproc`) are started in a temporary folder by this
 user; no running Slurm is touched. Then: an array of parts with one task requeued by its signal, against a plain run;
-an array larger than MaxArraySize; two ranks of train-lm on gloo, against one. What cannot start is skipped with its
-reason. Prints a line for each; exit status 1 where something differs.
+an array larger than MaxArraySize; two ranks of train-lm on gloo, against one; an array of which a node is lost. What
+cannot start is skipped with its reason. Prints a line for each; exit status 1 where something differs.
 """
 
 from __future__ import annotations
@@ -14,63 +14,50 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
-import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import clusters
+from benchmarks.clusters import ROOT, Failed, Skipped, free_port, said, tail, wait_for
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
-PATIENCE = 300.0  # seconds for a job
-SOUNDS = 12
+PATIENCE = 600.0  # seconds for a job
+SILENCE = 60  # seconds after which a node that does not answer counts as lost; 300 where nothing is said
 TINY = ["width=32", "layers=2", "heads=2", "kv_heads=1", "ffn_width=64", "context=64", "dropout=0"]
-
-
 MUNGE = (("socket", "socket"), ("pid-file", "pid"), ("log-file", "log"), ("seed-file", "seed"))  # options and files
-
-
-class Failed(Exception):
-    """What is not as it should be, in one line."""
 
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
-    if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
-        print(f"skipped: {', '.join(missing)} not installed; sudo apt-get install slurm-wlm munge")
-        return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the daemons end, too
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    status = 0
-    try:
-        with cluster(folder):
-            print(
-                said("scontrol", "--version").strip(), "with", said("munged", "--version").split()[0], "and two nodes"
-            )
-            for check in (array_of_parts, too_large_an_array, two_ranks):
-                try:
-                    print(f"{check.__name__}: {check(folder)}", flush=True)
-                except (Failed, subprocess.CalledProcessError) as error:
-                    status = 1
-                    print(f"{check.__name__}: FAILED: {error}\n{getattr(error, 'stderr', '') or ''}", flush=True)
-    except Failed as error:
-        print(f"skipped: {error}")
-    if not status:
-        shutil.rmtree(folder, ignore_errors=True)
-    return status
+    return clusters.trial("slurm", PROGRAMS, "sudo apt-get install slurm-wlm munge", checks)
+
+
+def checks(folder: Path) -> Generator[str, None, None]:
+    with cluster(folder) as second:
+        yield f"{said('scontrol', '--version').strip()} with {said('munged', '--version').split()[0]} and two nodes"
+        sounds, plain = clusters.plain_run(folder)
+        yield f"task requeued by its signal: {task_requeued(folder, sounds, plain)}"
+        yield f"too large an array: {too_large_an_array(folder)}"
+        yield f"two ranks: {two_ranks(folder)}"
+        yield f"node lost: {node_lost(folder, sounds, plain, second)}"
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[None]:
-    """Munge, slurmctld and two slurmd, which end with the block. Raises Failed where one does not start."""
+def cluster(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Munge, slurmctld and two slurmd, which end with the block. Yields the second slurmd.
+
+    Raises:
+        Skipped: one does not start.
+    """
     folder.chmod(0o755)  # munge wants folders that others cannot write
     munge, state = folder / "munge", folder / "state"
     munge.mkdir(mode=0o755)
@@ -109,6 +96,7 @@ ReturnToService=2
 SwitchType=switch/none
 MaxArraySize=101
 KillWait=5
+SlurmdTimeout={SILENCE}
 SchedulerParameters=sched_interval=2
 {nodes}PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
@@ -122,15 +110,15 @@ SchedulerParameters=sched_interval=2
                 stderr=subprocess.DEVNULL,
             )
         )
-        wait_for(lambda: (munge / "socket").exists(), 20, f"munged did not start: {tail(munge / 'log')}")
+        wait_for(lambda: (munge / "socket").exists(), 60, Skipped(f"munged: {tail(munge / 'log')}"))
         for command in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n0"], ["slurmd", "-D", "-N", "n1"]):
             started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         wait_for(
             lambda: said("sinfo", "-h", "-o", "%T %D", check=False).strip() == "idle 2",
-            60,
-            "the nodes did not get ready: " + tail(folder / "slurmctld.log"),
+            180,
+            Skipped("the nodes do not get ready: " + tail(folder / "slurmctld.log")),
         )
-        yield
+        yield started[-1]
     finally:
         if len(started) > 1:  # jobs outlive their daemons
             said("scancel", f"--user={getpass.getuser()}", check=False)
@@ -138,33 +126,63 @@ SchedulerParameters=sched_interval=2
         for process in reversed(started):
             process.terminate()
         for process in started:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(20)
+            except subprocess.TimeoutExpired:  # a slurmd waits for steps that do not end
+                process.kill()
 
 
-def array_of_parts(folder: Path) -> str:
-    """Three tasks, of which the first is requeued, against one plain run."""
-    sounds = folder / "sounds"
-    sounds.mkdir()
-    for path in sorted((ROOT / "slm/demo/speech/audio").glob("*.ogg"))[:SOUNDS]:
-        shutil.copy(path, sounds)
-    command = [str(sounds), "--codec", "small", "--shard-cuts", "2", "--batch-seconds", "10"]
-    said("focalstream", "tokenize", command[0], str(folder / "plain"), *command[1:], "--workers", "1")
-    job = submit(
-        folder, "tokenize.sbatch", "--array=0-2", "--cpus-per-task=1", command[0], str(folder / "parts"), *command[1:]
-    )
-    wait_for(lambda: (folder / "parts/work/receipts").is_dir(), PATIENCE, "no shard was begun")
+def task_requeued(folder: Path, sounds: Path, plain: dict[str, str]) -> str:
+    """Three tasks, of which the first is told that its time ends."""
+    out = folder / "requeued"
+    job = tokenize(folder, "--array=0-2", sounds, out)
+    wait_for(lambda: has_begun(out), PATIENCE, Failed("no shard was begun"))
     said("scancel", "--signal=USR1", "--batch", f"{job}_0")
     ended(job)
-    logs = "".join(path.read_text() for path in sorted((folder / "logs").glob("tokenize-*")))
-    if "out of time, requeued" not in logs:
-        raise Failed(f"no task was requeued:\n{logs[-2000:]}")
-    if not (folder / "parts/dataset.json").exists():
-        raise Failed(f"the dataset is not finished:\n{logs[-2000:]}")
-    plain, parts = digests(folder / "plain"), digests(folder / "parts")
-    if plain != parts:
-        raise Failed(f"files differ: {sorted(name for name in plain | parts if plain.get(name) != parts.get(name))}")
-    return f"{len(plain)} files are those of a plain run, with one task of three requeued by its signal"
+    if "out of time, requeued" not in logs(folder):
+        raise Failed(f"no task was requeued:\n{logs(folder)[-2000:]}")
+    return clusters.compare(plain, clusters.digests(out))
+
+
+def node_lost(folder: Path, sounds: Path, plain: dict[str, str], second: subprocess.Popen[bytes]) -> str:
+    """Two tasks; the second node and everything on it is killed when it has begun. The other node does its task."""
+    out = folder / "lost"
+    job = tokenize(folder, "--array=0-1", "--exclusive", sounds, out)
+    wait_for(lambda: has_begun(out) and bool(processes_on(folder, "n1")), PATIENCE, Failed("no shard was begun"))
+    second.kill()
+    for pid in processes_on(folder, "n1"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    done = len(list(out.glob("work/receipts/*.json")))
+    wait_for(lambda: "down" in said("sinfo", "-h", "-n", "n1", "-o", "%T"), PATIENCE, Failed("no node was lost"))
+    ended(job)
+    return f"after {done} shards; {clusters.compare(plain, clusters.digests(out))}"
+
+
+def tokenize(folder: Path, *words: object) -> str:
+    *options, sounds, out = map(str, words)
+    return submit(folder, "tokenize.sbatch", *options, "--cpus-per-task=1", sounds, out, *clusters.OPTIONS)
+
+
+def has_begun(out: Path) -> bool:
+    return (out / "work/receipts").is_dir()
+
+
+def processes_on(folder: Path, node: str) -> list[int]:
+    """Processes of jobs on a node, those first that watch over others and would tell the controller."""
+    words, watchers, found = (f"SLURM_CONF={folder}/slurm.conf", f"SLURMD_NODENAME={node}"), set(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if set(words) <= set((process / "environ").read_text(errors="replace").split("\0")):
+                found.append(int(process.name))
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+                    watchers.add(parent)
+    return [*watchers, *found]
+
+
+def logs(folder: Path) -> str:
+    return "".join(path.read_text() for path in sorted((folder / "logs").glob("tokenize-*")))
 
 
 def too_large_an_array(folder: Path) -> str:
@@ -196,9 +214,10 @@ def two_ranks(folder: Path) -> str:
 def submit(folder: Path, name: str, *words: str) -> str:
     """Give a file of configs/slurm/ to sbatch, with options of sbatch before it. Returns the id of the job."""
     (folder / "logs").mkdir(exist_ok=True)
-    own = [word for word in words if word.startswith(("--array", "--cpus"))]
+    own = [word for word in words if word.startswith(("--array", "--cpus", "--exclusive"))]
     rest = [word for word in words if word not in own]
-    return said("sbatch", "--parsable", *own, str(ROOT / "configs/slurm" / name), *rest, folder=folder).strip()
+    place = f"--chdir={folder}"
+    return said("sbatch", "--parsable", place, *own, str(ROOT / "configs/slurm" / name), *rest).strip()
 
 
 def ended(job: str) -> None:
@@ -211,36 +230,7 @@ def ended(job: str) -> None:
                 said("scontrol", "update", f"JobId={task}", "StartTime=now", check=False)
         return not any(states)
 
-    wait_for(is_over, PATIENCE, f"job {job} did not end: {said('squeue', '-l', check=False)}")
-
-
-def wait_for(is_so: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > end:
-            raise Failed(otherwise)
-        time.sleep(0.5)
-
-
-def said(*command: str, check: bool = True, folder: Path = ROOT) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=check, env=environment)
-    return done.stdout
-
-
-def digests(folder: Path) -> dict[str, str]:
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def tail(path: Path) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-5:]) if path.exists() else "no log"
+    wait_for(is_over, PATIENCE, Failed(f"job {job} did not end: {said('squeue', '-l', check=False)}"))
 
 
 if __name__ == "__main__":

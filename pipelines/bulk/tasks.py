@@ -219,7 +219,12 @@ def _group(
 
 
 def _stored(layout: Layout, made: Future[MadeShard]) -> Receipt:
-    return store_shard(layout, made.result())
+    receipt = store_shard(layout, made.result())
+    if not has_plan(layout) and not layout.dataset.exists():  # `rm -r OUT` stops where a file has just appeared
+        for path in layout.shard_files(receipt.shard):
+            path.unlink(missing_ok=True)
+        raise layout.removed()
+    return receipt
 
 
 def _settled(layout: Layout, task: Task, cuts: Sequence[PlannedCut]) -> dict[int, Outcome]:

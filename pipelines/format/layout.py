@@ -113,10 +113,13 @@ class Layout:
             return
         assert isinstance(self.temporary, Path)
         if not self.out.is_dir():
-            raise InputError(f"{self.out}: was removed while a run was writing there; give the same command again")
+            raise self.removed()
         self.temporary.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data, self.temporary)
+
+    def removed(self) -> InputError:
+        return InputError(f"{self.out}: was removed while a run was writing there; give the same command again")
 
     def shard_files(self, shard: int) -> tuple[Folder, ...]:
         """Every file that may belong to one shard."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import io
 import os
 import shutil
@@ -86,32 +87,36 @@ class RemotePath:
     def read_bytes(self) -> bytes:
         return self._request("cat_file")
 
+    def read_small(self) -> bytes:
+        """As `read_bytes`, by one request: s3fs asks for the size first, so as to read large files in pieces."""
+        files, _ = open_file_system(self.url)
+        how = inspect.signature(getattr(files, "_cat_file", files.cat_file)).parameters
+        return self._request("cat_file", **({"max_concurrency": 1} if "max_concurrency" in how else {}))
+
     def read_text(self, encoding: str) -> str:
-        """A small file, by one request: s3fs would ask for its size first, to fetch parts at the same time."""
-        at_once = {"max_concurrency": 1} if self.url.lower().startswith(("s3://", "s3a://")) else {}
-        return self._request("cat_file", **at_once).decode(encoding)
+        return self.read_small().decode(encoding)
 
     def write_bytes(self, data: bytes) -> None:
         """Make or replace the file by one upload (a large file in parts; it appears when all of them are there)."""
         self._request("pipe_file", data)
 
-    def create(self, data: bytes) -> bool:
-        """Make the file unless it exists. Returns whether this call made it; of several simultaneous calls one did, if
-        the store keeps to conditions and the file system does not look first and write then. Calls must differ in
-        `data`: a request that was repeated after its answer got lost finds the file that it made itself, and knows it
-        by that."""
+    def create(self, data: bytes) -> bytes | None:
+        """Make the file unless it exists. Returns what it holds: `data` if this call made it, None if it was there and
+        is gone. Of several simultaneous calls one makes it, if the store keeps to conditions and the file system does
+        not look first and write then. Calls must differ in `data`: a request that was repeated after its answer got
+        lost finds the file that it made itself, and knows it by that."""
         try:
             self._request("pipe_file", data, mode="create")
-            return True
+            return data
         except FileExistsError:
             pass
         except InputError as error:
             if not condition_failed(error):
                 raise
         try:
-            return self.read_bytes() == data
-        except FileNotFoundError:  # it was there, and is gone
-            return False
+            return self.read_small()
+        except FileNotFoundError:
+            return None
 
     def looks_then_writes(self) -> bool:
         """Whether `create` is not one request with a condition but two requests, as fsspec's default is."""

@@ -47,13 +47,17 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 15.0  # between two changes of the file by its holder
 SILENCE_SECONDS = 60.0  # without a change, after which the holder counts as dead
-LOOK_SECONDS = 2.0  # between two reads of the file by a run that waits
+LOOK_SECONDS = 2.0  # between the first two reads of the file by a run that waits; then half as much more every time
+SPARING = 8.0  # two looks are at least so many times as far apart as one takes: those who wait overload no store
 SETTLE_SECONDS = 5.0  # in which every write arrives that began before, where writes have no conditions
 LOOKS_AT_A_TIME = 16
 
 StillHeld = Callable[[], None]
 """Raises InputError when another run has taken the lock, or may soon; which can only happen to a lease."""
 
+
+State = tuple[int, bytes | None]
+"""Number and content of a generation of a lease; (-1, None) where there is none."""
 
 _conditional: dict[str, bool] = {}  # whether a store refuses to create a file that exists, as far as is known
 
@@ -102,6 +106,7 @@ class _Holder:
 
     def __init__(self, path: RemotePath) -> None:
         self.path, self.number, self.beat = path, -1, 0
+        self.older: list[int] = []  # generations below, when this one was made
         self.who = {"host": socket.gethostname(), "process": os.getpid(), "lease": uuid.uuid4().hex}
         self.ended, self.lost, self.writing = threading.Event(), threading.Event(), threading.Lock()
         self.confirmed = 0.0  # when the latest write began that the store has confirmed
@@ -114,64 +119,68 @@ class _Holder:
         return json.dumps({**self.who, "beat": self.beat, **more}).encode("ascii")
 
     def acquire(self, wait: bool, done: Callable[[], bool]) -> None:
-        seen: tuple[int, bytes | None] | None = None
-        since = 0.0
-        while True:
-            if done():
-                raise NotNeeded
-            watching = seen is not None and time.monotonic() - since < SILENCE_SECONDS
-            now = seen if seen is not None and watching and _is_unchanged(self.path, seen) else newest(self.path)
-            changed = seen is not None and now != seen
+        began = time.monotonic()
+        seen, since, pause, told = newest(self.path), time.monotonic(), LOOK_SECONDS, False
+        took = since - began
+        while not done():
+            number, content = seen
+            now: State | None
+            if _is_free(content) or time.monotonic() - since >= SILENCE_SECONDS:
+                self.number, self.confirmed = number + 1, time.monotonic()
+                now = self.make(self.content())
+                if now is None:
+                    if self.still_has_it():
+                        return
+                    self.lost.clear()
+                    now = newest(self.path)
+            else:
+                if not told:
+                    words = "%s: held by %s; watching for up to %g s whether it is alive"
+                    log.info(words, self.path, _describe(content), SILENCE_SECONDS)
+                    told = True
+                time.sleep(max(pause, min(SPARING * took, BEAT_SECONDS)) * random.uniform(0.5, 1.5))
+                pause = min(1.5 * pause, BEAT_SECONDS / 2)
+                began = time.monotonic()
+                now = _looked_again(self.path, seen)
+                took = time.monotonic() - began
             if now != seen:
+                if not wait and not _is_free(now[1]):
+                    raise BlockingIOError(_describe(now[1]))
+                if now[0] != number:  # the lease changes hands: the next time may be soon
+                    pause = LOOK_SECONDS
                 seen, since = now, time.monotonic()
-            number, found = now
-            if found is not None and not _is_free(found):
-                if changed and not wait:
-                    raise BlockingIOError(_describe(found))
-                if not changed and time.monotonic() - since < LOOK_SECONDS:
-                    log.info(
-                        "%s: held by %s; watching for up to %g s whether it is alive",
-                        self.path,
-                        _describe(found),
-                        SILENCE_SECONDS,
-                    )
-                if time.monotonic() - since < SILENCE_SECONDS:
-                    time.sleep(LOOK_SECONDS * random.uniform(0.5, 1.5))
-                    continue
-            self.number, self.confirmed = number + 1, time.monotonic()
-            if self.made(self.content()):
-                return
+        raise NotNeeded
 
-    def made(self, data: bytes) -> bool:
-        """Make this generation, if no other run does. Returns whether this run now has the lease."""
-        if not self.mine.create(data):
-            return False
+    def make(self, data: bytes) -> State | None:
+        """Make this generation, if no other run does. Returns None if this run now has the lease, else its state."""
+        found = self.mine.create(data)
+        if found is None:
+            return newest(self.path)
+        if found != data:
+            return self.number, found
         store = origin(self.path.url)
         if store not in _conditional:
-            refuses = not self.mine.looks_then_writes() and not self.mine.create(data + b" ")
+            again = data + b" "
+            refuses = not self.mine.looks_then_writes() and self.mine.create(again) != again
             if not refuses and not self.is_newest():  # it may have been removed before it was made again
-                return False
+                return newest(self.path)
             _conditional[store] = refuses
         if not _conditional[store]:
             log.warning("%s: no conditional writes there; do not start several runs at the same moment", self.path)
             self.mine.write_bytes(data)
             time.sleep(SETTLE_SECONDS)
         # Ceph may answer two that create one file at the same moment with yes, and keep what one of them wrote.
-        return self.is_newest() and self.holds(data)
+        *self.older, number = sorted(_numbers(self.path)) or [-1]
+        now = _looked_again(self.path, (number, data)) if number == self.number else newest(self.path)
+        return None if now == (self.number, data) else now
 
     def is_newest(self) -> bool:
         return max(_numbers(self.path), default=-1) == self.number
 
-    def holds(self, data: bytes) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            return self.mine.read_bytes() == data
-        return False
-
     def keep(self) -> None:
         with contextlib.suppress(Exception):  # what is left there changes nothing
-            for number in _numbers(self.path):
-                if number < self.number:
-                    _generation(self.path, number).unlink(missing_ok=True)
+            for number in self.older:
+                _generation(self.path, number).unlink(missing_ok=True)
         while not self.ended.wait(BEAT_SECONDS) and not self.lost.is_set():
             with contextlib.suppress(Exception):  # the store does not answer; a later beat or `check` will tell
                 self.renew()
@@ -187,13 +196,17 @@ class _Holder:
             self.mine.write_bytes(self.content())
             self.confirmed = began
 
-    def check(self) -> None:
-        """As `StillHeld`."""
+    def still_has_it(self) -> bool:
+        """Whether no other run has the lease, nor may have it soon."""
         if not self.lost.is_set() and time.monotonic() - self.confirmed > SILENCE_SECONDS - BEAT_SECONDS:
             self.renew()
             time.sleep(2 * LOOK_SECONDS)  # one that read the file just before may be taking over now
             self.renew()
-        if self.lost.is_set():
+        return not self.lost.is_set()
+
+    def check(self) -> None:
+        """As `StillHeld`."""
+        if not self.still_has_it():
             raise InputError(
                 f"{self.path}: another run has taken over, because this one could not reach the store for "
                 f"{SILENCE_SECONDS:g} s; that run continues the work"
@@ -220,9 +233,9 @@ def first_alive(paths: Sequence[RemotePath]) -> str | None:
     """A holder of one of these leases, in words; None when all are free, which takes a wait where some are not."""
     with ThreadPoolExecutor(LOOKS_AT_A_TIME) as pool:
 
-        def look(watched: Sequence[RemotePath]) -> dict[RemotePath, tuple[int, bytes]]:
+        def look(watched: Sequence[RemotePath]) -> dict[RemotePath, State]:
             found = zip(watched, pool.map(newest, watched), strict=True)
-            return {path: (n, data) for path, (n, data) in found if data is not None and not _is_free(data)}
+            return {path: (n, data) for path, (n, data) in found if not _is_free(data)}
 
         before = look(paths)
         until = time.monotonic() + SILENCE_SECONDS
@@ -241,23 +254,21 @@ def lease_of(name: str) -> str:
     return re.sub(r"\.\d+\Z", "", name)
 
 
-def newest(path: RemotePath) -> tuple[int, bytes | None]:
+def newest(path: RemotePath) -> State:
     """Number and content of the newest generation of a lease; (-1, None) where there is none."""
     while numbers := _numbers(path):
         with contextlib.suppress(FileNotFoundError):  # a newer one has replaced it since
-            return max(numbers), _generation(path, max(numbers)).read_bytes()
+            return max(numbers), _generation(path, max(numbers)).read_small()
         time.sleep(LOOK_SECONDS / 4)
     return -1, None
 
 
-def _is_unchanged(path: RemotePath, state: tuple[int, bytes | None]) -> bool:
-    """Whether a generation that is held still says the same; one request instead of the two of `newest`."""
-    number, content = state
-    if content is None or _is_free(content):
-        return False
+def _looked_again(path: RemotePath, state: State) -> State:
+    """The state of a lease by reading one file, if it is still there; the two requests of `newest` otherwise. A newer
+    generation may be there, too; then making the next one is refused, or not the newest."""
     with contextlib.suppress(FileNotFoundError):
-        return _generation(path, number).read_bytes() == content
-    return False
+        return state[0], _generation(path, state[0]).read_small()
+    return newest(path)
 
 
 def _numbers(path: RemotePath) -> list[int]:
@@ -278,10 +289,10 @@ def _parsed(content: bytes) -> dict[str, Any]:
     return {}
 
 
-def _is_free(content: bytes) -> bool:
-    return _parsed(content).get("free") is True
+def _is_free(content: bytes | None) -> bool:
+    return content is None or _parsed(content).get("free") is True
 
 
-def _describe(content: bytes) -> str:
-    holder = _parsed(content)
+def _describe(content: bytes | None) -> str:
+    holder = _parsed(content or b"")
     return f"process {holder.get('process')} on {holder.get('host')}"

@@ -2,8 +2,8 @@
 
     python slow_s3.py SECONDS     prints its port; GET /-/count says what was asked, as JSON
 
-moto looks whether a file exists and writes it then, so two writes with "If-None-Match: *" can both succeed. A real
-store's do not: here changes are made one at a time.
+moto looks whether a file exists and writes it then, so two writes with "If-None-Match: *" can both succeed, and a file
+that is read while it is written gives an error. A real store's do not: here requests are answered one at a time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ class Slow:
     """WSGI: every request takes `seconds` longer."""
 
     def __init__(self, app, seconds: float) -> None:
-        self.app, self.seconds, self.changing = app, seconds, Lock()
-        self.counting, self.counts = Lock(), Counter()
+        self.app, self.seconds, self.answering, self.counts = app, seconds, Lock(), Counter()
 
     def __call__(self, environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
@@ -35,9 +34,8 @@ class Slow:
             start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
             return [body]
         time.sleep(self.seconds)
-        with contextlib.nullcontext() if method in ("GET", "HEAD") else self.changing:
+        with self.answering:
             answer = list(self.app(environ, start_response))
-        with self.counting:
             self.counts[method] += 1
             if method == "GET":
                 self.counts["bytes"] += sum(map(len, answer))

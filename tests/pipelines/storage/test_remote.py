@@ -59,10 +59,10 @@ def test_a_remote_path_is_like_a_path(bucket):
     assert path.is_file() and bucket.is_dir() and path.stat().st_size == 5 and path.open().read() == b"12345"
     assert sizes_in(bucket / "a") == {"b.txt": 5} and list(bucket.iterdir()) == [bucket / "a"]
     assert path.name == "b.txt" and files_below(bucket) == ["a/b.txt"] and Layout(bucket).name(path) == "a/b.txt"
-    assert not path.create(b"other") and path.read_bytes() == b"12345"
+    assert path.create(b"other") == b"12345" == path.read_bytes()
     path.unlink()
     path.unlink(missing_ok=True)
-    assert not path.exists() and path.create(b"other")
+    assert not path.exists() and path.create(b"other") == b"other"
 
 
 def test_what_a_text_names(tmp_path):

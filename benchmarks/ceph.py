@@ -1,0 +1,206 @@
+"""Ceph on this machine alone: `tokenize` to its S3 gateway, which is killed in mid-run and started again.
+
+    sudo apt-get install ceph-mon ceph-osd radosgw
+    python benchmarks/ceph.py
+
+A monitor, a store in memory and a gateway (radosgw) are started in a temporary folder by this user; no running Ceph is
+touched. When the first shards are there, the gateway is killed (SIGKILL), and 5 s later started again; the run goes on
+by itself. Then the run itself is killed and given again. Every file must have the sha256 of an undisturbed local run.
+What cannot start is skipped with its reason; exit status 1 where something differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import clusters
+from benchmarks.clusters import Failed, Skipped, free_port, running, said, tail, wait_for
+from pipelines.storage.folders import RemotePath, files_below
+
+PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "ceph-authtool", "monmaptool", "radosgw", "radosgw-admin")
+INSTALL = "sudo apt-get install ceph-mon ceph-osd radosgw"
+BUCKET = "trial"
+PATIENCE = 900.0  # seconds for a run
+
+
+class Gateway:
+    """A radosgw of a cluster that runs: can be killed and started again."""
+
+    def __init__(self, folder: Path, conf: Path) -> None:
+        self.port, self.log = free_port(), folder / "radosgw.log"
+        self.command = ["radosgw", "-f", "-c", str(conf), "-n", "client.admin"]
+        self.command += ["--rgw-frontends", f"beast endpoint=127.0.0.1:{self.port}"]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.command, stdout=self.log.open("ab"), stderr=subprocess.STDOUT)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def gateway(folder: Path) -> Iterator[Gateway]:
+    """A cluster with a gateway that end with the block, an empty bucket, and the environment to reach it.
+
+    Raises:
+        Skipped: something does not start.
+    """
+    from urllib.request import urlopen
+
+    conf, before = configure(folder), dict(os.environ)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(running("ceph-mon", "-f", "-c", str(conf), "-i", "a", log=folder / "mon.log"))
+        ceph = ["ceph", "-c", str(conf), "--connect-timeout", "10"]
+        dead = Skipped(f"the monitor does not answer: {tail(folder / 'mon.log')}")
+        wait_for(lambda: "mon" in said(*ceph, "-s", check=False), 90, dead)
+        store = str(uuid.uuid4())
+        said(*ceph, "osd", "new", store)
+        said("ceph-osd", "-c", str(conf), "-i", "0", "--mkfs", "--osd-uuid", store)
+        stack.enter_context(running("ceph-osd", "-f", "-c", str(conf), "-i", "0", log=folder / "osd.log"))
+        dead = Skipped(f"the store does not start: see {folder / 'osd.0.log'}")
+        wait_for(lambda: "1 up" in said(*ceph, "osd", "stat", check=False), PATIENCE, dead)
+        keys = {"AWS_ACCESS_KEY_ID": "trial", "AWS_SECRET_ACCESS_KEY": "trial"}
+        user = ["--uid=trial", "--display-name=trial", "--access-key=trial", "--secret-key=trial"]
+        said("radosgw-admin", "-c", str(conf), "-n", "client.admin", "user", "create", *user)
+        started = Gateway(folder, conf)
+        stack.callback(started.kill)
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError), urlopen(started.address) as answer:
+                return answer.status == 200
+            return False
+
+        wait_for(answers, 120, Skipped(f"the gateway does not answer: {tail(started.log)}"))
+        try:
+            os.environ |= {**keys, "AWS_ENDPOINT_URL": started.address, "AWS_DEFAULT_REGION": "default"}
+            fresh_client().mkdir(BUCKET)
+            yield started
+        finally:
+            os.environ.clear()
+            os.environ |= before
+
+
+def configure(folder: Path) -> Path:
+    """Write the files of a cluster of one monitor and one store, without passwords, for 127.0.0.1 only."""
+    cluster, port, conf = str(uuid.uuid4()), free_port(), folder / "ceph.conf"
+    address = f"v1:127.0.0.1:{port}"
+    conf.write_text(
+        f"""[global]
+fsid = {cluster}
+mon_host = {address}
+auth_cluster_required = none
+auth_service_required = none
+auth_client_required = none
+public_network = 127.0.0.0/8
+run_dir = {folder}
+admin_socket = {folder}/$name.asok
+log_file = {folder}/$name.log
+pid_file = {folder}/$name.pid
+keyring = {folder}/keyring
+mon_data = {folder}/mon
+osd_data = {folder}/osd
+mgr_data = {folder}/mgr
+rgw_data = {folder}/rgw
+osd_objectstore = memstore
+memstore_device_bytes = 2147483648
+osd_pool_default_size = 1
+osd_pool_default_min_size = 1
+osd_pool_default_pg_num = 8
+osd_crush_chooseleaf_type = 0
+mon_allow_pool_size_one = true
+mon_max_pg_per_osd = 1000
+ms_bind_msgr2 = false
+"""
+    )
+    for name in ("mon", "osd", "rgw"):
+        (folder / name).mkdir()
+    key = ["--create-keyring", str(folder / "keyring"), "--gen-key", "-n"]
+    said("ceph-authtool", *key, "mon.", "--cap", "mon", "allow *")
+    said("ceph-authtool", str(folder / "keyring"), "--gen-key", "-n", "client.admin", "--cap", "mon", "allow *")
+    said("monmaptool", "--create", "--addv", "a", f"[{address}]", "--fsid", cluster, str(folder / "monmap"))
+    said("ceph-mon", "-c", str(conf), "--mkfs", "-i", "a", "--monmap", str(folder / "monmap"))
+    return conf
+
+
+def fresh_client():
+    """fsspec's client of S3, as the environment is now."""
+    import fsspec
+
+    fsspec.filesystem("s3").clear_instance_cache()
+    return fsspec.filesystem("s3")
+
+
+def checks(folder: Path) -> Generator[str, None, None]:
+    with gateway(folder) as store:
+        yield said("radosgw", "--version").split(" (")[0]
+        sounds, plain = clusters.plain_run(folder)
+        yield "gateway killed and started again: " + gateway_killed(folder, store, sounds, plain)
+        yield "run killed and given again: " + run_killed(folder, sounds, plain)
+
+
+def gateway_killed(folder: Path, store: Gateway, sounds: Path, plain: dict[str, str]) -> str:
+    out = RemotePath(f"s3://{BUCKET}/gateway")
+    with running(*command(sounds, out), log=folder / "gateway-run.log") as run:
+        before = shards_begun(out, run)
+        store.kill()
+        time.sleep(5)
+        if run.poll() is not None:
+            raise Failed(f"the run was over before the gateway was killed: {tail(folder / 'gateway-run.log')}")
+        store.start()
+        wait_for(lambda: run.poll() is not None, PATIENCE, Failed("the run did not end"))
+        if run.returncode:
+            raise Failed(f"exit status {run.returncode}: {tail(folder / 'gateway-run.log')}")
+    return f"after {before} shards; {clusters.compare(plain, fetched(folder, out))}"
+
+
+def run_killed(folder: Path, sounds: Path, plain: dict[str, str]) -> str:
+    out = RemotePath(f"s3://{BUCKET}/run")
+    with running(*command(sounds, out), log=folder / "killed-run.log") as run:
+        before = shards_begun(out, run)
+        run.kill()
+    said(*command(sounds, out))
+    return f"after {before} shards; {clusters.compare(plain, fetched(folder, out))}"
+
+
+def command(sounds: Path, out: RemotePath) -> list[str]:
+    return ["focalstream", "tokenize", str(sounds), str(out), *clusters.OPTIONS, "--executor", "inline"]
+
+
+def shards_begun(out: RemotePath, run: subprocess.Popen[bytes]) -> int:
+    """Wait until a run has finished its first shards. Returns how many receipts there are."""
+
+    def receipts() -> int:
+        return sum("receipts/" in name for name in files_below(out))
+
+    wait_for(lambda: receipts() > 0 or run.poll() is not None, PATIENCE, Failed("no shard was finished"))
+    return receipts()
+
+
+def fetched(folder: Path, out: RemotePath) -> dict[str, str]:
+    copy = folder / out.name
+    for name in files_below(out):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes((out / name).read_bytes())
+    return clusters.digests(copy)
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    return clusters.trial("ceph", PROGRAMS, INSTALL, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
