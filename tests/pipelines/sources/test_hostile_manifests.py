@@ -15,6 +15,7 @@ from pipelines.format.layout import Layout
 from pipelines.sources.audio import read_wave
 from pipelines.sources.cuts import Selection
 from pipelines.sources.manifests import find_inputs, read_cuts
+from pipelines.sources.shar_tars import pairs_in
 from pipelines.storage.redirects import origin
 from slm.cli import main
 from tokenizer.errors import InputError
@@ -195,6 +196,14 @@ def test_odd_members_of_a_shar_tar_are_named(speech, tmp_path, kind):
     manifest.write_bytes(gzip.compress(json.dumps({**cut, "recording": None}).encode()))  # the JSON in the tar is read
     with pytest.raises(InputError, match=r"recording\.000000\.tar: not a Shar tar"):
         list(read_cuts([str(tmp_path / "shar")]))
+
+
+def test_pairs_after_placeholders_at_the_beginning_of_a_shar_tar_are_counted(tmp_path):
+    with tarfile.open(tmp_path / "recording.000000.tar", "w") as tar:
+        for name in ("a.nodata", "a.nometa", "b.nodata", "b.nometa", "c.wav", "c.json"):
+            tar.addfile(tarfile.TarInfo(name))
+    pairs = [(pair.name, pair.audio is None) for pair in pairs_in(str(tmp_path / "recording.000000.tar"))]
+    assert pairs == [("a", True), ("b", True), ("c", False)]
 
 
 def test_a_shar_tar_of_other_cuts_is_found_by_the_worker(speech, run, tmp_path):
