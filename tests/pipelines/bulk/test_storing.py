@@ -3,13 +3,18 @@
 import json
 import threading
 import time
+from concurrent.futures import Future
 
 import fsspec
 import pytest
 
 from pipelines.bulk import tasks
 from pipelines.bulk.feed import pipeline
+from pipelines.format.layout import Layout
+from pipelines.format.ledger import Receipt
+from pipelines.format.shards import MadeShard
 from pipelines.storage.folders import RemotePath
+from pipelines.storage.stable_bytes import stored_file
 from tokenizer.errors import InputError
 
 
@@ -68,6 +73,21 @@ def test_an_upload_that_fails_leaves_no_receipt(audio_folder, finished, run, sto
     assert "shards/codes.000002.tar" in stored(store) and "work/receipts/000002.json" not in stored(store)
     run(audio_folder, store)
     assert stored(store) == file_bytes(finished)
+
+
+def test_a_shard_that_comes_after_its_plan_has_gone_leaves_no_receipt(store):
+    """Nor does it harm a dataset that others have finished meanwhile."""
+    layout, made = Layout(store), Future()
+    path = layout.codes_tar(3)
+    made.set_result(
+        MadeShard({path: b"tokens"}, Receipt(3, {layout.name(path): stored_file(b"tokens")}, 1, 1, 0.1, ()))
+    )
+    with pytest.raises(InputError, match="was removed while a run was writing there"):
+        tasks._stored(layout, made)
+    assert stored(store) == {}
+    layout.dataset.write_bytes(b"{}")
+    tasks._stored(layout, made)
+    assert sorted(stored(store)) == ["dataset.json", "shards/codes.000003.tar"]
 
 
 def test_shards_that_wait_to_be_stored_are_few(audio_folder, run, tmp_path, monkeypatch):
