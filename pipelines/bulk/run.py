@@ -221,8 +221,12 @@ def do_shards(
         for shard, receipt in zip(ours, read_receipts(layout, ours), strict=True)
         if receipt is not None and not _failed_too_much(receipt, job.max_quarantine_rate)
     }
-    for shard in listed.intersection(ours).difference(finished):
-        remove_receipt(layout, shard)  # other parts would take it for done
+    if again := listed.intersection(ours).difference(finished):
+        with _one_part_at_a_time(job, layout, "finish", layout.dataset.exists):  # another part may be reading them
+            if layout.dataset.exists():
+                return 0.0
+            for shard in again:
+                remove_receipt(layout, shard)  # other parts would take it for done
 
     def task(shard: int) -> Task:
         group = _together(shard // job.encoding.batch_shards, plan, job.encoding)

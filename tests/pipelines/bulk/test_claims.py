@@ -1,7 +1,9 @@
 """Parts that take over shards of others: each is done by one of them, also when some are slow, hang or are killed."""
 
+import contextlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ import time
 import fsspec
 import pytest
 
+from pipelines.bulk import run as bulk_run
 from pipelines.bulk import tasks
 from pipelines.bulk.claims import Claims
 from pipelines.bulk.executors.inline import Inline
@@ -78,6 +81,28 @@ def test_a_shard_of_a_part_whose_file_is_gone_is_done_again(audio_folder, finish
     for number in (3, 1):
         run(audio_folder, tmp_path / "out", part=Part(number, 3))
     assert file_bytes(tmp_path / "out") == file_bytes(finished)
+
+
+def test_a_part_does_nothing_again_while_another_finishes_the_dataset(
+    audio_folder, finished, run, tmp_path, monkeypatch
+):
+    """Between the receipts, which it has read, and `dataset.json` no shard may change."""
+    out = tmp_path / "out"
+    for number in (1, 2):
+        run(audio_folder, out, part=Part(number, 3))
+    (out / "shards/codes.000003.tar").unlink()
+    waits = bulk_run.once
+
+    @contextlib.contextmanager
+    def others_finish_first(layout, what, done):
+        with waits(layout, what, done) as still_held:
+            if what == "finish":
+                shutil.copy(finished / "dataset.json", out)
+            yield still_held
+
+    monkeypatch.setattr(bulk_run, "once", others_finish_first)
+    assert run(audio_folder, out, part=Part(1, 3))["cuts"] == 24
+    assert not (out / "shards/codes.000003.tar").exists()
 
 
 def test_a_part_whose_shards_others_have_done_meanwhile_has_no_error(audio_folder, finished, run, tmp_path, file_bytes):
