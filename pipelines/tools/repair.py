@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.executors.local import Local
 from pipelines.bulk.finalize import finalize, reopen, shards_with_failures, wids
+from pipelines.bulk.interruption import interrupted_by_sigterm
 from pipelines.bulk.ownership import only_run
 from pipelines.bulk.plan import Sharding, identify, make_plan, refuse_difference
-from pipelines.bulk.run import Job, do_shards, interrupted_by_sigterm, load_codec
+from pipelines.bulk.run import Job, do_shards, load_codec
 from pipelines.format.description import CodecEntry, Description, read_description, restore_description
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import read_receipts
