@@ -34,7 +34,7 @@ from pipelines.format.description import CodecEntry, read_description
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import Receipt, read_receipts, write_receipt
 from pipelines.format.member_ids import RECENT, SeenIds
-from pipelines.format.shards import write_shard
+from pipelines.format.shards import make_shard, store_shard
 from pipelines.sources.blocks import BLOCK_LINES
 from pipelines.sources.cuts import PlannedCut, Selection
 from pipelines.sources.manifests import content_digest, manifests_state, read_blocks
@@ -141,7 +141,7 @@ def verified(out: Path, shards: int = 4, cuts: int = 300) -> None:
             for i in range(cuts)
         ]  # fmt: skip
         codes = [rng.integers(4096, size=600).astype(np.uint16) for _ in planned]
-        receipts.append(write_shard(layout, shard, planned, codes, 50.0))
+        receipts.append(store_shard(layout, make_shard(layout, shard, planned, codes, 50.0)))
     plan = Plan(identity([str(Path(__file__))]), tuple(PlannedShard(cuts, 3600.0) for _ in range(shards)), 0)
     finalize(layout, plan, CODEC, receipts)
     remove_tree(layout.work)

@@ -34,7 +34,7 @@ class PlannedLines:
         members: their names in a tar, if none of the ids was there before.
         rests: of `line_of`.
         skipped: how many cuts it leaves out.
-        base, renamed: what the block's `PathRule` has found.
+        base, unfound, renamed: what the block's `PathRule` has found.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -43,6 +43,7 @@ class PlannedLines:
     rests: list[str] = field(default_factory=list)
     skipped: int = 0
     base: str | None = None
+    unfound: bool = False
     renamed: dict[str, str] = field(default_factory=dict)
 
 
@@ -119,7 +120,7 @@ def _side_by_side(pool: Executor, processes: int, inputs: list[str], selection: 
         lines = future.result()
         if block.rule.base is None:
             block.rule.base = lines.base
-        elif lines.base not in (None, block.rule.base):  # the block did not know yet where the first one was found
+        elif lines.unfound or lines.base not in (None, block.rule.base):  # it did not know where the first one is
             lines = _lines(block, selection)
         for name, other in lines.renamed.items():
             block.rule.rename(name, other)
@@ -140,7 +141,7 @@ def _lines(block: Block, selection: Selection) -> PlannedLines:
         _append(lines, item)
     lines.skipped = source.skipped
     if block.rule is not None:
-        lines.base, lines.renamed = block.rule.base, block.rule.renamed
+        lines.base, lines.unfound, lines.renamed = block.rule.base, block.rule.unfound, block.rule.renamed
     return lines
 
 

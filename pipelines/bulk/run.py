@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipelines.bulk.claims import Alone, Claims
@@ -23,6 +19,7 @@ from pipelines.bulk.encoding import MOST_READERS, Encoding
 from pipelines.bulk.executors.base import Executor
 from pipelines.bulk.executors.local import Local
 from pipelines.bulk.finalize import count, finalize, reopen, shards_with_failures
+from pipelines.bulk.interruption import interrupted_by_sigterm
 from pipelines.bulk.ownership import Part, dealt_to, once, only_run, refuse_strange_folder
 from pipelines.bulk.plan import Sharding, identify, load_or_make_plan, make_plan, refuse_difference
 from pipelines.bulk.progress import ProgressBar
@@ -221,8 +218,12 @@ def do_shards(
         for shard, receipt in zip(ours, read_receipts(layout, ours), strict=True)
         if receipt is not None and not _failed_too_much(receipt, job.max_quarantine_rate)
     }
-    for shard in listed.intersection(ours).difference(finished):
-        remove_receipt(layout, shard)  # other parts would take it for done
+    if again := listed.intersection(ours).difference(finished):
+        with _one_part_at_a_time(job, layout, "finish", layout.dataset.exists):  # another part may be reading them
+            if layout.dataset.exists():
+                return 0.0
+            for shard in again:
+                remove_receipt(layout, shard)  # other parts would take it for done
 
     def task(shard: int) -> Task:
         group = _together(shard // job.encoding.batch_shards, plan, job.encoding)
@@ -327,33 +328,3 @@ def _stop_when_too_many_fail(job: Job, plan: Plan, quarantined: int, latest: Rec
         f"{last.id} ({last.source}): {last.reason}, {last.detail}. Fix the cause, or raise --max-quarantine-rate, and "
         "give the same command again"
     )
-
-
-PATIENT_SIGNALS = 2  # that end a run in order; one more ends the process at once
-
-
-@contextlib.contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM (a scheduler's time limit) end the run in the same order as Ctrl-C does. A second signal does not
-    disturb that; a third ends the process at once, as `kill -9` would."""
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    seen = 0
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == 1:
-            raise KeyboardInterrupt
-        if seen > PATIENT_SIGNALS:
-            os._exit(128 + number)
-        os.write(2, b"stopping: finished shards stay, unfinished ones are removed; once more ends this at once\n")
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -111,7 +111,7 @@ def write_cut_list(layout: Layout, shard: int, data: bytes) -> None:
     path = _cut_list_file(layout, shard)
     path.write_bytes(data)
     if isinstance(path, Path):
-        with open(path, "rb") as written:
+        with open(path, "r+b") as written:  # Windows syncs only what may be written
             os.fsync(written.fileno())
 
 

@@ -21,7 +21,7 @@ from pipelines.bulk.feed.pipeline import Group
 from pipelines.bulk.feed.reading import ATTEMPTS, Job, ReaderDied, Readers, RowReader
 from pipelines.bulk.stored_plan import has_plan, shard_cuts
 from pipelines.format.layout import Layout
-from pipelines.format.ledger import Outcome, Receipt, quarantine
+from pipelines.format.ledger import Outcome, Receipt, quarantine, remove_receipt
 from pipelines.format.shards import MadeShard, make_shard, store_shard, stored_cuts
 from pipelines.sources.audio import expected_samples
 from pipelines.sources.cuts import CutError, PlannedCut
@@ -220,10 +220,12 @@ def _group(
 
 def _stored(layout: Layout, made: Future[MadeShard]) -> Receipt:
     receipt = store_shard(layout, made.result())
-    if not has_plan(layout) and not layout.dataset.exists():  # `rm -r OUT` stops where a file has just appeared
-        for path in layout.shard_files(receipt.shard):
-            path.unlink(missing_ok=True)
-        raise layout.removed()
+    if not has_plan(layout):  # its receipt would count in the next run there
+        remove_receipt(layout, receipt.shard)
+        if not layout.dataset.exists():  # `rm -r OUT` stops where a file has just appeared
+            for path in layout.shard_files(receipt.shard):
+                path.unlink(missing_ok=True)
+            raise layout.removed()
     return receipt
 
 

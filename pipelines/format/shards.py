@@ -170,7 +170,7 @@ def read_codes(layout: Layout, shard: int) -> list[np.ndarray]:
 
 
 def stored_cuts(layout: Layout, shard: int) -> Iterator[tuple[PlannedCut, np.ndarray]]:
-    """Each cut of a shard as it was planned, with its codes, uint16 [T]; `write_shard` makes the same bytes of them.
+    """Each cut of a shard as it was planned, with its codes, uint16 [T]; `make_shard` makes the same bytes of them.
 
     A mix comes back as the cut without recording that it became.
     """

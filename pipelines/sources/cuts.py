@@ -80,11 +80,15 @@ class PathRule:
 
     They are relative to the working directory or to the manifest's folder: the first recording that exists in either
     decides for the whole manifest, so that a manifest of millions of lines does not cost millions of file look-ups.
+
+    Attributes:
+        unfound: a recording was in neither before one was found, and was taken to belong to the manifest's folder.
     """
 
     manifest_folder: str
     access: Access = NO_MORE
     base: str | None = None
+    unfound: bool = False
     renamed: dict[str, str] = field(default_factory=dict)
 
     def settle(self, source: dict[str, Any]) -> None:
@@ -117,6 +121,7 @@ class PathRule:
         if self.base is None:
             bases = (self.manifest_folder,) if is_url(self.manifest_folder) else (os.getcwd(), self.manifest_folder)
             self.base = next((base for base in bases if exists(join(base, path))), None)
+            self.unfound |= self.base is None
         return join(self.base or self.manifest_folder, path)
 
 

@@ -24,7 +24,6 @@ from pipelines.sources.tars import content_of
 from pipelines.storage.ahead import in_order
 from pipelines.storage.places import is_folder, join, names_in
 from pipelines.storage.ranges import open_each
-from tokenizer.audio_input.contents import BadAudio
 from tokenizer.errors import InputError
 
 TARS_AT_A_TIME = 64  # behind a URL, where most of them wait
@@ -173,5 +172,5 @@ def located(cuts: Sequence[Cut]) -> list[Cut]:
 def _found(place: TarPair) -> TarPair:
     try:
         return replace(place, place=find_pair(place))
-    except (BadAudio, OSError):
+    except Exception:  # HTTP and stores have errors of their own
         return place

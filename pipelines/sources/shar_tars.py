@@ -73,6 +73,7 @@ def pairs_in(path: str, begin: int = 0, recording: ReadRecording | None = None) 
             with tarfile.open(fileobj=cast(BinaryIO, file), mode="r:") as tar:
                 for data in tar:
                     meta = tar.next()
+                    tar.members = []  # type: ignore[attr-defined]  # tarfile remembers, and may give again, every member
                     stem = data.name.rpartition(".")[0]
                     if data.name.endswith(".nodata") or (meta is None and recording):
                         yield Pair(stem, None, None, tar.offset)
@@ -81,7 +82,6 @@ def pairs_in(path: str, begin: int = 0, recording: ReadRecording | None = None) 
                         raise ValueError(f"{data.name!r} in it is a link, a folder or the like, no file")
                     found = recording(tar, meta) if meta and recording else None
                     yield Pair(stem, TarSlice(path, data.offset_data, data.size), found, tar.offset)
-                    tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
     except InputError:
         raise
     except (tarfile.TarError, ValueError, RecursionError) as error:

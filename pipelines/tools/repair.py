@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pipelines.bulk.encoding import Encoding
 from pipelines.bulk.executors.local import Local
 from pipelines.bulk.finalize import finalize, reopen, shards_with_failures, wids
+from pipelines.bulk.interruption import interrupted_by_sigterm
 from pipelines.bulk.ownership import only_run
 from pipelines.bulk.plan import Sharding, identify, make_plan, refuse_difference
-from pipelines.bulk.run import Job, do_shards, interrupted_by_sigterm, load_codec
+from pipelines.bulk.run import Job, do_shards, load_codec
 from pipelines.format.description import CodecEntry, Description, read_description, restore_description
 from pipelines.format.layout import Layout
 from pipelines.format.ledger import read_receipts
@@ -53,7 +54,7 @@ def repair(out: Folder, codec: str | None = None, device: str | None = None, wor
     layout = Layout(out.absolute())
     if not layout.dataset.exists() and not layout.dataset_copy.exists():
         read_description(layout)  # raises, and says what is there instead
-    with interrupted_by_sigterm(), only_run(layout):
+    with interrupted_by_sigterm(), only_run(layout) as still_held:
         files = restore_description(layout)
         original, description = layout.dataset.read_bytes(), read_description(layout)
         if _is_damaged(layout, description, layout.wids):
@@ -71,12 +72,12 @@ def repair(out: Folder, codec: str | None = None, device: str | None = None, wor
             find_inputs(place)  # raises where an input is missing
         now = identify(inputs, job.selection, job.sharding, job.encoding.to_dict(), loaded.fingerprint)
         refuse_difference(layout, identity, now)
-        plan = make_plan(layout, identity)
+        plan = make_plan(layout, identity, still_held)
         if ledger_is_damaged:  # cuts that failed are tried again, to find the reasons
             broken |= shards_with_failures(description, plan)
             files.append(layout.name(layout.quarantine))
         kept = reopen(layout, description, plan, broken)
-        do_shards(job, layout, plan, loaded, kept)
+        do_shards(job, layout, plan, loaded, kept, still_held)
         done = [receipt for receipt in read_receipts(layout, range(len(plan.shards))) if receipt is not None]
         repaired = finalize(layout, plan, CodecEntry.of(loaded), done)
         lost = repaired.totals.quarantined - description.totals.quarantined

@@ -29,6 +29,7 @@ from pipelines.format.member_ids import SeenIds, member_id
 from pipelines.format.shards import make_shard, store_shard, stored_cuts
 from pipelines.sources.cuts import PlannedCut
 from pipelines.storage.folders import Folder, remove_tree
+from pipelines.storage.leases import StillHeld
 from tokenizer.errors import InputError
 
 BY: dict[str, Callable[[PlannedCut], str]] = {
@@ -57,8 +58,8 @@ def merge(sources: Sequence[Folder], out: Folder, sharding: Sharding) -> Descrip
     descriptions = [read_intact(Layout(source)) for source in sources]
     made_from = {"merged": [_origin(source, found) for source, found in zip(sources, descriptions, strict=True)]}
     layout = Layout(out.absolute())
-    with rewriting(layout):
-        writer = DatasetWriter(layout, codec, made_from, sharding)
+    with rewriting(layout) as still_held:
+        writer = DatasetWriter(layout, codec, made_from, sharding, still_held)
         for source, description in zip(sources, descriptions, strict=True):
             copy_cuts(Layout(source), description, lambda cut: writer, lambda failed: writer)
         return writer.close()
@@ -95,9 +96,9 @@ def split(
         writers = {}
         for name, share in shares.items():
             layout = Layout((out / name).absolute())
-            stack.enter_context(rewriting(layout))
+            still_held = stack.enter_context(rewriting(layout))
             made_from = {"split": {**origin, "by": by, "part": name, "share": share}}
-            writers[name] = DatasetWriter(layout, description.codec, made_from, sharding)
+            writers[name] = DatasetWriter(layout, description.codec, made_from, sharding, still_held)
         copy_cuts(
             Layout(source),
             description,
@@ -150,10 +151,19 @@ class DatasetWriter:
         codec: of the datasets that the cuts come from.
         made_from: where the cuts come from, for `dataset.json`.
         sharding: when a shard is full, and whether to pack it.
+        still_held: called before anything is written; raises when another run has taken over.
     """
 
-    def __init__(self, layout: Layout, codec: CodecEntry, made_from: dict[str, Any], sharding: Sharding) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        codec: CodecEntry,
+        made_from: dict[str, Any],
+        sharding: Sharding,
+        still_held: StillHeld = lambda: None,
+    ) -> None:
         self._layout, self._codec, self._made_from, self._sharding = layout, codec, made_from, sharding
+        self._still_held = still_held
         self._cuts: list[tuple[PlannedCut, np.ndarray]] = []
         self._seconds = 0.0
         self._failures: list[Quarantined] = []
@@ -177,6 +187,7 @@ class DatasetWriter:
         """Write what is left, and `dataset.json`. Returns its content."""
         if self._cuts or self._failures:
             self._end_shard()
+        self._still_held()
         plan = Plan(self._made_from, tuple(self._shards), self._seen.duplicates)
         return finalize(self._layout, plan, self._codec, self._receipts)
 
@@ -190,6 +201,7 @@ class DatasetWriter:
             self._codec.token_rate,
             self._codec.bits_per_token if self._sharding.pack else None,
         )
+        self._still_held()
         receipt = store_shard(self._layout, made)
         with_failures = replace(receipt, quarantined=tuple(self._failures))
         write_receipt(self._layout, with_failures)
@@ -199,20 +211,21 @@ class DatasetWriter:
 
 
 @contextlib.contextmanager
-def rewriting(layout: Layout) -> Iterator[None]:
+def rewriting(layout: Layout) -> Iterator[StillHeld]:
     """Hold OUT for a `DatasetWriter`. Files of an earlier writer that was killed are removed, and so are those of this
     one if it fails.
 
     Raises:
         InputError: OUT holds a dataset, an unfinished run of `focalstream tokenize`, or files of others.
     """
-    with only_run(layout):
+    with only_run(layout) as still_held:
         if layout.dataset.exists() or has_plan(layout):
             raise InputError(f"{layout.out} holds a dataset or a run of `focalstream tokenize`; give another OUT")
         _clear(layout)
         try:
-            yield
+            yield still_held
         except BaseException:
+            still_held()  # else they are those of another run, which has taken over
             _clear(layout)
             raise
 

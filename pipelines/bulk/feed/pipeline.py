@@ -139,6 +139,8 @@ class Pipeline:
                     self._outbox.put(item)
         finally:
             self._stopped.set()
+            with self._finishing_changed:  # what waits there to be stored is dropped by those who store it
+                self._finishing_changed.notify_all()
             self._buffers.close()
             self._outbox.put(None)
             collector.join()
@@ -310,7 +312,7 @@ class Pipeline:
 
     def _wait_for_finishing(self, most: int) -> None:
         with self._finishing_changed:
-            self._finishing_changed.wait_for(lambda: self._finishing <= most)
+            self._finishing_changed.wait_for(lambda: self._finishing <= most or self._stopped.is_set())
 
     def _sort_in(self, group: Group, piece: Piece, tokens: np.ndarray | CutError | None) -> float:
         """Keep the tokens of a row. Returns the seconds of audio that are done with it."""

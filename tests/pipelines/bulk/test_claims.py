@@ -1,7 +1,9 @@
 """Parts that take over shards of others: each is done by one of them, also when some are slow, hang or are killed."""
 
+import contextlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ import time
 import fsspec
 import pytest
 
+from pipelines.bulk import run as bulk_run
 from pipelines.bulk import tasks
 from pipelines.bulk.claims import Claims
 from pipelines.bulk.executors.inline import Inline
@@ -20,6 +23,7 @@ from pipelines.format.ledger import Receipt, shards_with_receipts, write_receipt
 from pipelines.sources.cuts import Selection
 from pipelines.storage import leases
 from pipelines.storage.folders import RemotePath
+from pipelines.storage.locks import is_flocked
 from tokenizer.errors import InputError
 
 SHARDS = 24
@@ -47,13 +51,12 @@ def test_an_idle_part_takes_over_what_another_has_not_begun_and_later_what_it_he
 
     monkeypatch.setattr(tasks, "store_shard", noted)
     slow = subprocess.Popen([sys.executable, "-m", "slm.cli", *command], stderr=subprocess.PIPE)
-    while len(claimed := list(out.glob("work/claims/*"))) < 3:  # it has read ahead
+    while len(list(out.glob("work/claims/*"))) < 3:  # it has read ahead
         assert slow.poll() is None
         time.sleep(0.05)
-    time.sleep(0.3)
-    claimed = {int(folder.name) for folder in out.glob("work/claims/*")}
-    assert 1 in claimed and len(claimed) < SHARDS / 2
     run(manifest, out, part=Part(1, 2), **options)
+    claimed = {int(claim.parent.name) for claim in out.glob("work/claims/*/claim") if is_flocked(claim)}
+    assert 1 in claimed and len(claimed) < SHARDS / 2
     assert sorted(stored) == sorted(set(range(SHARDS)) - claimed)
     assert set(stored) == shards_with_receipts(Layout(out))
     slow.kill()
@@ -78,6 +81,28 @@ def test_a_shard_of_a_part_whose_file_is_gone_is_done_again(audio_folder, finish
     for number in (3, 1):
         run(audio_folder, tmp_path / "out", part=Part(number, 3))
     assert file_bytes(tmp_path / "out") == file_bytes(finished)
+
+
+def test_a_part_does_nothing_again_while_another_finishes_the_dataset(
+    audio_folder, finished, run, tmp_path, monkeypatch
+):
+    """Between the receipts, which it has read, and `dataset.json` no shard may change."""
+    out = tmp_path / "out"
+    for number in (1, 2):
+        run(audio_folder, out, part=Part(number, 3))
+    (out / "shards/codes.000003.tar").unlink()
+    waits = bulk_run.once
+
+    @contextlib.contextmanager
+    def others_finish_first(layout, what, done):
+        with waits(layout, what, done) as still_held:
+            if what == "finish":
+                shutil.copy(finished / "dataset.json", out)
+            yield still_held
+
+    monkeypatch.setattr(bulk_run, "once", others_finish_first)
+    assert run(audio_folder, out, part=Part(1, 3))["cuts"] == 24
+    assert not (out / "shards/codes.000003.tar").exists()
 
 
 def test_a_part_whose_shards_others_have_done_meanwhile_has_no_error(audio_folder, finished, run, tmp_path, file_bytes):

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import shutil
 
 import pytest
 
@@ -158,6 +159,16 @@ def test_any_number_of_processes_gives_the_same_plan(tmp_path, write_manifest, s
     plans = [load_or_make_plan(Layout(tmp_path / f"out{n}"), identity, processes=n) for n in (1, 2)]
     assert plans[0] == plans[1] and plans[0].cuts == 15 and plans[0].duplicate_ids == 5
     assert file_bytes(tmp_path / "out1") == file_bytes(tmp_path / "out2")
+    # Where the first recording is found decides for lines, too, of which none is found.
+    monkeypatch.chdir(tmp_path.parent)
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    shutil.copytree(tmp_path / "audio", tmp_path.parent / "here")
+    for number, line in enumerate(lines):
+        line["recording"]["sources"][0]["source"] = "here/0.wav" if number < 3 else "here/missing.wav"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for processes in (1, 2):
+        load_or_make_plan(Layout(tmp_path / f"far{processes}"), identity, processes=processes)
+    assert file_bytes(tmp_path / "far1") == file_bytes(tmp_path / "far2")
     with open(manifest, "a") as file:
         file.write("{not json\n")
     with pytest.raises(InputError, match="line 11"):

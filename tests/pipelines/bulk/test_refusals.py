@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pipelines.bulk.run import interrupted_by_sigterm
+from pipelines.bulk.interruption import interrupted_by_sigterm
 from slm.cli import main
 from tokenizer.errors import InputError
 

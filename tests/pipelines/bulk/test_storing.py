@@ -3,13 +3,18 @@
 import json
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import fsspec
 import pytest
 
 from pipelines.bulk import tasks
 from pipelines.bulk.feed import pipeline
+from pipelines.format.layout import Layout
+from pipelines.format.ledger import Receipt
+from pipelines.format.shards import MadeShard
 from pipelines.storage.folders import RemotePath
+from pipelines.storage.stable_bytes import stored_file
 from tokenizer.errors import InputError
 
 
@@ -68,6 +73,53 @@ def test_an_upload_that_fails_leaves_no_receipt(audio_folder, finished, run, sto
     assert "shards/codes.000002.tar" in stored(store) and "work/receipts/000002.json" not in stored(store)
     run(audio_folder, store)
     assert stored(store) == file_bytes(finished)
+
+
+def test_after_an_upload_has_failed_no_other_begins(audio_folder, run, tmp_path, monkeypatch):
+    """Each of those that wait would be tried for minutes while the store does not answer."""
+    made, begun, all_made, dropped = [], [], threading.Event(), threading.Event()
+    make = tasks.make_shard
+
+    def counted(layout, shard, *arguments):
+        made.append(shard)
+        if len(made) == 24:
+            all_made.set()
+        return make(layout, shard, *arguments)
+
+    def fails(layout, shard):
+        begun.append(shard)
+        all_made.wait(20)
+        if shard is not begun[0]:
+            dropped.wait(5)
+        raise InputError("the store does not answer")
+
+    class Stores(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            dropped.set()
+            super().shutdown(wait=wait)
+
+    monkeypatch.setattr(tasks, "make_shard", counted)
+    monkeypatch.setattr(tasks, "store_shard", fails)
+    monkeypatch.setattr(tasks, "ThreadPoolExecutor", Stores)
+    with pytest.raises(InputError, match="the store does not answer"):
+        run(audio_folder, tmp_path / "out", shard_cuts=1)
+    assert len(made) == 24 and len(begun) <= 1 + tasks.STORES
+
+
+def test_a_shard_that_comes_after_its_plan_has_gone_leaves_no_receipt(store):
+    """Nor does it harm a dataset that others have finished meanwhile."""
+    layout, made = Layout(store), Future()
+    path = layout.codes_tar(3)
+    made.set_result(
+        MadeShard({path: b"tokens"}, Receipt(3, {layout.name(path): stored_file(b"tokens")}, 1, 1, 0.1, ()))
+    )
+    with pytest.raises(InputError, match="was removed while a run was writing there"):
+        tasks._stored(layout, made)
+    assert stored(store) == {}
+    layout.dataset.write_bytes(b"{}")
+    tasks._stored(layout, made)
+    assert sorted(stored(store)) == ["dataset.json", "shards/codes.000003.tar"]
 
 
 def test_shards_that_wait_to_be_stored_are_few(audio_folder, run, tmp_path, monkeypatch):

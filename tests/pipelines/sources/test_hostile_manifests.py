@@ -12,9 +12,11 @@ import soundfile
 
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.layout import Layout
+from pipelines.sources import shar_tars
 from pipelines.sources.audio import read_wave
 from pipelines.sources.cuts import Selection
 from pipelines.sources.manifests import find_inputs, read_cuts
+from pipelines.sources.shar_tars import pairs_in
 from pipelines.storage.redirects import origin
 from slm.cli import main
 from tokenizer.errors import InputError
@@ -197,6 +199,14 @@ def test_odd_members_of_a_shar_tar_are_named(speech, tmp_path, kind):
         list(read_cuts([str(tmp_path / "shar")]))
 
 
+def test_pairs_after_placeholders_at_the_beginning_of_a_shar_tar_are_counted(tmp_path):
+    with tarfile.open(tmp_path / "recording.000000.tar", "w") as tar:
+        for name in ("a.nodata", "a.nometa", "b.nodata", "b.nometa", "c.wav", "c.json"):
+            tar.addfile(tarfile.TarInfo(name))
+    pairs = [(pair.name, pair.audio is None) for pair in pairs_in(str(tmp_path / "recording.000000.tar"))]
+    assert pairs == [("a", True), ("b", True), ("c", False)]
+
+
 def test_a_shar_tar_of_other_cuts_is_found_by_the_worker(speech, run, tmp_path):
     """Planning does not look into tars; whoever reads the audio holds the names of its pairs against the cuts."""
     make_shar(tmp_path / "shar", speech(0, 1.0))
@@ -217,6 +227,18 @@ def test_a_shar_tar_of_other_cuts_is_found_by_the_worker(speech, run, tmp_path):
             tar.addfile(member, io.BytesIO(data))
     with pytest.raises(InputError, match="wrong manifest, pair 0 of the tar is other"):
         read_wave(next(read_cuts([str(tmp_path / "shar")])), 16000)
+
+
+def test_a_shar_tar_that_a_server_refuses_ends_no_run(speech, run, tmp_path, monkeypatch):
+    """Errors of HTTP are no OSError."""
+    make_shar(tmp_path / "shar", speech(0, 1.0))
+
+    def refused(path, *more):
+        raise RuntimeError("403, message='Forbidden'")
+
+    monkeypatch.setattr(shar_tars, "pairs_in", refused)
+    assert run(tmp_path / "shar", tmp_path / "out", max_quarantine_rate=1.0)["quarantined"] == 1
+    assert ledger(tmp_path / "out")[0]["reason"] == "unreadable"
 
 
 def test_a_command_line_with_commands(write_manifest, speech, tiny_codec_dir, tmp_path):

@@ -1,5 +1,6 @@
 """Merging and splitting move cuts and codes about, and change none."""
 
+import contextlib
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from pipelines.format.description import read_description
 from pipelines.format.layout import Layout
 from pipelines.format.shards import stored_cuts
 from pipelines.storage.folders import RemotePath
+from pipelines.tools import rewrite
 from pipelines.tools.rewrite import merge, part_of, split
 from pipelines.tools.verify import verify
 from slm.cli import main
@@ -48,6 +50,27 @@ def test_writing_a_shard_again_gives_its_bytes(finished, tmp_path, file_bytes):
         writer.close()
     before, after = file_bytes(finished), file_bytes(tmp_path / "out")
     assert {name for name in before if before[name] != after[name]} == {"dataset.json", "dataset.copy.json"}
+
+
+def test_who_has_lost_out_to_another_run_writes_and_removes_nothing(finished, tmp_path, file_bytes, monkeypatch):
+    """Behind a URL, where a lease is lost by silence, `only_run` gives a check that raises."""
+    layout, lost, before = Layout(tmp_path / "out"), [], {}
+
+    def check():
+        if lost:
+            raise InputError("another run has taken over")
+
+    layout.out.mkdir()
+    monkeypatch.setattr(rewrite, "only_run", lambda layout: contextlib.nullcontext(check))
+    with pytest.raises(InputError, match="taken over"), rewrite.rewriting(layout) as still_held:
+        codec = TokenDataset(finished).codec_entry
+        writer = rewrite.DatasetWriter(layout, codec, {}, Sharding(cuts=5), still_held)
+        for shard in range(2):
+            for cut, codes in stored_cuts(Layout(finished), shard):
+                writer.add(cut, codes)
+            before = before or file_bytes(layout.out)
+            lost.append(shard)
+    assert before and file_bytes(layout.out) == before
 
 
 def test_merged(finished, failing, tmp_path):
