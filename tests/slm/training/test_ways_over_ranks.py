@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,8 @@ RUNS = {
     "preferences-fsdp": dataclasses.replace(SHORT, learning_rate=2e-3, parallel="fsdp"),
     "preferences-lora-fsdp": dataclasses.replace(SHORT, learning_rate=2e-2, lora=3, parallel="fsdp"),
 }
-QUICK = ("muon-fsdp", "preferences-lora-fsdp")
+QUICK = ["muon-fsdp", "preferences-lora-fsdp"]
+NAMES = {"quick": QUICK, "others": [name for name in RUNS if name not in QUICK]}
 
 
 def run(name: str, token_dataset: Path, out: Path, place: Path, ranks: Ranks, **changes) -> None:
@@ -43,14 +43,14 @@ def run(name: str, token_dataset: Path, out: Path, place: Path, ranks: Ranks, **
 
 
 def quick(token_dataset: Path, out: Path) -> None:
-    child(token_dataset, out, QUICK)
+    child(token_dataset, out, NAMES["quick"])
 
 
 def others(token_dataset: Path, out: Path) -> None:
-    child(token_dataset, out, [name for name in RUNS if name not in QUICK])
+    child(token_dataset, out, NAMES["others"])
 
 
-def child(token_dataset: Path, out: Path, names: Iterable[str]) -> None:
+def child(token_dataset: Path, out: Path, names: list[str]) -> None:
     """What each of two processes does."""
     torch.set_num_threads(1)
     with join_ranks("cpu") as (ranks, _):
@@ -64,7 +64,7 @@ def test_two_processes_have_the_losses_of_one(token_dataset, tiny_lm_dir, tmp_pa
     (tmp_path / "base").symlink_to(tiny_lm_dir)
     write_preferences(tmp_path / "pairs.jsonl", toy(), load_lm(tiny_lm_dir)[1])
     two_processes(token_dataset, tmp_path, what, module=__name__, check=True)
-    for name in (path.name for path in (tmp_path / "two").iterdir()):
+    for name in NAMES[what]:
         run(name, token_dataset, tmp_path, tmp_path / "one", Ranks(), parallel="ddp")
         found, expected = log_of(tmp_path / "two" / name), log_of(tmp_path / "one" / name)
         assert len(found) == len(expected) == 4
