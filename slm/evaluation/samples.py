@@ -52,13 +52,13 @@ class SampleOptions:
     min_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_seconds <= self.seconds:
-            raise InputError(f"samples: min_seconds {self.min_seconds}: expected 0 to seconds, {self.seconds}")
         if self.count < 1 or not 0 < self.prompt_seconds < math.inf or not 0 < self.seconds < math.inf:
             raise InputError(
                 f"samples: count {self.count}, prompt_seconds {self.prompt_seconds}, seconds {self.seconds}: expected "
                 "more than 0 of each"
             )
+        if not 0 <= self.min_seconds <= self.seconds:
+            raise InputError(f"samples: min_seconds {self.min_seconds}: expected 0 to seconds, {self.seconds}")
 
 
 @dataclass(frozen=True)

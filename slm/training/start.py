@@ -72,7 +72,7 @@ def sharded_start(
     `starting_model`.
     """
     torch.manual_seed(settings.seed)
-    model = without_weights(config, vocabulary, draw=True)
+    model = without_weights(config, vocabulary, draw=init_from is None and not resume)
     if resume:
         return model, ()
     if init_from is not None:

@@ -289,6 +289,8 @@ def test_samples_follow_their_prompts(spoken_dataset, random_lm):
         assert len(sample.generated) <= 25 and (sample.generated < vocabulary.size - FIRST_CODE).all()
     with pytest.raises(InputError, match=r"min_seconds 0\.6: expected 0 to seconds, 0\.5"):
         SampleOptions(5, 1.0, 0.5, min_seconds=0.6)
+    with pytest.raises(InputError, match=r"seconds -1\.0: expected"):
+        SampleOptions(5, 1.0, -1.0)
 
 
 def test_samples_are_no_shorter_than_asked(spoken_dataset, random_lm, monkeypatch):

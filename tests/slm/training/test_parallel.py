@@ -89,11 +89,11 @@ def refused_child(token_dataset: Path, out: Path) -> None:
 
 
 def two_processes(
-    token_dataset: Path, out: Path, what: str = "child", processes: int = 2, module: str = __name__, check: bool = False
+    token_dataset: Path, out: Path, what: str = "child", processes: int = 2, check: bool = False
 ) -> subprocess.CompletedProcess:
     program = out / "child.py"
     program.write_text(
-        f"from pathlib import Path\nfrom {module} import {what}\n"
+        f"from pathlib import Path\nfrom tests.slm.training.test_parallel import {what}\n"
         f"{what}(Path({str(token_dataset)!r}), Path({str(out)!r}))\n"
     )
     root = Path(__file__).parents[3]

@@ -52,6 +52,15 @@ def test_another_models_weights_are_the_same_on_the_meta_device(tiny_lm_dir, lm_
         sharded_start(dataclasses.replace(lm_config, layers=1), vocabulary, SETTINGS, str(tiny_lm_dir))
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_no_weights_are_drawn_that_a_file_replaces(tiny_lm_dir, lm_config, resume):
+    torch.manual_seed(SETTINGS.seed)
+    before = torch.get_rng_state()
+    init_from = None if resume else str(tiny_lm_dir)
+    sharded_start(lm_config, load_lm(tiny_lm_dir)[1], SETTINGS, init_from, resume=resume)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_from_the_model_again(
     lm_config, token_dataset, tiny_lm_dir, tmp_path, monkeypatch
 ):

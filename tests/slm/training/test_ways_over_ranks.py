@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,6 @@ from slm.training.preferences.records import write_preferences
 from slm.training.preferences.training import train_on_preferences
 from slm.training.train import train
 from tests.slm.conftest import MODEL, SETTINGS
-from tests.slm.training.test_parallel import two_processes
 from tests.slm.training.test_preferences import toy
 from tests.slm.training.test_train import log_of
 from tokenizer.runs.ranks import Ranks, join_ranks
@@ -29,6 +31,8 @@ RUNS = {
     "preferences-fsdp": dataclasses.replace(SHORT, learning_rate=2e-3, parallel="fsdp"),
     "preferences-lora-fsdp": dataclasses.replace(SHORT, learning_rate=2e-2, lora=3, parallel="fsdp"),
 }
+QUICK = ["muon-fsdp", "preferences-lora-fsdp"]
+NAMES = {"quick": QUICK, "others": [name for name in RUNS if name not in QUICK]}
 
 
 def run(name: str, token_dataset: Path, out: Path, place: Path, ranks: Ranks, **changes) -> None:
@@ -40,19 +44,27 @@ def run(name: str, token_dataset: Path, out: Path, place: Path, ranks: Ranks, **
         train(CONFIG, settings, [token_dataset], place / name, **options)
 
 
-def child(token_dataset: Path, out: Path) -> None:
+def process(rank: int, names: list[str], token_dataset: Path, out: Path, port: int) -> None:
     torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in place.items()}
     with join_ranks("cpu") as (ranks, _):
-        for name in RUNS:
+        for name in names:
             run(name, token_dataset, out, out / "two", ranks)
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_of_one(token_dataset, tiny_lm_dir, tmp_path):
+@pytest.mark.parametrize("what", ["quick", pytest.param("others", marks=pytest.mark.soak)])
+def test_two_processes_have_the_losses_of_one(token_dataset, tiny_lm_dir, tmp_path, what):
     (tmp_path / "base").symlink_to(tiny_lm_dir)
     write_preferences(tmp_path / "pairs.jsonl", toy(), load_lm(tiny_lm_dir)[1])
-    two_processes(token_dataset, tmp_path, module=__name__, check=True)
-    for name in RUNS:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.set_forkserver_preload([__name__])  # PyTorch is imported once, and without torchrun
+    arguments = (NAMES[what], token_dataset, tmp_path, port)
+    torch.multiprocessing.start_processes(process, arguments, 2, start_method="forkserver")
+    for name in NAMES[what]:
         run(name, token_dataset, tmp_path, tmp_path / "one", Ranks(), parallel="ddp")
         found, expected = log_of(tmp_path / "two" / name), log_of(tmp_path / "one" / name)
         assert len(found) == len(expected) == 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -41,7 +43,8 @@ def process(rank, out):
 
 @pytest.mark.slow
 def test_four_processes_make_the_updates_of_one(tmp_path):
-    torch.multiprocessing.spawn(process, (tmp_path,), WORLD)
+    multiprocessing.set_forkserver_preload([__name__])  # PyTorch is imported once, not four times
+    torch.multiprocessing.start_processes(process, (tmp_path,), WORLD, start_method="forkserver")
     start, expected = trained(torch.optim.Muon, lambda x: x, steps=0), trained(torch.optim.Muon, lambda x: x)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
     for how in found[0]:
