@@ -153,7 +153,9 @@ def _what_lacks(card: str) -> list[str]:
     """A line for the user about a head without a license."""
     if re.search(r"^license:", card.partition("\n---\n")[0], re.MULTILINE):
         return []
-    return [f"{CARD} has no license, so nobody may use this: add --license ID (apache-2.0, cc-by-4.0, other, ...)"]
+    return [
+        f"{CARD} has no license, without which others may not use this: add --license ID (apache-2.0, cc-by-4.0, other, ...)"
+    ]
 
 
 def _check_repository(repo: str) -> None:
