@@ -154,7 +154,7 @@ def _what_lacks(card: str) -> list[str]:
     if re.search(r"^license:", card.partition("\n---\n")[0], re.MULTILINE):
         return []
     return [
-        f"{CARD} has no license, without which others may not use this: add --license ID (apache-2.0, cc-by-4.0, other, ...)"
+        f"{CARD} has no license, without which others may not use this: add --license ID (apache-2.0, cc-by-4.0, ...)"
     ]
 
 
