@@ -44,21 +44,24 @@ A prompt is the id {bos}, then the codes of some speech, each plus {first}. Only
 `generation_config.json` suppresses the other ids.{text_note} The model was trained with a context of {context} tokens
 (`max_position_embeddings`). Beyond it focalstream uses a sliding window, which this layout does not have.
 
-Below, THIS_FOLDER is a copy of it on disk. The codec, from speech to codes and back, is part of the Python package
+Below, THIS_FOLDER is a copy of it on disk (of the Hugging Face Hub's: `hf download THIS_REPOSITORY --local-dir
+THIS_FOLDER`). The codec, from speech to codes and back, is part of the Python package
 focalstream, which reads the folder directly: `focalstream continue PROMPT.wav OUT.wav --lm THIS_FOLDER`. transformers:
 
 ```python
 import torch
 from tokenizer import Codec  # of the package focalstream
+from tokenizer.audio import read_audio, write_audio
 from transformers import LlamaForCausalLM
 
 codec = Codec.from_pretrained("{codec}")
-codes = codec.encode(wave)[0]  # wave: float32 [1, S] at codec.sample_rate_in; codes: int64 [T]
+wave = read_audio("PROMPT.wav", codec.sample_rate_in)  # float32 [S], resampled
+codes = codec.encode(wave)[0]  # int64 [T]
 model = LlamaForCausalLM.from_pretrained("THIS_FOLDER")
 prompt = torch.cat((torch.tensor([{bos}]), codes + {first}))[None]
 ids = model.generate(prompt, max_new_tokens=250)[0, prompt.shape[1] :]
 codes = ids[ids >= {first}] - {first}
-speech = codec.decode(codes[None])  # float32 [1, samples] at codec.sample_rate_out
+write_audio("OUT.wav", codec.decode(codes[None])[0].numpy(), codec.sample_rate_out)
 ```
 
 As text, code 123 is `<|c123|>`: `AutoTokenizer.from_pretrained("THIS_FOLDER")` gives ids of such strings, after the id

@@ -16,10 +16,14 @@ from tokenizer.files import write_atomically
 from tokenizer.hub import CARD, push
 
 TAGS = ("speech", "language-model")
+LIBRARY = "transformers"  # what loads an exported model
 OWN = """# A speech language model
 
 Its tokens are those of codec `{codec}` (fingerprint `{fingerprint}`), {rate:g} a second of speech. It is in the layout
-of focalstream: `focalstream continue PROMPT.wav OUT.wav --lm FOLDER`.
+of focalstream:
+
+    hf download THIS_REPOSITORY --local-dir FOLDER
+    focalstream continue PROMPT.wav OUT.wav --lm FOLDER
 """
 TRAINING = """
 ## Training
@@ -33,13 +37,13 @@ Settings:
 """
 
 
-def push_run(run: Path, report: Any, repo: str, private: bool, dry_run: bool) -> str:
+def push_run(run: Path, report: Any, repo: str, private: bool, dry_run: bool, license_id: str | None = None) -> str:
     """Upload the best model of a training run.
 
     Args:
         run: its folder.
         report: `TrainReport` or `PreferenceReport`.
-        repo, private, dry_run: see `tokenizer.hub.push`.
+        repo, private, dry_run, license_id: see `tokenizer.hub.push`.
 
     Returns:
         What to print.
@@ -50,7 +54,8 @@ def push_run(run: Path, report: Any, repo: str, private: bool, dry_run: bool) ->
     model, vocabulary = load_lm(run)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / run.resolve().name
-        if is_exportable(model.config):
+        exported = is_exportable(model.config)
+        if exported:
             export_lm(model, vocabulary, folder)
             text = (folder / CARD).read_text(encoding="utf-8")
         else:
@@ -69,4 +74,5 @@ def push_run(run: Path, report: Any, repo: str, private: bool, dry_run: bool) ->
             settings=json.dumps(settings, indent=1),
         )
         write_atomically(folder / CARD, text.encode())
-        return push(folder, repo, TAGS, private=private, dry_run=dry_run)
+        library = LIBRARY if exported else "focalstream"
+        return push(folder, repo, TAGS, private=private, dry_run=dry_run, library=library, license_id=license_id)

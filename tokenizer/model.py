@@ -293,7 +293,10 @@ class CodecModel(Rates, nn.Module):
 
     def _checked(self, tokens: Tensor) -> Tensor:
         """Tokens of [B, T] or [T] as int64 [B, T] on the codec's device. Raises InputError."""
-        return inputs.check_tokens(torch.as_tensor(tokens, device=self.device), self.codebook_size).long()
+        given = torch.as_tensor(tokens, device=self.device)
+        if given.dtype == torch.uint16:  # that of shards, for which PyTorch has no min
+            given = given.int()
+        return inputs.check_tokens(given, self.codebook_size).long()
 
     def _features(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Checked wave [B, S] -> features, and the frames of each row that count (all, of a codec that streams)."""

@@ -29,10 +29,10 @@ def parquet_card(description: Description, split: str) -> str:
 ```python
 import torch
 from datasets import load_dataset
-from tokenizer import Codec  # pip install focalstream
+from tokenizer import Codec  # of the package focalstream
 
 row = next(iter(load_dataset("THIS_REPOSITORY", split="{split}", streaming=True)))
-codec = Codec.from_pretrained("CODEC")
+codec = Codec.from_pretrained("{codec.name}")
 assert codec.fingerprint == "{codec.fingerprint}"
 wave = codec.decode(torch.tensor(row["codes"])[None])  # float32 [1, S] at codec.sample_rate_out
 ```
@@ -40,18 +40,18 @@ wave = codec.decode(torch.tensor(row["codes"])[None])  # float32 [1, S] at codec
     return _card(description, about(description), body, configs)
 
 
-def shards_card(description: Description, repo: str) -> str:
-    """README.md of a dataset as `tokenize` wrote it, for the repository `repo`, and how to make sound of a cut."""
+def shards_card(description: Description) -> str:
+    """README.md of a dataset as `tokenize` wrote it, and how to make sound of a cut."""
     body = f"""Pairs of shards/cuts.*.jsonl.gz and shards/codes.*.tar are Lhotse Shar; each tar by itself is WebDataset.
 
 ```python
 import torch
 from huggingface_hub import snapshot_download
-from pipelines.dataset import TokenDataset  # pip install focalstream
+from pipelines.dataset import TokenDataset  # of the package focalstream
 from tokenizer import Codec
 
-dataset = TokenDataset(snapshot_download("{repo}", repo_type="dataset"))
-codec = Codec.from_pretrained("CODEC")
+dataset = TokenDataset(snapshot_download("THIS_REPOSITORY", repo_type="dataset"))
+codec = Codec.from_pretrained("{description.codec.name}")
 assert codec.fingerprint == "{description.codec.fingerprint}"
 wave = codec.decode(torch.tensor(dataset.codes(0))[None])  # float32 [1, S] at codec.sample_rate_out
 ```
@@ -81,5 +81,5 @@ tags:
 
 {body}
 The rights to the recordings decide what may be done with the tokens, since they can be made audible again: add
-`license:` to the head of this file.
+`license:` to the head of this file if it is not there.
 """

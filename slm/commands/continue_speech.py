@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=float,
         default=6.0,
-        help="longest continuation, rounded up to whole chunks; with --stream, inf continues until Ctrl-C",
+        help="longest continuation, rounded up to whole chunks; with --stream, inf: until the model ends it, or Ctrl-C",
     )
     parser.add_argument(
         "--min-seconds", type=float, default=2.0, help="shortest continuation; the model may not end it earlier"

@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the folder and report its size."""
     from slm.checkpoint import load_lm
     from slm.llama import export_lm
+    from slm.publishing import LIBRARY, TAGS
     from tokenizer.commands.old_options import note
     from tokenizer.errors import InputError
 
@@ -39,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
     size = sum(path.stat().st_size for path in args.output.iterdir())
     kind = f"LlamaForCausalLM, {args.dtype}, {vocabulary.size:,} ids"
     print(f"{args.output}: {kind}, {size / 1e6:.1f} MB; see its README.md")
-    push_as_asked(args, args.output, ("speech", "language-model"))
+    push_as_asked(args, args.output, TAGS, library=LIBRARY)
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizer.hub import add_upload_arguments
 
@@ -17,11 +18,13 @@ CODEC_CARD = """# A streaming speech codec
 {bitrate:g} bit/s, {latency}. Its fingerprint is `{fingerprint}`.
 
 ```python
-from tokenizer import Codec  # pip install focalstream
+from tokenizer import Codec  # of the package focalstream
+from tokenizer.audio import read_audio, write_audio
 
-codec = Codec.from_pretrained("{repo}")
-tokens = codec.encode(wave)  # float32 [S] at {sample_rate_in} Hz -> int64 [1, T]
-wave = codec.decode(tokens)
+codec = Codec.from_pretrained("THIS_REPOSITORY")
+wave = read_audio("IN.wav", codec.sample_rate_in)  # float32 [S], resampled to {sample_rate_in} Hz
+tokens = codec.encode(wave)  # int64 [1, T]
+write_audio("OUT.wav", codec.decode(tokens)[0].numpy(), codec.sample_rate_out)
 ```
 """
 
@@ -39,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from pipelines.format.description import read_intact
     from pipelines.format.layout import Layout
     from pipelines.tools.hub_card import shards_card
+    from slm.llama import is_llama
+    from slm.publishing import LIBRARY, TAGS
     from tokenizer import Codec
     from tokenizer.errors import InputError
     from tokenizer.hub import CARD, check_push, push_as_asked
@@ -49,20 +54,23 @@ def run(args: argparse.Namespace) -> int:
     layout = Layout(args.folder)
     if layout.dataset.exists() and not args.dataset:
         raise InputError(f"{args.folder}: is a tokenized dataset; add --dataset")
-    tags, card = ["speech"], None
+    tags, card, library = ["speech"], None, None
     has_card = (args.folder / CARD).is_file()
     if args.dataset:
         if layout.dataset.exists() and not has_card:
-            card = shards_card(read_intact(layout), args.push)
-    elif _is_codec(args.folder):
+            card = shards_card(read_intact(layout))
+    elif "encoder_config" in (config := _config(args.folder)):
         tags.append("audio-codec")
+        library = "focalstream"
         if not has_card:
-            card = codec_card(Codec.from_pretrained(str(args.folder)), args.push)
-    push_as_asked(args, args.folder, tags, "dataset" if args.dataset else "model", card)
+            card = codec_card(Codec.from_pretrained(str(args.folder)))
+    elif is_llama(config):
+        tags, library = list(TAGS), LIBRARY
+    push_as_asked(args, args.folder, tags, "dataset" if args.dataset else "model", card, library)
     return 0
 
 
-def codec_card(codec: Codec, repo: str) -> str:
+def codec_card(codec: Codec) -> str:
     """What a codec is, and how it is used."""
     return CODEC_CARD.format(
         sample_rate_in=codec.sample_rate_in,
@@ -72,11 +80,13 @@ def codec_card(codec: Codec, repo: str) -> str:
         bitrate=codec.bitrate,
         latency=f"{codec.latency_ms:g} ms of latency" if codec.causal else "not for streaming",
         fingerprint=codec.fingerprint,
-        repo=repo,
     )
 
 
-def _is_codec(folder: Path) -> bool:
-    """Whether the folder's config.json is a codec's."""
-    config = folder / "config.json"
-    return config.is_file() and '"encoder_config"' in config.read_text(encoding="utf-8", errors="replace")
+def _config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json; empty where it has none that is a JSON object."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}

@@ -206,7 +206,7 @@ def publish(report: TrainReport | PreferenceReport, args: argparse.Namespace) ->
         return
     from slm.publishing import push_run
 
-    print(push_run(args.out, report, args.push, args.private, args.dry_run), file=sys.stderr)
+    print(push_run(args.out, report, args.push, args.private, args.dry_run, args.license), file=sys.stderr)
 
 
 def status_of(stopped_by: str) -> int:

@@ -42,7 +42,7 @@ class TrainSettings:
     warmup_steps: int = setting("steps over which the learning rate rises linearly")
     beta1: float = setting("AdamW: decay of the gradient's mean")
     beta2: float = setting("AdamW: decay of the gradient's square")
-    weight_decay: float = setting("AdamW: weight decay of matrices (not of norm gains)")
+    weight_decay: float = setting("weight decay of matrices (not of norm gains)")
     clip_norm: float = setting("gradients are scaled down to this norm")
     bfloat16: bool | str = setting(
         "compute in bfloat16 autocast; weights stay in float32 (auto, in a config: where hardware does it)"

@@ -57,6 +57,20 @@ def test_a_folder_is_one_commit_with_its_card(hub, tmp_path):
     assert hub["commit"][1]["README.md"] == b"---\nlicense: mit\n---\n"
 
 
+def test_the_head_of_a_card(hub, tmp_path):
+    (tmp_path / "a.bin").touch()
+    card = tmp_path / "README.md"
+    card.write_text('# Model\nload("THIS_REPOSITORY")\n')
+    said = push(tmp_path, "model", [], library="transformers", license_id="mit")
+    head = '---\nlicense: mit\nlibrary_name: transformers\ntags: ["focalstream"]\n---\n'
+    assert hub["commit"][1]["README.md"].decode() == f'{head}\n# Model\nload("me/model")\n' and "license" not in said
+    card.write_text("---\nlicense:\n- mit\n- other\ntags: [a]\n---\n# B\n")
+    push(tmp_path, "model", [], license_id="cc-by-4.0")
+    assert hub["commit"][1]["README.md"].decode() == "---\nlicense: cc-by-4.0\ntags: [a]\n---\n# B\n"
+    card.write_text("license: mit\n")
+    assert "README.md has no license" in push(tmp_path, "model", [], dry_run=True)
+
+
 def test_a_codec_gets_a_card_and_a_dry_run_writes_nothing_and_needs_no_network(no_hub, tiny_codec, tmp_path, capsys):
     folder = tmp_path / "codec"
     tiny_codec.save_pretrained(folder)
@@ -70,7 +84,7 @@ def test_a_codec_gets_a_card_and_a_dry_run_writes_nothing_and_needs_no_network(n
     assert sorted(folder.iterdir()) == names
 
 
-def test_what_push_writes_on_a_card_that_is_missing(hub, tiny_codec, token_dataset, tmp_path, capsys):
+def test_what_push_writes_on_a_card_that_is_missing(hub, tiny_codec, token_dataset, tmp_path, capsys, monkeypatch):
     tiny_codec.save_pretrained(tmp_path / "codec")
     assert main(["push", str(tmp_path / "codec"), "codec"]) == 0
     assert tiny_codec.fingerprint in hub["commit"][1]["README.md"].decode()
@@ -87,6 +101,12 @@ def test_what_push_writes_on_a_card_that_is_missing(hub, tiny_codec, token_datas
         and card.startswith("---\nsize_categories:")
     )
     assert not (token_dataset / "README.md").exists()
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda repo, repo_type: {"me/tokens": token_dataset}[repo]
+    )
+    names: dict[str, Any] = {}
+    exec(card.partition("```python\n")[2].partition("```")[0], names)  # as a stranger would run it
+    assert names["wave"].shape[1] == names["dataset"].lengths[0] * tiny_codec.samples_per_token
 
 
 def test_a_run_is_exported_with_its_settings_in_the_card(hub, tiny_lm_dir, monkeypatch):
@@ -100,7 +120,7 @@ def test_a_run_is_exported_with_its_settings_in_the_card(hub, tiny_lm_dir, monke
     card = seen["README.md"].decode()
     assert {"model.safetensors", "config.json", "vocabulary.json", "generation_config.json"} < set(seen)
     assert "best held-out bits per token 5.500" in card and '"learning_rate": 0.01' in card
-    assert "LlamaForCausalLM" in card and card.startswith("---\ntags:")
+    assert "LlamaForCausalLM" in card and card.startswith("---\nlibrary_name: transformers\ntags:")
 
 
 def test_what_cannot_be_uploaded_is_refused(tmp_path, capsys):
@@ -113,6 +133,7 @@ def test_what_cannot_be_uploaded_is_refused(tmp_path, capsys):
     for command, message in [
         (f"export-lm {tmp_path / 'out'} --lm small --push a/b/c", "a/b/c: is no repository"),
         (f"export-lm {tmp_path / 'out'} --lm small --dry-run", "--dry-run is about an upload"),
+        (f"export-lm {tmp_path / 'out'} --lm small --push me/lm --license GPL", "--license GPL: is no license"),
     ]:
         assert main(command.split()) == 2
         assert message in capsys.readouterr().err and not (tmp_path / "out").exists()

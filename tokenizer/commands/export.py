@@ -25,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     export(Codec.from_pretrained(args.codec), folder, args.precision)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: encode_step.onnx and decode_step.onnx, {args.precision}, {size / 1e6:.1f} MB; see its README.md")
-    push_as_asked(args, folder, ("speech", "audio-codec", "onnx"))
+    push_as_asked(args, folder, ("speech", "audio-codec", "onnx"), library="onnx")
     return 0

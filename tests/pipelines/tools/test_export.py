@@ -45,7 +45,8 @@ def test_a_dry_run_lists_what_an_upload_would_make(finished, tmp_path, capsys):
     pytest.importorskip("pyarrow")
     assert main(["export-dataset", str(finished), str(tmp_path / "hub"), "--push", "me/tokens", "--dry-run"]) == 0
     said = capsys.readouterr().out.partition("would upload to dataset me/tokens: 7 files")[2]
-    for path in (path for path in (tmp_path / "hub").rglob("*") if path.is_file()):
+    assert "  README.md\n" in said  # with the repository's name in it
+    for path in (path for path in (tmp_path / "hub").rglob("*.*") if path.is_file() and path.name != "README.md"):
         assert f" {path.stat().st_size:,}  {path.relative_to(tmp_path / 'hub').as_posix()}\n" in said
     head = yaml.safe_load((tmp_path / "hub/README.md").read_text().split("---")[1])
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
