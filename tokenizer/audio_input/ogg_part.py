@@ -52,6 +52,8 @@ class OggMap:
         self.lock = threading.Lock()
         tail = source.read_at(max(0, source.size - TAIL_BYTES), TAIL_BYTES)
         last = tail.rfind(b"OggS\0")
+        if last < 0 or last + 14 > len(tail):
+            raise BadAudio("damaged", f"no Ogg page in the last {TAIL_BYTES} bytes")
         self.add(_Bound(_granule(tail[last:]), source.size))
 
     def add(self, bound: _Bound) -> None:
@@ -116,11 +118,18 @@ class FarOgg:
                 self._map.add(found)
         return low
 
+    def _more(self, at: int) -> bytes:
+        """Bytes before the known end. Raises BadAudio: there are none, as the file was replaced by a shorter one."""
+        more = self._source.read_at(at, LOOK_BYTES)
+        if not more:
+            raise BadAudio("truncated", f"the file ends at byte {at}; it had {self.size} bytes when it was opened")
+        return more
+
     def _next_bound(self, at: int) -> _Bound | None:
         """The end of the first page that begins at `at` or behind it, by its header alone."""
         data, found = b"", -1
         while len(data) < 2 * LONGEST_PAGE and at + len(data) < self.size:
-            data += self._source.read_at(at + len(data), LOOK_BYTES)
+            data += self._more(at + len(data))
             while (found := data.find(b"OggS\0", found + 1)) >= 0:
                 header = data[found : found + 27 + 255]
                 if len(header) < 27 or len(header) < 27 + header[26]:  # its end is still to be read
@@ -143,7 +152,7 @@ class FarOgg:
         while ends < granule and begin.offset + at < self.size:
             page = page_at(data, at)
             if page is None and begin.offset + len(data) < self.size:
-                data += self._source.read_at(begin.offset + len(data), LOOK_BYTES)
+                data += self._more(begin.offset + len(data))
                 continue
             if not page:
                 raise BadAudio("damaged", f"the bytes at {begin.offset + at} are no whole Ogg page")

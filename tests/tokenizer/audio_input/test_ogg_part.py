@@ -83,3 +83,14 @@ def test_a_lost_or_damaged_page_within_the_part_is_noticed():
         reader = AudioReader(FarOgg(far, OggMap(far)), contents)
         with pytest.raises(BadAudio, match=word):
             list(reader.read(int((seconds - 8) * 22050), 16 * 22050))
+
+
+def test_a_file_that_became_shorter_is_noticed():
+    data = encoded("VORBIS", 22050)
+    known = OggMap(Counted(data))
+    far = Counted(data[: len(data) // 4])
+    far.size = len(data)
+    with pytest.raises(BadAudio, match=f"it had {len(data)} bytes"):
+        FarOgg(far, known).part(30 * 22050, 22050, 22050)
+    with pytest.raises(BadAudio, match="no Ogg page in the last"):
+        OggMap(Counted(data + bytes(1 << 17)))
