@@ -2,11 +2,13 @@
 
     sudo apt-get install ceph-mon ceph-osd radosgw
     python benchmarks/ceph.py
+    python benchmarks/ceph.py --moto      # the last two checks on a stand-in, without Ceph
 
 A monitor, a store in memory and a gateway (radosgw) are started in a temporary folder by this user; no running Ceph is
 touched. When the first shards are there, the gateway is killed (SIGKILL), and 5 s later started again; the run goes on
-by itself. Then the run itself is killed and given again. Every file must have the sha256 of an undisturbed local run.
-What cannot start is skipped with its reason; exit status 1 where something differs.
+by itself. Then the run itself is killed and given again; and of three parts one is killed, whose shards the others must
+take over. Every file must have the sha256 of an undisturbed local run. What cannot start is skipped with its reason;
+exit status 1 where something differs.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ import sys
 import time
 import uuid
 from collections.abc import Generator, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import clusters
 from benchmarks.clusters import Failed, Skipped, free_port, running, said, tail, wait_for
+from pipelines.bulk.ownership import Part, dealt_to
 from pipelines.storage.folders import RemotePath, files_below
+from tests.pipelines.storage.slow_s3 import slow_s3
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "ceph-authtool", "monmaptool", "radosgw", "radosgw-admin")
 INSTALL = "sudo apt-get install ceph-mon ceph-osd radosgw"
@@ -148,7 +153,18 @@ def checks(folder: Path) -> Generator[str, None, None]:
         yield said("radosgw", "--version").split(" (")[0]
         sounds, plain = clusters.plain_run(folder)
         yield "gateway killed and started again: " + gateway_killed(folder, store, sounds, plain)
-        yield "run killed and given again: " + run_killed(folder, sounds, plain)
+        yield from checks_of_runs(folder, sounds, plain)
+
+
+def checks_on_moto(folder: Path) -> Generator[str, None, None]:
+    with slow_s3(0, BUCKET):
+        yield f"moto {version('moto')}"
+        yield from checks_of_runs(folder, *clusters.plain_run(folder))
+
+
+def checks_of_runs(folder: Path, sounds: Path, plain: dict[str, str]) -> Generator[str, None, None]:
+    yield "run killed and given again: " + run_killed(folder, sounds, plain)
+    yield "part killed: " + part_killed(folder, sounds, plain)
 
 
 def gateway_killed(folder: Path, store: Gateway, sounds: Path, plain: dict[str, str]) -> str:
@@ -175,6 +191,32 @@ def run_killed(folder: Path, sounds: Path, plain: dict[str, str]) -> str:
     return f"after {before} shards; {clusters.compare(plain, fetched(folder, out))}"
 
 
+def part_killed(folder: Path, sounds: Path, plain: dict[str, str]) -> str:
+    """Three parts that start together. The last is killed when it holds a claim; the others do what it has left."""
+    out, dead = RemotePath(f"s3://{BUCKET}/parts"), Part(3, 3)
+    with contextlib.ExitStack() as stack:
+        logs = [folder / f"part-{number}.log" for number in (1, 2, 3)]
+        runs = [
+            stack.enter_context(running(*command(sounds, out), f"--part={number}/3", log=log))
+            for number, log in enumerate(logs, start=1)
+        ]
+        owned = dealt_to(dead, clusters.SOUNDS // 2)
+
+        def of_dead(kind: str) -> int:
+            return sum(any(f"{kind}/{shard:06d}" in name for name in files_below(out)) for shard in owned)
+
+        began_nothing = Failed(f"the part began nothing: see {logs[2]}")
+        wait_for(lambda: of_dead("claims") > 0 or runs[2].poll() is not None, PATIENCE, began_nothing)
+        if runs[2].poll() is not None:
+            raise Failed(f"the part ended before it was killed: {tail(logs[2])}")
+        runs[2].kill()
+        done = of_dead("receipts")
+        wait_for(lambda: None not in [run.poll() for run in runs], PATIENCE, Failed("the other parts did not end"))
+        if any(run.returncode for run in runs[:2]):
+            raise Failed(f"a part failed: {tail(logs[0])}\n{tail(logs[1])}")
+    return f"it had done {done} of its {len(owned)} shards; {clusters.compare(plain, fetched(folder, out))}"
+
+
 def command(sounds: Path, out: RemotePath) -> list[str]:
     return ["focalstream", "tokenize", str(sounds), str(out), *clusters.OPTIONS, "--executor", "inline"]
 
@@ -198,7 +240,10 @@ def fetched(folder: Path, out: RemotePath) -> dict[str, str]:
 
 
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moto", action="store_true", help="on moto (pip install 'moto[server]') instead of Ceph")
+    if parser.parse_args().moto:
+        return clusters.trial("moto", [], "", checks_on_moto)
     return clusters.trial("ceph", PROGRAMS, INSTALL, checks)
 
 

@@ -27,11 +27,24 @@ from benchmarks import clusters
 from benchmarks.clusters import Failed, Skipped, free_port, running, said, tail, wait_for
 
 PATIENCE = 600.0  # seconds for a run
+OF_RAY = {
+    "RAY_worker_niceness": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_MEMORY_MONITOR": "1",
+    # On a busy machine a raylet and its agents need more than the 30 to 60 s that Ray gives them.
+    "RAY_raylet_start_wait_time_s": "60",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_gcs_server_request_timeout_seconds": "300",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+}
+TRIES = 5  # to start a raylet: it ends where its agent does not listen within 15 s, which no option changes
 MEMORY = f"--object-store-memory={80 << 20}"  # bytes, about the least that Ray takes
 
 
 def checks(folder: Path) -> Generator[str, None, None]:
-    os.environ |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_MEMORY_MONITOR": "1"}
+    os.environ |= OF_RAY
     sounds, plain = clusters.plain_run(folder)
     with two_raylets(folder / "killed") as (address, second):
         yield f"{said('ray', '--version').strip()}, two raylets"
@@ -51,7 +64,7 @@ def checks(folder: Path) -> Generator[str, None, None]:
 def two_raylets(logs: Path, *head: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A cluster of a head and a second raylet that ends with the block. Yields its address, and the second."""
     port, second = free_port(), logs.with_suffix(".second.log")
-    own = ["--node-ip-address=127.0.0.1", "--num-cpus=1", MEMORY, "--block", "--disable-usage-stats"]
+    own = ["--num-cpus=1", MEMORY, "--block", "--disable-usage-stats"]
     # Ray's sockets lie in its folder, and their names may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as short:
         of_head = ["--head", f"--port={port}", f"--temp-dir={short}", *(head or ["--include-dashboard=false"])]
@@ -64,12 +77,14 @@ def two_raylets(logs: Path, *head: str) -> Iterator[tuple[str, subprocess.Popen[
 @contextlib.contextmanager
 def raylet(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A node of Ray, ready when the block begins. Raises Skipped where it does not start."""
-    with running(*command, log=log) as process:
-        has_started = lambda: "Ray runtime started" in log.read_text(errors="replace")  # noqa: E731
-        wait_for(lambda: has_started() or process.poll() is not None, PATIENCE, Skipped("Ray does not start"))
-        if not has_started():
-            raise Skipped(f"Ray does not start: {tail(log)}")
-        yield process
+    has_started = lambda: "Ray runtime started" in log.read_text(errors="replace")  # noqa: E731
+    for _ in range(TRIES):
+        with running(*command, log=log) as process:
+            wait_for(lambda: has_started() or process.poll() is not None, PATIENCE, Skipped("Ray does not start"))
+            if has_started():
+                yield process
+                return
+    raise Skipped(f"Ray does not start: {tail(log)}")
 
 
 def raylet_killed(

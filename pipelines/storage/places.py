@@ -132,7 +132,9 @@ def objects_below(url: str) -> list[str]:
     """Names of all files below a folder behind a URL, relative to it, sorted; hidden ones too."""
     files, path = open_file_system(url)
     root = path.rstrip("/") + "/"
-    return sorted(name.removeprefix(root) for name in retried(lambda: files.find(path)))
+    # s3fs names the folder itself where it was empty a moment ago, and another process has just written into it.
+    found = (name for name in retried(lambda: files.find(path)) if name.rstrip("/") + "/" != root)
+    return sorted(name.removeprefix(root) for name in found)
 
 
 def _refuse(error: OSError) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipelines.bulk.ownership import Part, only_run
+from pipelines.bulk.ownership import Part, only_run, refuse_strange_folder
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.layout import Layout
 from pipelines.storage import leases, retries
@@ -258,6 +258,13 @@ def test_failed_cuts_are_tried_again(write_manifest, speech, run, bucket, tmp_pa
     (tmp_path / "2.wav").rename(tmp_path / "audio/2.wav")
     assert run(manifest, bucket, retry_quarantined=True)["quarantined"] == 0
     assert verify(bucket) == []
+
+
+def test_a_folder_that_fills_while_it_is_listed_holds_no_file_of_others(bucket, monkeypatch):
+    """s3fs lists an empty folder, looks what it is, finds what another part has written meanwhile, and names it."""
+    monkeypatch.setattr(MemoryFileSystem, "find", lambda self, path: [path])
+    assert files_below(bucket / "work") == []
+    refuse_strange_folder(Layout(bucket))
 
 
 def test_files_of_others_are_refused(audio_folder, run, bucket):
