@@ -18,35 +18,22 @@ from slm.cli import main
 from slm.generation.generate import Sampling, generate
 from slm.llama import export_lm
 from slm.llama_cpp import FILE, in_pairs
-from slm.model.transformer import LanguageModel, ModelConfig
-from slm.vocabulary import BOS, FIRST_CODE, Vocabulary
+from slm.vocabulary import BOS, FIRST_CODE
+from tests.slm.test_llama import VOCABULARY, model_of
 
-VOCABULARY = Vocabulary(codebook_size=64, token_rate=50.0, codec_name="some/codec", codec_fingerprint="ab" * 32)
-CONFIG = ModelConfig(
-    width=64, layers=2, heads=4, kv_heads=2, ffn_width=96, context=64, rope_theta=5000.0, norm_eps=1e-6
-)
-
-
-def model_of(**changes: object) -> LanguageModel:
-    """Weights large enough for every part of the network to matter."""
-    torch.manual_seed(0)
-    model = LanguageModel(dataclasses.replace(CONFIG, **changes), VOCABULARY.size).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+SHAPE = {"width": 64, "layers": 2, "ffn_width": 96, "context": 64, "dropout": 0.0}
 
 
 @pytest.mark.parametrize(("dtype", "tied"), [("float32", True), ("float16", False), ("bfloat16", True)])
 def test_the_file_has_the_weights_and_says_of_which_codec(tmp_path, dtype, tied):
     gguf = pytest.importorskip("gguf", reason="needs pip install focalstream[gguf]")
-    model = model_of(tied_embeddings=tied)
+    model = model_of(**SHAPE, tied_embeddings=tied)
     export_lm(model, VOCABULARY, tmp_path / "out", dtype, gguf=True)
     read = gguf.GGUFReader(tmp_path / "out" / FILE)
     found = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in read.tensors}
     attention, last = model.layers[1].self_attn, "blk.1."
     query, key = (
-        in_pairs(weight, f"{name}_proj.weight", CONFIG)
+        in_pairs(weight, f"{name}_proj.weight", model.config)
         for name, weight in (("q", attention.q_proj.weight), ("k", attention.k_proj.weight))
     )
     expected = {
@@ -66,7 +53,7 @@ def test_the_file_has_the_weights_and_says_of_which_codec(tmp_path, dtype, tied)
 
 def test_rotated_rows_become_neighbours():
     """Of each head of 6 rows, 0 and 3 rotate together, 1 and 4, 2 and 5."""
-    config = dataclasses.replace(CONFIG, width=12, heads=2, kv_heads=2)
+    config = dataclasses.replace(model_of(**SHAPE).config, width=12, heads=2, kv_heads=2)
     rows = in_pairs(torch.arange(12)[:, None], "layers.0.self_attn.k_proj.weight", config)[:, 0].tolist()
     assert rows == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
 
@@ -105,7 +92,7 @@ def answer(url: str, path: str, **content: object) -> dict:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_llama_cpp_has_the_same_probabilities_and_greedy_tokens(tmp_path, serve, tied):
-    model = model_of(tied_embeddings=tied)
+    model = model_of(**SHAPE, tied_embeddings=tied)
     export_lm(model, VOCABULARY, tmp_path / "out", gguf=True)
     url = serve(tmp_path / "out" / FILE)
     codes = np.random.default_rng(0).integers(0, VOCABULARY.codebook_size, 20)
