@@ -23,6 +23,8 @@ With the package that wrote this, and without PyTorch: `tokenizer.onnx_engine.ar
 
 ## One stream, chunk by chunk
 
+In this folder (from the Hugging Face Hub: `hf download THIS_REPOSITORY --local-dir FOLDER`, then `cd FOLDER`):
+
 ```python
 {example}```
 
