@@ -74,9 +74,12 @@ def gateway(folder: Path) -> Iterator[Gateway]:
         store = str(uuid.uuid4())
         said(*ceph, "osd", "new", store)
         said("ceph-osd", "-c", str(conf), "-i", "0", "--mkfs", "--osd-uuid", store)
-        stack.enter_context(running("ceph-osd", "-f", "-c", str(conf), "-i", "0", log=folder / "osd.log"))
+        osd = stack.enter_context(running("ceph-osd", "-f", "-c", str(conf), "-i", "0", log=folder / "osd.log"))
         dead = Skipped(f"the store does not start: see {folder / 'osd.0.log'}")
-        wait_for(lambda: "1 up" in said(*ceph, "osd", "stat", check=False), PATIENCE, dead)
+        is_up = lambda: "1 up" in said(*ceph, "osd", "stat", check=False)  # noqa: E731
+        wait_for(lambda: osd.poll() is not None or is_up(), PATIENCE, dead)
+        if osd.poll() is not None:
+            raise dead
         keys = {"AWS_ACCESS_KEY_ID": "trial", "AWS_SECRET_ACCESS_KEY": "trial"}
         user = ["--uid=trial", "--display-name=trial", "--access-key=trial", "--secret-key=trial"]
         said("radosgw-admin", "-c", str(conf), "-n", "client.admin", "user", "create", *user)
