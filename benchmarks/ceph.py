@@ -36,6 +36,7 @@ PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "ceph-authtool", "monmaptool", "rado
 INSTALL = "sudo apt-get install ceph-mon ceph-osd radosgw"
 BUCKET = "trial"
 PATIENCE = 900.0  # seconds for a run
+TRIES = 5  # to start the store: now and then it ends at once, as the monitor finds its "wrong fsid"
 
 
 class Gateway:
@@ -74,9 +75,16 @@ def gateway(folder: Path) -> Iterator[Gateway]:
         store = str(uuid.uuid4())
         said(*ceph, "osd", "new", store)
         said("ceph-osd", "-c", str(conf), "-i", "0", "--mkfs", "--osd-uuid", store)
-        stack.enter_context(running("ceph-osd", "-f", "-c", str(conf), "-i", "0", log=folder / "osd.log"))
+        is_up = lambda: "1 up" in said(*ceph, "osd", "stat", check=False)  # noqa: E731
         dead = Skipped(f"the store does not start: see {folder / 'osd.0.log'}")
-        wait_for(lambda: "1 up" in said(*ceph, "osd", "stat", check=False), PATIENCE, dead)
+        for _ in range(TRIES):
+            start = running("ceph-osd", "-f", "-c", str(conf), "-i", "0", log=folder / "osd.log")
+            osd = stack.enter_context(start)
+            wait_for(lambda: osd.poll() is not None or is_up(), PATIENCE, dead)  # noqa: B023
+            if osd.poll() is None:
+                break
+        else:
+            raise dead
         keys = {"AWS_ACCESS_KEY_ID": "trial", "AWS_SECRET_ACCESS_KEY": "trial"}
         user = ["--uid=trial", "--display-name=trial", "--access-key=trial", "--secret-key=trial"]
         said("radosgw-admin", "-c", str(conf), "-n", "client.admin", "user", "create", *user)
