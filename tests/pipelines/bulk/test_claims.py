@@ -50,7 +50,7 @@ def test_an_idle_part_takes_over_what_another_has_not_begun_and_later_what_it_he
         return store(layout, made)
 
     monkeypatch.setattr(tasks, "store_shard", noted)
-    slow = subprocess.Popen([sys.executable, "-m", "slm.cli", *command], stderr=subprocess.PIPE)
+    slow = subprocess.Popen([sys.executable, "-m", "slm.cli", *command], stderr=subprocess.DEVNULL)
     while len(list(out.glob("work/claims/*"))) < 3:  # it has read ahead
         assert slow.poll() is None
         time.sleep(0.05)
@@ -60,8 +60,8 @@ def test_an_idle_part_takes_over_what_another_has_not_begun_and_later_what_it_he
     assert sorted(stored) == sorted(set(range(SHARDS)) - claimed)
     assert set(stored) == shards_with_receipts(Layout(out))
     slow.kill()
-    slow.communicate()
-    (tmp_path / "go").touch()
+    slow.wait()
+    (tmp_path / "go").touch()  # ends the shell, too, which outlives its process
     run(manifest, out, part=Part(1, 2), **options)
     assert sorted(stored) == list(range(SHARDS))  # each once, by one part
     run(manifest, tmp_path / "whole", **options)
