@@ -26,6 +26,7 @@ BACKLOG = 128  # connections that the kernel holds until they are accepted
 OPEN_FILES = 16384
 HANDSHAKE_SECONDS = 10.0  # of TLS
 STUCK_MS = 20_000  # after which the kernel drops a peer that does not read
+TELL_SECONDS = 1.5  # at most, for sessions to tell their clients why the server ends
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -91,6 +92,7 @@ class Server(uvicorn.Server):
         )
         self._service, self._drain_seconds, self._on_start = service, drain_seconds, on_start
         self._drain: asyncio.Task[None] | None = None
+        self._exit: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -131,6 +133,13 @@ class Server(uvicorn.Server):
             reason = Refused("model_died", "the model's process died; the server ends with an error", DIED)
         for session in list(self._service.sessions):
             session.close(reason)
+        self._exit = self._loop.create_task(self._exit_when_told())
+
+    async def _exit_when_told(self) -> None:
+        """uvicorn closes whatever is open as if for a restart, so sessions first tell their clients why they end."""
+        until = self._loop.time() + TELL_SECONDS
+        while self._service.sessions and not self.force_exit and self._loop.time() < until:
+            await asyncio.sleep(0.01)
         self.should_exit = True
 
     async def _wait_for_streams(self) -> None:
