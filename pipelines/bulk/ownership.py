@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +105,11 @@ def only_run(layout: Layout, part: Part | None = None) -> Iterator[StillHeld]:
         if not ours:
             return
         with contextlib.suppress(InputError):  # the store does not answer
-            if layout.dataset.exists() or (part is None and not has_plan(layout)):
+            if part is None:
+                over = layout.dataset.exists() or not has_plan(layout)
+            else:  # a run that tries failed cuts again may have begun since another part finished the dataset
+                over = layout.dataset.exists() and not _alive([_lock(layout, None)])
+            if over:
                 remove_tree(layout.work)
         if isinstance(layout.out, Path):
             _remove_empty(layout, part)
@@ -156,10 +160,16 @@ def _refuse_others(layout: Layout, part: Part | None) -> None:
     ]
     if part is not None:
         others.append(_lock(layout, None))
-    holder = first_alive([path for path in others if isinstance(path, RemotePath)])
-    names = [path.name for path in others if isinstance(path, Path) and is_flocked(path)]
-    if holder or names:
-        raise BlockingIOError(holder or f"it holds {names[0]}")
+    if holder := _alive(others):
+        raise BlockingIOError(holder)
+
+
+def _alive(paths: Sequence[Folder]) -> str | None:
+    """A holder of one of these locks, in words; None where all are free."""
+    for path in paths:
+        if isinstance(path, Path) and is_flocked(path):
+            return f"it holds {path.name}"
+    return first_alive([path for path in paths if isinstance(path, RemotePath)])
 
 
 def _remove_empty(layout: Layout, part: Part | None) -> None:

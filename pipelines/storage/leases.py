@@ -78,7 +78,7 @@ def lease(
     Args:
         wait: when another process holds it, wait until it is free; otherwise raise BlockingIOError.
         done: whether there is nothing left to wait for; looked at before every look at the lease.
-        at_end: called last, with the lease still held but no longer rewritten, so that its file may be removed.
+        at_end: called last, unless others have the lease by then; its file is no longer rewritten and may be removed.
 
     Raises:
         BlockingIOError: saying who holds it.
@@ -96,7 +96,7 @@ def lease(
     finally:
         holder.ended.set()
         keeper.join()
-        if not holder.lost.is_set():
+        if not holder.others_have_it():
             at_end()
             holder.release()
 
@@ -203,6 +203,14 @@ class _Holder:
             time.sleep(2 * LOOK_SECONDS)  # one that read the file just before may be taking over now
             self.renew()
         return not self.lost.is_set()
+
+    def others_have_it(self) -> bool:
+        """Whether another run took it. Where no generation is left, none has: whoever finished all work removed it."""
+        if not self.lost.is_set():
+            return False
+        with contextlib.suppress(InputError):  # the store does not answer
+            return bool(_numbers(self.path))
+        return True
 
     def check(self) -> None:
         """As `StillHeld`."""

@@ -1,5 +1,6 @@
 """Datasets behind URLs: the same bytes as on disk, whatever the store does meanwhile, and one owner at a time."""
 
+import contextlib
 import errno
 import gzip
 import json
@@ -21,7 +22,7 @@ from pipelines.bulk.ownership import Part, only_run, refuse_strange_folder
 from pipelines.dataset.token_dataset import TokenDataset
 from pipelines.format.layout import Layout
 from pipelines.storage import leases, retries
-from pipelines.storage.folders import RemotePath, dataset_folder, files_below, on_disk, sizes_in
+from pipelines.storage.folders import RemotePath, dataset_folder, files_below, on_disk, remove_tree, sizes_in
 from pipelines.tools.verify import verify
 from slm.cli import main
 from tokenizer.errors import InputError
@@ -249,6 +250,33 @@ def test_ten_parts_that_start_together_behind_a_dead_lock(finished, audio_folder
         thread.join()
     assert errors == []
     assert remote_bytes(bucket) == file_bytes(finished)
+
+
+def test_a_part_that_ends_after_the_dataset_was_finished_leaves_nothing(bucket):
+    """Whoever finished it has removed `work/`, with the lease of this part, which still claims shards."""
+    layout = Layout(bucket)
+    with only_run(layout, Part(1, 2)) as still_held:
+        layout.write(layout.dataset, b"{}")
+        remove_tree(layout.work)
+        with pytest.raises(InputError, match="another run"):
+            while True:
+                time.sleep(leases.BEAT_SECONDS)
+                still_held()
+        layout.write(layout.work / "claims/000000/claim.1", b'{"free": true}')
+    assert files_below(bucket) == ["dataset.json"]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_part_that_ends_late_leaves_the_run_that_tries_failed_cuts_again(bucket, tmp_path, local):
+    layout = Layout(tmp_path / "out" if local else bucket)
+    with contextlib.ExitStack() as stack:
+        with only_run(layout, Part(1, 2)):
+            layout.write(layout.dataset, b"{}")
+            remove_tree(layout.work)
+            stack.enter_context(only_run(layout))
+            layout.write(layout.work / "plan.json", b"{}")
+        assert (layout.work / "plan.json").exists() and (layout.work / "lock").exists()
+    assert layout.dataset.exists() and not layout.work.exists()
 
 
 def test_failed_cuts_are_tried_again(write_manifest, speech, run, bucket, tmp_path):
