@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from tokenizer.machine import training_precision
 from tokenizer.runs.divided_muon import DividedMuon
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.stacked_muon import StackedMuon
@@ -71,7 +72,9 @@ class Optimizers:
         self.members: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)]
         if matrices:
             decay = config.weight_decay
-            alone = StackedMuon if matrices[0].is_cuda else torch.optim.Muon
+            device = str(matrices[0].device)
+            one_by_one = device == "cpu" and training_precision(device).value == "bfloat16"
+            alone = torch.optim.Muon if one_by_one else StackedMuon
             muon = DividedMuon if ranks.world > 1 else alone
             self.members.append(muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
+from tokenizer.machine import Choice
+from tokenizer.runs import optimizers, stacked_muon
+from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.stacked_muon import StackedMuon
 
 SHAPES = ((64, 96), (96, 64), (64, 96), (80, 80))
@@ -25,11 +31,31 @@ def trained(kinds, steps=4):
     return parameters
 
 
-def test_it_makes_the_updates_of_torchs():
+@pytest.fixture(params=["bfloat16", "float32"])
+def precision(request, monkeypatch):
+    """What the processor is said to multiply."""
+    for module in (stacked_muon, optimizers):
+        monkeypatch.setattr(module, "training_precision", lambda device: Choice(request.param, "of the test"))
+    return request.param
+
+
+def test_a_processor_without_bfloat16_is_never_asked_to_multiply_it(precision, monkeypatch):
+    multiplied = set()
+    product = torch.baddbmm
+    monkeypatch.setattr(torch, "baddbmm", lambda *a, **k: multiplied.add(a[0].dtype) or product(*a, **k))
+    (found,) = stacked_muon.orthogonalized(torch.randn(1, 64, 96), (3.4445, -4.775, 2.0315), 5, 1e-7)
+    assert multiplied == {getattr(torch, precision)} and found.dtype == torch.bfloat16
+    assert (torch.linalg.svdvals(found.float()) - 1).abs().max() < 0.5
+    settings = SimpleNamespace(optimizer="muon", beta1=0.9, beta2=0.95, weight_decay=0.0)
+    _, muon = Optimizers([("a", torch.nn.Parameter(torch.randn(64, 96)))], settings, 1e-3).members
+    assert type(muon) is (torch.optim.Muon if precision == "bfloat16" else StackedMuon)
+
+
+def test_it_makes_the_updates_of_torchs(precision):
     expected, got = trained([torch.optim.Muon] * 2), trained([StackedMuon, torch.optim.Muon])
     start = trained([StackedMuon], steps=0)
     for p, q, s in zip(expected, got, start, strict=True):
         change = (p - s).norm()
-        assert (p - q).norm() <= 0.01 * change  # bfloat16 products in another order
+        assert (p - q).norm() <= 0.01 * change  # bfloat16 in another order, or not at all
     assert torch.equal(got[-1], start[-1])
     assert all((p - s).norm() > 0.1 for p, s in zip(got[:-1], start[:-1], strict=True))
