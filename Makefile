@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
+# Set in many container images. Without compiled files each process compiles all of torch anew: four seconds, hundreds
+# of times in the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo web test test-quick soak lint format clean
 
