@@ -17,14 +17,14 @@ def files_in(folder) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_random_moments(finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes, workers):
-    engine = ["--executor", "local", "--workers", str(workers)] if workers else ["--executor", "inline"]
-    arguments = ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6", *engine]
-    rng, out, kills = random.Random(workers), tmp_path / "out", 0
+def test_killed_at_random_moments(finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes):
+    """By turns in one process and with two workers, so that each way takes up what the other has left."""
+    arguments = ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6"]
+    rng, out, kills = random.Random(0), tmp_path / "out", 0
     command = [sys.executable, "-m", "slm.cli", "tokenize", str(audio_folder), str(out), *arguments]
-    for _ in range(40):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for start in range(40):
+        executor = ["--executor", "local", "--workers", "2"] if start % 2 else ["--executor", "inline"]
+        process = subprocess.Popen([*command, *executor], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         files = files_in(out)
         while process.poll() is None and files_in(out) < files + rng.randint(1, 12):
             time.sleep(0.002)

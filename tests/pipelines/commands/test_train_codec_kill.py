@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from slm.cli import main
 from tokenizer import Codec
 
 STAGE = {
@@ -36,31 +38,24 @@ def test_killed_training_goes_on_with_the_same_losses(write_manifest, speech, ti
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump({"model": tiny_codec.config.to_dict(), "stages": STAGES}))
 
-    def command(out: str) -> list[str]:
-        words = [
-            "train-codec",
-            "--config",
-            config,
-            "--data",
-            manifest,
-            "--held-out",
-            manifest,
-            "--out",
-            tmp_path / out,
-        ]
-        return [sys.executable, "-m", "slm.cli", *map(str, words), "--threads", "1"]
+    def words(out: str) -> list[str]:
+        options = {"--config": config, "--data": manifest, "--held-out": manifest, "--out": tmp_path / out}
+        return ["train-codec", *(str(word) for pair in options.items() for word in pair), "--threads", "1"]
 
-    subprocess.run(command("whole"), check=True, capture_output=True)
+    threads = torch.get_num_threads()
+    assert main(words("whole")) == 0
     kills = 0
     for stage, after in (("end_to_end", 3), ("end_to_end", 8), ("tune", 5)):
         log = tmp_path / "parts" / stage / "log.jsonl"
-        with subprocess.Popen(command("parts"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        command = [sys.executable, "-m", "slm.cli", *words("parts")]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None and (not log.exists() or log.read_text().count("\n") < after):
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
         kills += process.returncode == -signal.SIGKILL
     assert kills == 3
-    subprocess.run([*command("parts"), "--resume"], check=True, capture_output=True)
+    assert main([*words("parts"), "--resume"]) == 0
+    torch.set_num_threads(threads)
     for stage in STAGES:
         assert lines(tmp_path / "parts" / stage) == lines(tmp_path / "whole" / stage)
     whole, parts = (Codec.from_pretrained(str(tmp_path / out / "tune" / "codec")) for out in ("whole", "parts"))

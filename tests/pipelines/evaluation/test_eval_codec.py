@@ -119,8 +119,7 @@ def test_a_codec_for_whole_utterances_is_measured_too(manifest: str, whole_codec
 
 @pytest.mark.slow
 def test_worker_processes_measure_the_same(manifest: str, tiny_codec) -> None:
-    one, _ = evaluate(tiny_codec, Options(manifest, min_seconds=0.5, workers=1))
-    two, _ = evaluate(tiny_codec, Options(manifest, min_seconds=0.5, workers=2))
+    one, two = (evaluate(tiny_codec, Options(manifest, 0.5, per_source=1, workers=workers))[0] for workers in (1, 2))
     for name, system in one["systems"].items():
         for measure, value in system["mean_over_sources"].items():
             other = two["systems"][name]["mean_over_sources"][measure]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
+PATIENCE = 120  # seconds with a page on a busy machine; what is waited for is looked for 20 times a second
 # Notes the tracks of every microphone that is opened; with `asks` set, each waits at a question that the test answers.
 WATCHED_MICROPHONE = """
 Object.assign(window, { asks: false, asked: [], tracks: [] });
@@ -100,13 +101,13 @@ class Wire:
         self.deliver()
 
 
-def wait(page: Any, expression: str, seconds: float = 30) -> None:
+def wait(page: Any, expression: str, seconds: float = PATIENCE) -> None:
     """Until an expression about `focalstream`, the page's state, is true. (The page's policy forbids `eval`.)"""
     asked = f"(({{phase, chunks, loudest, hellos, played, turns}}) => {expression})(focalstream)"
     until(page, lambda: page.evaluate(asked), expression, seconds)
 
 
-def until(page: Any, holds: Callable[[], Any], what: str, seconds: float = 30) -> None:
+def until(page: Any, holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not holds():
         said = page.evaluate("focalstream"), page.text_content("#status")

@@ -6,6 +6,8 @@ import asyncio
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ import torch
 from slm.checkpoint import save_lm
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.vocabulary import Vocabulary
-from tests.slm.serve.browser import WATCHED_MICROPHONE, Wire, chromium, wait
+from tests.slm.serve.browser import PATIENCE, WATCHED_MICROPHONE, Wire, chromium, wait
 from tokenizer import Codec
 from tokenizer.audio import write_wav
 
@@ -69,10 +71,10 @@ def server(tiny_codec_dir: Path, random_lm_dir: Path) -> Iterator[Running]:
     uvicorn_server = Server(service, 0.1, started.set)
     thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
     thread.start()
-    assert started.wait(60)
+    assert started.wait(600)  # the model process loads PyTorch
     yield Running(service, listener.getsockname()[1])
     uvicorn_server._loop.call_soon_threadsafe(uvicorn_server.stop)
-    thread.join(30)
+    thread.join(120)
     model.close()
     assert not thread.is_alive() and not service.sessions
 
@@ -94,13 +96,29 @@ def run_server(tmp_path: Path, tiny_codec_dir: Path, random_lm_dir: Path) -> Cal
                 process.stdout.readline()
                 url = process.stdout.readline().strip().replace("http", "ws") + "v1/stream"
                 asyncio.run(work(url, process.pid))
-                status = process.wait(30)
+                status = process.wait(120)
             finally:
                 process.kill()
             log.seek(0)
             return status, log.read()
 
     return run
+
+
+async def until_draining(url: str) -> None:
+    """Until a server has heard that it is to stop: a second signal before that would be one with the first."""
+
+    def is_draining() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{url.split('/')[2]}/healthz", timeout=120):
+                return False
+        except urllib.error.HTTPError as error:
+            return error.code == 503
+        except OSError:  # it has stopped already
+            return True
+
+    while not await asyncio.to_thread(is_draining):
+        await asyncio.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +134,7 @@ def open_page(browser: Any, server: Any) -> Iterator[Callable[..., Any]]:
     """Opens the page in a tab of its own, with the token entered and taken; fails where a script fails."""
     errors: list[str] = []
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE * 1000)
 
     def open_one(token: str = TOKEN, wire: Wire | None = None) -> Any:
         page = context.new_page()

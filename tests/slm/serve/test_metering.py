@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
 import resource
@@ -99,24 +98,27 @@ def test_starting_and_cancelling_costs_the_models_nothing(tiny_codec: Any, monke
 
 @pytest.mark.slow
 def test_a_client_may_start_so_many_streams(server: Any) -> None:
-    async def run() -> list[str]:
+    async def run() -> tuple[list[str], float]:
         async with connect(server.websocket, TOKEN) as client:
+            began = time.monotonic()
             for _ in range(2 * BURST_STARTS):
                 await client.tell(type="start")
                 await client.tell(type="cancel")
+            await client.tell(type="continue")  # of no stream: what is refused after all others
             refused: list[str] = []
-            with contextlib.suppress(asyncio.TimeoutError):
-                while True:
-                    try:
-                        await asyncio.wait_for(client.receive(), 1.0)
-                    except ServerError as error:
-                        refused.append(error.code)
+            while "not_ready" not in refused:
+                try:
+                    await client.receive()
+                except ServerError as error:
+                    refused.append(error.code)
+            seconds = time.monotonic() - began
             await asyncio.sleep(1.1)
             await client.start()  # the budget refills, and the connection is still open
-            return refused
+            return refused[:-1], seconds
 
-    refused = asyncio.run(run())
-    assert set(refused) == {"too_many_starts"} and BURST_STARTS - 3 <= len(refused) <= BURST_STARTS
+    refused, seconds = asyncio.run(run())
+    refilled = 1 + seconds * server.service.limits.starts_per_second
+    assert set(refused) == {"too_many_starts"} and BURST_STARTS - refilled <= len(refused) <= BURST_STARTS
 
 
 def test_a_long_control_message_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +183,7 @@ class Body:
 def test_bodies_are_bounded_in_size_time_and_number() -> None:
     from slm.serve.service import Service
 
-    service = Service(None, Limits(upload_bytes=100, upload_seconds=0.2))  # type: ignore[arg-type]
+    service = Service(None, Limits(upload_bytes=100, upload_seconds=1.0))  # type: ignore[arg-type]
 
     async def read(request: Body, most: int = 100) -> bytes:
         async with body_of(service, request, most) as body:  # type: ignore[arg-type]
@@ -193,7 +195,7 @@ def test_bodies_are_bounded_in_size_time_and_number() -> None:
         for request, most, code in (
             (Body([b"a"] * 101), 100, "too_large"),
             (Body([b"a"] * 30), 20, "too_large"),
-            (Body([b"a"] * 9, pause=0.1), 100, "too_slow"),
+            (Body([b"a"] * 9, pause=0.4), 100, "too_slow"),
         ):
             with pytest.raises(Refused) as refused:
                 await read(request, most)

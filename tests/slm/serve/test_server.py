@@ -22,6 +22,7 @@ websockets = pytest.importorskip("websockets", reason='needs pip install "focals
 pytest.importorskip("starlette", reason='needs pip install "focalstream[serve]"')
 
 from slm.serve.client import Client, ServerError, connect  # noqa: E402
+from tests.slm.serve.conftest import until_draining  # noqa: E402
 
 TOKEN = "open sesame"
 pytestmark = pytest.mark.slow  # it takes seconds to start the model's process
@@ -152,7 +153,7 @@ def test_sigterm_lets_a_stream_finish(run_server: Any) -> None:
                 chunks += sound.new
                 if chunks == 2:
                     os.kill(pid, signal.SIGTERM)
-                    await asyncio.sleep(0.3)
+                    await until_draining(url)
                     with pytest.raises(ServerError, match="stopping"):
                         await late.start()
             assert chunks == 25 and client.done["reason"] == "length"
@@ -173,7 +174,7 @@ def test_a_dead_model_ends_the_server(run_server: Any) -> None:
                 if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                     os.kill(int(child), signal.SIGKILL)
             with pytest.raises(ServerError, match="model_died"):
-                await asyncio.wait_for(client.receive(), 20)
+                await asyncio.wait_for(client.receive(), 120)
 
     status, log = run_server(work)
     assert status == 1 and "model_died" in log

@@ -47,7 +47,7 @@ def answer(server: Any, sent: bytes) -> bytes:
 
 def get(server: Any, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(server.http + path, headers=headers), timeout=20) as found:
+        with urllib.request.urlopen(urllib.request.Request(server.http + path, headers=headers), timeout=120) as found:
             return found.status, dict(found.headers), found.read()
     except urllib.error.HTTPError as error:
         return error.code, dict(error.headers), error.read()
@@ -162,7 +162,7 @@ def test_pages_of_allowed_origins_may_read_answers(server: Any) -> None:
     request.add_header("Access-Control-Request-Method", "POST")
     request.add_header("Access-Control-Request-Headers", "authorization")
     request.add_header("Origin", "https://friend.example")
-    with urllib.request.urlopen(request, timeout=20) as found:
+    with urllib.request.urlopen(request, timeout=120) as found:
         assert found.headers["access-control-allow-origin"] == "https://friend.example"
     _, headers, _ = get(server, "/healthz", Origin="https://friend.example")
     assert headers["access-control-allow-origin"] == "https://friend.example"
@@ -307,13 +307,13 @@ def test_a_handshake_that_does_not_end_is_closed(tmp_path: Path, monkeypatch: py
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        assert started.wait(20)
+        assert started.wait(120)
         with socket.create_connection(listener.getsockname(), 10) as silent:
             assert is_closed(silent)
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/healthz"
         anyone = ssl._create_unverified_context()
-        assert urllib.request.urlopen(url, timeout=20, context=anyone).read() == b"ok\n"
+        assert urllib.request.urlopen(url, timeout=120, context=anyone).read() == b"ok\n"
     finally:
         server._loop.call_soon_threadsafe(server.stop)
-        thread.join(20)
+        thread.join(120)
     assert not thread.is_alive()

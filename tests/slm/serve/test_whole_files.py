@@ -11,6 +11,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 import soundfile
 import torch
 
+from tests.slm.serve.conftest import until_draining
 from tokenizer import Codec
 
 pytest.importorskip("starlette", reason='needs pip install "focalstream[serve]"')
@@ -123,7 +125,7 @@ def test_a_request_is_given_up_when_its_client_goes_away(server: Any) -> None:
     wait(lambda: metric(server, "focalstream_streams") == 0, 5)  # the speech takes longer, by far
 
 
-def wait(happened: Any, seconds: float = 30) -> None:
+def wait(happened: Any, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end
@@ -143,11 +145,13 @@ def test_a_token_of_any_letters_opens_both_ways(server: Any, monkeypatch: pytest
 
 def test_a_second_signal_does_not_wait_for_a_file(run_server: Any) -> None:
     async def work(url: str, pid: int) -> None:
-        connection = http.client.HTTPConnection(url.split("/")[2])
+        place = url.split("/")[2]
+        connection = http.client.HTTPConnection(place)
         connection.request("POST", "/v1/continue?seconds=120&min_seconds=120", sound_file(noise(1.0)))
-        await asyncio.sleep(0.5)
+        server = SimpleNamespace(http=f"http://{place}")
+        await asyncio.to_thread(wait, lambda: metric(server, "focalstream_streams") == 1)
         os.kill(pid, signal.SIGTERM)
-        await asyncio.sleep(0.5)
+        await until_draining(url)
         os.kill(pid, signal.SIGTERM)
         answer = await asyncio.to_thread(connection.getresponse)
         assert answer.status == 503 and b"stopping" in answer.read()

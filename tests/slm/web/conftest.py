@@ -16,7 +16,7 @@ import pytest
 from slm.checkpoint import locate
 from slm.web.export import export_web
 from slm.web.runtime import cached_package, runtime_files
-from tests.slm.serve.browser import WATCHED_MICROPHONE
+from tests.slm.serve.browser import PATIENCE, WATCHED_MICROPHONE
 from tests.slm.serve.conftest import browser, random_lm_dir  # noqa: F401
 from tokenizer import Codec
 
@@ -101,6 +101,7 @@ def open_tab(browser: Any) -> Iterator[Callable[[str], Any]]:  # noqa: F811
     """Opens addresses as tabs of one profile; fails where a script fails."""
     errors: list[str] = []
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE * 1000)
 
     def open_one(address: str) -> Any:
         page = context.new_page()

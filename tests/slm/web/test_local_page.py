@@ -14,8 +14,6 @@ from tests.slm.web.conftest import Host
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-SECONDS = 120  # of patience with a page whose models are being loaded
-
 
 @pytest.fixture
 def open_page(open_tab: Callable[[str], Any], host: Callable[[Path], Host], tiny_folder: Path) -> Callable[[], Any]:
@@ -24,7 +22,7 @@ def open_page(open_tab: Callable[[str], Any], host: Callable[[Path], Host], tiny
 
     def open_one() -> Any:
         page = open_tab(served.address)
-        wait(page, "phase === 'idle'", SECONDS)
+        wait(page, "phase === 'idle'")
         page.locator("[name=seconds]").fill("1")
         return page
 
@@ -34,7 +32,7 @@ def open_page(open_tab: Callable[[str], Any], host: Callable[[Path], Host], tiny
 def continue_example(page: Any) -> None:
     page.get_by_text("An example").click()
     page.click("#go")
-    wait(page, "phase === 'idle' && chunks > 0 && loudest > 0.001", SECONDS)
+    wait(page, "phase === 'idle' && chunks > 0 && loudest > 0.001")
 
 
 def test_speak_and_hear(open_page: Callable[[], Any]) -> None:
@@ -43,11 +41,11 @@ def test_speak_and_hear(open_page: Callable[[], Any]) -> None:
     assert "no sound leaves it" in page.text_content("footer")
     page.focus("#go")
     page.keyboard.press("Enter")  # records
-    wait(page, "phase === 'recording'", SECONDS)
+    wait(page, "phase === 'recording'")
     assert page.evaluate(LIVE_TRACKS) == 1
     until(page, lambda: page.text_content("#span") > "0.5", "half a second of the prompt, drawn while it is spoken")
     page.keyboard.press("Enter")  # goes on
-    wait(page, "phase === 'idle' && chunks > 0 && loudest > 0.001 && played > 8000", SECONDS)
+    wait(page, "phase === 'idle' && chunks > 0 && loudest > 0.001 && played > 8000")
     assert page.evaluate(LIVE_TRACKS) == 0
     assert page.text_content("#first").endswith(" ms") and page.text_content("#first-server").endswith(" ms")
     drawn = (
@@ -78,7 +76,7 @@ def test_nothing_goes_out_and_a_visit_without_a_network_works(
     page = open_tab(served.address)
     asked: list[str] = []
     page.context.on("request", lambda request: asked.append(request.url))
-    wait(page, "phase === 'idle'", SECONDS)
+    wait(page, "phase === 'idle'")
     assert not page.evaluate("crossOriginIsolated")  # the host sends no such headers
     page.evaluate("navigator.serviceWorker.ready.then(() => {})")
     assert asked and all(url.startswith((served.address, "data:", "blob:")) for url in asked)
@@ -87,7 +85,7 @@ def test_nothing_goes_out_and_a_visit_without_a_network_works(
     served.stop()
     page.context.set_offline(True)
     page.reload()
-    wait(page, "phase === 'idle'", SECONDS)
+    wait(page, "phase === 'idle'")
     assert page.evaluate("crossOriginIsolated")  # the service worker sends them
     continue_example(page)
 
@@ -98,12 +96,12 @@ def test_threads_change_nothing(
     """Two threads of WebAssembly, once the service worker lets the page share memory."""
     served = host(tiny_folder)
     page = open_tab(served.address)
-    wait(page, "phase === 'idle'", SECONDS)
+    wait(page, "phase === 'idle'")
     page.evaluate("navigator.serviceWorker.ready.then(() => {})")
     heard = []
     for threads in (1, 2):
         page.goto(f"{served.address}?threads={threads}")
-        wait(page, "phase === 'idle'", SECONDS)
+        wait(page, "phase === 'idle'")
         assert ("one thread" if threads == 1 else "2 threads") in page.text_content("#fingerprint")
         page.locator("[name=seconds]").fill("1")
         continue_example(page)
@@ -153,7 +151,7 @@ def test_cancel_and_go_on(open_page: Callable[[], Any]) -> None:
     page.locator("[name=seconds]").fill("30")
     page.get_by_text("An example").click()
     page.click("#go")
-    wait(page, "phase === 'speaking' && chunks > 2", SECONDS)
+    wait(page, "phase === 'speaking' && chunks > 2")
     page.click("#cancel")
     assert page.evaluate("focalstream.phase") == "idle" and page.text_content("#status") == "Cancelled."
     chunks = page.evaluate("focalstream.chunks")
@@ -169,7 +167,7 @@ def test_cancel_and_go_on(open_page: Callable[[], Any]) -> None:
 def test_damage_is_named(open_tab: Callable[[str], Any], host: Callable[[Path], Host], damaged: Path) -> None:
     def says(expected: str) -> None:
         page = open_tab(host(damaged).address)
-        until(page, lambda: expected in page.text_content("#status"), expected, SECONDS)
+        until(page, lambda: expected in page.text_content("#status"), expected)
         assert page.text_content("#go") == "Not available"
 
     weights = damaged / "models" / "decode_step.weights.gzip"
@@ -191,7 +189,7 @@ def test_another_export_in_the_same_place(
     """Visitors get the new one, although the service worker keeps the old one."""
     served = host(damaged)
     page = open_tab(served.address)
-    wait(page, "phase === 'idle'", SECONDS)
+    wait(page, "phase === 'idle'")
     page.evaluate("navigator.serviceWorker.ready.then(() => {})")
     manifest, worker = damaged / "focalstream.json", damaged / "service_worker.js"
     old = json.loads(manifest.read_text())
@@ -202,7 +200,7 @@ def test_another_export_in_the_same_place(
     names = "caches.keys().then((names) => names.join())"
     until(page, lambda: page.evaluate(names) == f"focalstream,focalstream-{content}", "the old cache gone")
     page.reload()
-    wait(page, "phase === 'idle'", SECONDS)
+    wait(page, "phase === 'idle'")
     assert "another" in page.text_content("#loaded")
 
 
@@ -227,4 +225,4 @@ def test_everybody_can_read_and_press(open_page: Callable[[], Any]) -> None:
     page.keyboard.press("Tab")
     assert focused(page) == "go"
     page.keyboard.press("Enter")
-    wait(page, "phase === 'idle' && chunks > 0 && loudest > 0.001", SECONDS)
+    wait(page, "phase === 'idle' && chunks > 0 && loudest > 0.001")

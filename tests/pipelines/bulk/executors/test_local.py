@@ -14,9 +14,8 @@ from pipelines.bulk.feed.processes import interrupts_blocked
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_same_bytes_by_worker_processes(finished, audio_folder, run, tmp_path, file_bytes, workers):
-    run(audio_folder, tmp_path / "out", executor=Local(workers))
+def test_same_bytes_by_a_worker_process(finished, audio_folder, run, tmp_path, file_bytes):
+    run(audio_folder, tmp_path / "out", executor=Local(1))  # by two: below, with one of them killed
     assert file_bytes(tmp_path / "out") == file_bytes(finished)
 
 
@@ -33,7 +32,7 @@ def test_signals_leave_whole_shards_only(finished, audio_folder, command, run, t
         time.sleep(0.01)
     time.sleep(0.3 if number == signal.SIGINT else 0.0)
     os.killpg(process.pid, number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=600)
     if process.returncode != 0:  # 0: it was faster than the signal
         assert process.returncode == 130 and "interrupted" in error and "Traceback" not in error
         assert not (out / "work/tmp").exists() and not (out / "dataset.json").exists()
