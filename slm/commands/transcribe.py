@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from slm.checkpoint import load_lm
-    from slm.generation.generate import Sampling
+    from slm.generation.sampling import Sampling
     from slm.generation.spoken_text import transcribe
     from tokenizer.audio import read_audio
     from tokenizer.errors import InputError, printable
