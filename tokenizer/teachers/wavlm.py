@@ -18,9 +18,9 @@ from typing import Any
 from torch import Tensor
 
 from tokenizer.checkpoint import assign, download, read_plain, read_weights, renamed, with_fused_attention
-from tokenizer.config import EncoderConfig
 from tokenizer.errors import InputError
 from tokenizer.network.encoder import Encoder
+from tokenizer.network.stage_configs import EncoderConfig
 from tokenizer.parsed import dataclass_from_dict
 
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
