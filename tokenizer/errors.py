@@ -23,7 +23,8 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Text with what could command a terminal (control characters, changes of direction) written out: `\\x1b`."""
+    """Text in which characters that a terminal would obey (control characters, changes of direction) are written out:
+    `\\x1b`."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

@@ -68,7 +68,7 @@ def _load(model: str) -> Any:
         from faster_whisper import WhisperModel
 
         return WhisperModel(str(model_folder(model)), device="cpu", compute_type="int8", cpu_threads=1)
-    except Exception as error:  # no package, no network, a damaged model: whatever it is, say it
+    except Exception as error:  # no package, no network, a damaged model: say which
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"recogniser {model!r}: {reason}; {HINT}, or give a folder with the model") from None
 
