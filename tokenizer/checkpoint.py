@@ -40,7 +40,7 @@ def load(name: str) -> tuple[CodecConfig, dict[str, Tensor]]:
     """Find and read a codec.
 
     Args:
-        name: shipped name, directory, `dir/name[.json]`, or Hub id; see `Codec.from_pretrained`.
+        name: shipped name, folder, `dir/name[.json]`, or Hub id; see `Codec.from_pretrained`.
 
     Returns:
         The configuration, and the weights by published name, as stored.

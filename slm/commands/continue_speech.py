@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slm.commands.lm_options import (
+    LM_HELP,
     add_lm_engine_arguments,
     add_sampling_arguments,
     add_silence_limit,
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_codec_arguments(parser)
     parser.set_defaults(engine=None)
-    parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
+    parser.add_argument("--lm", default="small", help=LM_HELP)
     add_lm_engine_arguments(parser, "torch")
     parser.add_argument(
         "--endpoint",

@@ -73,7 +73,7 @@ def load_wavlm(source: str | Path, layers: int = 6) -> Encoder:
         outputs, frames = teacher.forward_layers(wave, lengths)  # of each layer
 
     Args:
-        source: a directory in the layout of `transformers`, a Hugging Face Hub id, or an original `.pt` file.
+        source: a folder in the layout of `transformers`, a Hugging Face Hub id, or an original `.pt` file.
         layers: how many Transformer layers to keep, from the first (FocalCodec uses 6).
 
     Returns:
