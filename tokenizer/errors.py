@@ -45,3 +45,8 @@ class TerminalText(io.TextIOWrapper):
 def counted(number: int, thing: str) -> str:
     """A number of things: "1 cut", "2,000 cuts"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

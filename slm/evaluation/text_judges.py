@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, first_line
 
 NGRAMS = (1, 2)  # lengths whose geometric mean auto-BLEU is, as in the paper
 
@@ -69,7 +69,7 @@ def load_text_judge(model: str, device: str | torch.device = "cpu") -> TextJudge
         network: Any = AutoModelForCausalLM.from_pretrained(model)
         network.to(device).eval()
     except Exception as error:  # no package, no network, a damaged folder: say which
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"--genppl {model}: {reason}; pip install transformers, and give a folder or the name of a causal language "
             "model such as gpt2"
