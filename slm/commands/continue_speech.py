@@ -21,6 +21,7 @@ from slm.commands.lm_options import (
     add_sampling_arguments,
     add_silence_limit,
     check_lm_engine,
+    check_seed,
     sampling_of,
 )
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
@@ -175,8 +176,7 @@ def check_request(args: argparse.Namespace) -> None:
         raise InputError("--seconds inf: an endless continuation is never complete; add --stream")
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
-    if not 0 <= args.seed < 2**63:
-        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
+    check_seed(args.seed)
     if args.output not in (PIPE, SPEAKER):
         WavSink.check(Path(args.output))
     for given, name in ((args.prompt, MICROPHONE), (args.output, SPEAKER)):

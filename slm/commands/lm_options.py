@@ -86,6 +86,14 @@ def add_silence_limit(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that `slm.generation.sampling.RandomStream` does not take."""
+    from tokenizer.errors import InputError
+
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed}: expected 0 to 2^63 - 1")
+
+
 def sampling_of(args: argparse.Namespace) -> Sampling:
     """The settings that were given. Raises InputError for one that is out of its range."""
     from slm.generation.sampling import Sampling
