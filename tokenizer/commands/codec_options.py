@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-CODEC_HELP = "shipped name, folder, or Hugging Face Hub id"
+CODEC_HELP = "shipped name, folder, or id on the Hugging Face Hub"
 
 
 def add_codec_arguments(parser: argparse.ArgumentParser, codec_help: str = CODEC_HELP) -> None:
