@@ -20,7 +20,7 @@ from slm.model.transformer import LanguageModel, ModelConfig
 from slm.token_strings import tokenizer_files
 from slm.vocabulary import BOS, EOS, FIRST_CODE, INTERLEAVED, PAD, SPEECH, TEXT, Vocabulary
 from tokenizer.errors import InputError
-from tokenizer.files import write_atomically
+from tokenizer.files import check_new_folder, write_atomically
 
 MODEL_TYPE = "llama"
 PREFIX = "model."  # of all weights except the head
@@ -209,8 +209,7 @@ def export_lm(
     if gguf:
         gguf_package()
     config = llama_config(model.config, vocabulary.size, dtype)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists already; give a new or empty folder")
+    check_new_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
         name: tensor.detach().to("cpu", DTYPES[dtype]).contiguous()
@@ -246,7 +245,6 @@ def export_lm(
         fingerprint=vocabulary.codec_fingerprint,
         rate=vocabulary.token_rate,
         last_code=vocabulary.codebook_size - 1,
-        size=vocabulary.first_piece,
         context=model.config.context,
         gguf_note=GGUF_NOTE.format(context=model.config.context) if gguf else "",
         text_row=TEXT_ROW.format(**ids) if pieces else "",

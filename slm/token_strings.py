@@ -16,8 +16,8 @@ from slm.vocabulary import BOS, EOS, FIRST_CODE, PAD, Vocabulary
 from tokenizer.errors import InputError
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<text>", "<speech>", "<interleaved>", "<unk>")
-UNKNOWN = 6  # a reserved id, which no model has seen: what a text becomes that is none of these strings
-LONGEST = 32  # characters of a token; a text with more before its next `>` is no text of tokens
+UNKNOWN = 6  # a reserved id, which no model has seen; stands for text that is none of these strings
+LONGEST = 32  # characters of a token; text with more before its next `>` does not consist of tokens
 _CODE = re.compile(r"<\|c(\d+)\|>")
 _OTHER = re.compile(r"<\w+>|<\|t\d+\|>")
 
@@ -33,7 +33,7 @@ def codes_in(texts: Iterable[str]) -> Iterator[int]:
     """The codes in a text that comes in pieces, cut anywhere; each as soon as it is complete. Other tokens are skipped.
 
     Raises:
-        InputError: the text is none of tokens.
+        InputError: the text does not consist of tokens.
     """
     held = ""
     for text in texts:

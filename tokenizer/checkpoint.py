@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.config import CodecConfig
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, first_line
 from tokenizer.files import write_atomically
 
 READ_ERRORS = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, zipfile.BadZipFile)
@@ -40,7 +40,7 @@ def load(name: str) -> tuple[CodecConfig, dict[str, Tensor]]:
     """Find and read a codec.
 
     Args:
-        name: shipped name, directory, `dir/name[.json]`, or Hub id; see `Codec.from_pretrained`.
+        name: shipped name, folder, `dir/name[.json]`, or Hub id; see `Codec.from_pretrained`.
 
     Returns:
         The configuration, and the weights by published name, as stored.
@@ -91,7 +91,7 @@ def download(repo: str, weights: tuple[str, ...]) -> tuple[Path, Path]:
                 return config, Path(hf_hub_download(repo, name))
         return config, Path(hf_hub_download(repo, weights[-1]))
     except Exception as error:  # offline, no such repository, no access: for the user to fix
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"{repo}: no such directory here, and the Hugging Face Hub did not give it ({reason}). "
             "Check the id and the network, or download it once and pass its directory."
@@ -117,7 +117,7 @@ def read_plain(path: Path) -> Any:
         _refuse_bomb(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (*READ_ERRORS, safetensors.SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"{path}: not a readable file of plain tensors ({reason}). It is damaged, or would run code when loaded; "
             "fetch it again from its source."

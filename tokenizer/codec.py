@@ -55,7 +55,7 @@ class Codec(CodecModel):
         """Load a trained codec, ready to encode and decode.
 
         Args:
-            name_or_path: the name of shipped weights ("small"); a directory with config.json and model.safetensors;
+            name_or_path: the name of shipped weights ("small"); a folder with config.json and model.safetensors;
                 a path `dir/name` or `dir/name.json` beside `dir/name.safetensors`; a Hugging Face Hub id; or, for the
                 engine "onnx", a folder that `focalstream export` made.
             device: where the weights go.

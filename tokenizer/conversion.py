@@ -107,8 +107,8 @@ class Voice:
 
 
 def find_sounds(path: str | Path) -> list[Path]:
-    """A sound file itself, or the sound files in a folder and below, sorted; hidden ones are left out. What a file
-    begins with says whether it is one, or its name: then reading it says what is wrong. Others are named in the log.
+    """A sound file itself, or the sound files in a folder and below, sorted; hidden ones are left out. A file counts if
+    its first bytes or its name say that it is audio (see `is_audio_file`). Others are named in the log.
 
     Raises:
         InputError: when there is nothing there, or no sound file in the folder.

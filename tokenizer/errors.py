@@ -23,7 +23,8 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Text with what could command a terminal (control characters, changes of direction) written out: `\\x1b`."""
+    """Text in which characters that a terminal would obey (control characters, changes of direction) are written out:
+    `\\x1b`."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
@@ -44,3 +45,8 @@ class TerminalText(io.TextIOWrapper):
 def counted(number: int, thing: str) -> str:
     """A number of things: "1 cut", "2,000 cuts"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,10 +1,12 @@
-"""Atomic and durable writes of files, and the folder of the user's cache."""
+"""Atomic and durable writes of files, checks of where output goes, and the folder of the user's cache."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import platformdirs
@@ -54,6 +56,21 @@ def check_place(path: str | Path) -> Path:
     if place.exists() and not place.is_file():
         raise InputError(f"{path}: exists and is no regular file; give another name (or - for a pipe)")
     return place
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise InputError unless a command can make its output folder there: nothing exists, or an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already; give a new or empty folder")
+
+
+def state_of(paths: Iterable[Path]) -> str:
+    """A name for files as they are now, in hex: it changes when any of them is written again. Reads none of them."""
+    stated = []
+    for path in paths:
+        found = path.stat()
+        stated.append((str(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return hashlib.sha256(repr(stated).encode()).hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, first_line
 
 CARD = "README.md"
 HERE = "THIS_REPOSITORY"  # in a card: becomes the name of the repository
@@ -129,7 +129,7 @@ def push(
         message = f"Upload {folder.resolve().name} with focalstream"
         api.create_commit(place.repo_id, added, commit_message=message, repo_type=kind)
     except Exception as error:  # offline, no token, no rights, no room: for the user to mend
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise InputError(
             f"{repo}: the Hugging Face Hub did not take it ({reason}); log in with `hf auth login` or set HF_TOKEN, "
             "then upload with `focalstream push` (a trained language model with `export-lm --push`)"

@@ -93,7 +93,7 @@ def dataclass_from_dict(cls: type[Config], raw: Any, section: str) -> Config:
         if isinstance(value, list):
             value = tuple(value)
         if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-            with contextlib.suppress(OverflowError):  # then it does not fit
+            with contextlib.suppress(OverflowError):  # too large for a float, so it does not fit
                 value = float(value)
         if not _fits(value, kind):
             raise InputError(f"{section}: {key} is {shown(value)}, expected {kind}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
+from tokenizer.config import CodecConfig
 from tokenizer.errors import InputError
+from tokenizer.network.stage_configs import ENCODER_SAMPLE_RATE
 
 LONGEST_WHOLE = 30 * 60.0  # seconds; the work of attention over whole utterances grows with the square of their length
 

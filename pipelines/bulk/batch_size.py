@@ -1,5 +1,8 @@
-"""What is encoded together where nobody says: a fixed amount on a CPU, as much as memory allows on a GPU, and there the
-cuts of so many shards that batches hold little padding."""
+"""How much is encoded together when no option says so.
+
+On a CPU that is a fixed amount of audio. On a GPU it is as much as memory allows, taken from the cuts of so many shards
+that the batches hold little padding.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ MEMORY_SHARE = 0.5  # of what is free; the rest is for fragmentation and for oth
 PROBE_ROWS, PROBE_SECONDS = 4, 20.0  # of silence; longer rows are encoded piece by piece
 MOST_SECONDS = 960.0  # an H100 does 31,000 times real time in batches of 600 s, 34,000 in those of 3,840 s
 BATCHES_TOGETHER = 64  # of utterances from 1 to 30 s, sorted by length, hold 3 % of padding; half as many 6 %
-MOST_SECONDS_TOGETHER = 64 * 3600.0  # of audio; a run that is killed does that again
-SECONDS_OF_A_CUT = 10.0  # where shards are counted in cuts
+MOST_SECONDS_TOGETHER = 64 * 3600.0  # of audio; a run that is killed may have to do this much again
+SECONDS_OF_A_CUT = 10.0  # assumed where the size of shards is given in cuts
 
 
 def batch_sharing(
@@ -28,13 +31,13 @@ def batch_sharing(
     """`batch_shards` and `long_rows` of an `Encoding`.
 
     Args:
-        batch_shards: what was asked for.
+        batch_shards: the value that the user asked for; None: choose one.
     """
     if device == "cpu" and batch_shards is None:
         return {}
     stored = (stored_identity(layout) or {}).get("encoding", {})
     if stored and stored.get("device_type") == device.partition(":")[0] and batch_shards is None:
-        # It keeps what it began with, which an earlier version did not know.
+        # A run that resumes keeps the values it began with; runs of earlier versions have none, which means 1.
         return {name: stored.get(name, 1) for name in ("batch_shards", "long_rows")}
     seconds = 3600 * sharding.hours if sharding.hours is not None else (sharding.cuts or 1) * SECONDS_OF_A_CUT
     shards = math.ceil(min(BATCHES_TOGETHER * batch_seconds, MOST_SECONDS_TOGETHER) / seconds)

@@ -1,12 +1,13 @@
-"""Who does a group of shards that share batches, where several parts of a run work at the same time.
+"""Which part does which group of shards, when several parts of a run work at the same time.
 
-A part that has ended its own shards takes over those that slower parts have not begun. So each group is claimed before
-it is begun, by its owner too, and the claim is held until all its receipts are there:
+A group is the shards that share batches. A part that has done its own shards takes over those that slower parts have
+not begun. So every part claims a group before it begins it, one of its own too, and holds the claim until all receipts
+of the group are there:
 
     OUT/work/claims/000012/claim
 
-It is a lock as those of `pipelines.bulk.ownership` are: whoever dies lets go of it, at once on disk, and behind a URL
-after a minute of silence. Only then is the group done again, so no two parts ever write the same shard.
+A claim is a lock, like those of `pipelines.bulk.ownership`. When its holder dies it becomes free: at once on disk, and
+after a minute of silence behind a URL. Only then does another part do the group, so no two parts write the same shard.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pipelines.storage.locks import held, looks_free
 
 
 class Alone:
-    """Stands in for `Claims` in a run that shares its shards with nobody."""
+    """Takes the place of `Claims` in a run that does all shards by itself."""
 
     def take(self, tasks: Sequence[Task]) -> Sequence[Task]:
         return tasks
@@ -56,12 +57,11 @@ class Claims:
         self._undone: dict[int, set[int]] = {}
 
     def take(self, tasks: Sequence[Task], patient: bool = False) -> list[Task]:
-        """Claim a group, or find that it is claimed. Returns those of its tasks that are still to be done; none where
-        another part does them.
+        """Claim a group. Returns those of its tasks that are still to be done; none if another part has claimed it.
 
         Args:
             tasks: of one group.
-            patient: watch a claim behind a URL for up to a minute, in case its holder is dead.
+            patient: if a claim behind a URL is held, watch it for up to a minute, because its holder may be dead.
         """
         group = tasks[0].shard // self._size
         with self._changed:
@@ -81,8 +81,9 @@ class Claims:
         return []
 
     def left_by_others(self, shards: int, task: Callable[[int], Task]) -> list[Task]:
-        """Tasks of shards without receipt that nobody does, of this part and of those that have been begun; the last
-        shards first, because their owners begin at the other end. Behind a URL it may take a minute to find some.
+        """Tasks of shards that have no receipt and that no part is doing. The last shards come first, because their
+        owners begin with the first ones. Only shards of parts that have been started count, this one included. Behind a
+        URL it may take a minute to find some.
 
         Args:
             shards: of the whole run.
@@ -100,7 +101,7 @@ class Claims:
                 groups.append(left)
         if any(looks_free(self._path(left[0].shard // self._size)) for left in groups):
             return [task for left in groups for task in left]
-        if isinstance(self._layout.work, RemotePath):  # on disk whoever dies lets go at once
+        if isinstance(self._layout.work, RemotePath):  # on disk a dead part holds nothing
             with ThreadPoolExecutor(LOOKS_AT_A_TIME) as pool:
                 found = pool.map(lambda left: self.take(left, patient=True), groups)
                 return [task for left in found for task in left]
@@ -118,21 +119,21 @@ class Claims:
         claim.close()
 
     def check(self) -> None:
-        """As `StillHeld`, of all claims."""
+        """Raise InputError if another part may have taken any of the claims; see `StillHeld`."""
         with self._changed:
             checks = list(self._checks.values())
         for still_held in checks:
             still_held()
 
     def close(self) -> None:
-        """Let go of all, and claim no more: a thread that reads ahead may still be about to."""
+        """Release all claims and make no more, because a thread that reads ahead may still try to."""
         with self._changed:
             self._closed, claims, self._claims = True, self._claims, {}
         for claim in claims.values():
             claim.close()
 
     def _left(self, tasks: Sequence[Task]) -> list[Task]:
-        """Those without receipt. Receipts go when the dataset is finished, so that is looked at last."""
+        """The tasks without receipt. `dataset.json` is checked last, because finishing it removes all receipts."""
         done = shards_with_receipts(self._layout, [task.shard for task in tasks])
         return [] if self._layout.dataset.exists() else [task for task in tasks if task.shard not in done]
 

@@ -57,7 +57,7 @@ def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: i
 
     Args:
         size: workers.
-        claim: what it leaves out of a bundle is done by others.
+        claim: returns the tasks of a bundle that this run is to do; other parts do the rest.
 
     Raises:
         WorkerDied: no single cut kills a worker, or workers still die without the cuts that do; or workers die while
@@ -124,15 +124,17 @@ def run_crew(crew: Crew, out: Layout, tasks: list[Task], report: Report, size: i
 
 
 def _bundles(todo: deque[Task], most: int) -> int:
-    """How many bundles there are to be done; counted up to `most`."""
+    """How many bundles are still to be done; `most` if there are more."""
     return sum(1 for _ in itertools.islice(in_bundles(todo), most))
 
 
 def _next_bundle(
     todo: deque[Task], in_hand: Sequence[Task], deaths: Mapping[int, int], claim: Claim, unfinished: set[int]
 ) -> Sequence[Task]:
-    """Take what a worker is given next; what others have claimed is no longer unfinished here. A shard that was in the
-    hands of a worker that died is done by itself, so that a second death is that shard's own fault."""
+    """Take the tasks to give to a worker next. Those that other parts have claimed leave `unfinished`.
+
+    A shard whose worker died is given out alone, so that a second death can only be that shard's fault.
+    """
     while todo and not any(deaths.get(task.shard) for task in in_hand):
         bundle = [todo[0]]
         if not deaths.get(todo[0].shard):
@@ -164,7 +166,7 @@ def _without_deadly_cuts(trials: Trials, task: Task, ending: str) -> Task:
 
 
 Kills = Callable[[Sequence[int]], str | None]
-"""How a worker ends that is given only these cuts of the shard, in words; None: it survives."""
+"""Gives a worker only these cuts of the shard, and says in words how the worker died; None: it survived."""
 
 
 def find_deadly_cuts(kills: Kills, count: int) -> dict[int, str]:

@@ -18,7 +18,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,12 +39,12 @@ if TYPE_CHECKING:
 LONG_SECONDS = 60.0  # longer cuts are encoded in windows
 WINDOW_SECONDS = 10.0
 READERS = 2  # threads that read and resample where there are no decoders
-REMOTE_READERS = 16  # where audio lies behind URLs, so that most of them wait for answers; more where these are slow
-MOST_READERS = 64  # of those
+REMOTE_READERS = 16  # the same for audio behind URLs, where most of them wait for answers; more if answers are slow
+MOST_READERS = 64  # of these threads
 BATCHES_AHEAD = 3  # at least; one of them is being encoded
 MOST_TOGETHER = 1 << 16
-NEWER = ("batch_shards", "long_rows", "precision")  # fields of `Encoding` that earlier versions did not have
-CPU_THREADS = 1  # of torch, in every executor: another number of threads sums in another order
+NEWER = ("batch_shards", "long_rows", "precision")  # fields of `Encoding` that earlier versions lacked
+CPU_THREADS = 1  # of torch, in every executor, because another number of threads adds in another order
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,11 @@ class Encoding:
         check_precision(self.precision, self.device)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that may change a bit of the tokens; stored in the plan and in dataset.json. What earlier
-        versions did not have is left out where it is as they did it."""
+        """Everything that may change a bit of the tokens; stored in the plan and in dataset.json.
+
+        Fields that earlier versions lacked are left out where they have their default, which is what those versions
+        did: so the identity of such a run stays the same.
+        """
         newer = {name: getattr(self, name) for name in NEWER if getattr(self, name) != getattr(Encoding, name)}
         return {
             "batch_seconds": self.batch_seconds,
@@ -93,7 +95,7 @@ class Encoding:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], device: str) -> Encoding:
-        """Those of a run that `to_dict` described, on a device of its type."""
+        """The settings of a run that `to_dict` described, on a device of the same type."""
         return cls(stored["batch_seconds"], device, **{name: stored[name] for name in NEWER if name in stored})
 
     def rules(self, codec: Codec) -> BatchRules:
@@ -119,29 +121,23 @@ def fixed_cpu_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-NO_OUTCOMES: Mapping[int, Outcome] = MappingProxyType({})
-
-
 def encode_cuts(
     cuts: list[PlannedCut],
     codec: Codec,
     encoding: Encoding,
     progress: Callable[[float], None] = lambda seconds: None,
-    settled: Mapping[int, Outcome] = NO_OUTCOMES,
 ) -> list[Outcome]:
     """Tokenize cuts that are laid out together, such as those of a shard.
 
     Args:
         cuts: in shard order.
-        progress: called with the seconds of audio just processed; settled cuts do not count.
-        settled: outcomes that are already known, by position. These cuts are not read, and their rows are silent;
-            the tokens of the others do not change.
+        progress: called with the seconds of audio just processed.
 
     Returns:
         One outcome per cut, in the same order.
     """
     samples = [expected_samples(planned.cut, planned.seconds, codec.sample_rate_in) for planned in cuts]
-    group = Group(cuts, samples, dict(settled), frozenset(range(len(cuts))) - set(settled), lambda group: [])
+    group = Group(cuts, samples, {}, frozenset(range(len(cuts))), lambda group: [])
     with fed_device(codec, encoding, remote=any(map(is_remote, cuts))) as (pipeline, _):
         pipeline.run([group], progress, lambda seconds: seconds)
     return [group.outcomes[i] for i in range(len(cuts))]

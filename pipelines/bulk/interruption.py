@@ -1,4 +1,4 @@
-"""The signals that end a run: the first in order, so that finished shards stay and nothing unfinished does."""
+"""Signals that end a run. The first one ends it cleanly: finished shards stay, and nothing unfinished is left."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-PATIENT_SIGNALS = 2  # that end a run in order; one more ends the process at once
+PATIENT_SIGNALS = 2  # signals during which a run still ends cleanly; the next one ends the process at once
 
 
 @contextlib.contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM (a scheduler's time limit) end the run in the same order as Ctrl-C does. A second signal does not
-    disturb that; a third ends the process at once, as `kill -9` would."""
+    """Let SIGTERM (a scheduler's time limit) end the run as cleanly as Ctrl-C does. A second signal does not disturb
+    that; a third ends the process at once, as `kill -9` would."""
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield

@@ -61,11 +61,10 @@ def begun_parts(layout: Layout, part: Part) -> list[Part]:
 
 
 def refuse_strange_folder(layout: Layout) -> None:
-    """Raise InputError unless OUT is free or holds an earlier run: absent, empty, with a dataset.json or its copy, or
-    with the work/ of an unfinished run. A work/ with any other file in it is always refused, because runs delete that
-    folder.
+    """Raise InputError unless OUT may be written to. Nothing is made or changed.
 
-    Nothing is made or changed.
+    OUT may be absent or empty, or hold a dataset.json (or its copy), or the work/ of an unfinished run. A work/ that
+    holds any other file is always refused, because runs delete that folder.
     """
     if layout.out.exists() and not layout.out.is_dir():
         raise InputError(f"{layout.out} is a file; expected a folder to write the dataset to")
@@ -92,7 +91,7 @@ def _holds_something(path: Folder) -> bool:
 
 @contextlib.contextmanager
 def only_run(layout: Layout, part: Part | None = None) -> Iterator[StillHeld]:
-    """Hold OUT, or a part of it, against every run that would do the same shards. `work/` is removed at the end if the
+    """Hold OUT, or a part of it, so that no other run can do the same shards. At the end `work/` is removed if the
     dataset is finished, or if there is no plan.
 
     Raises:
@@ -128,7 +127,8 @@ def only_run(layout: Layout, part: Part | None = None) -> Iterator[StillHeld]:
 
 @contextlib.contextmanager
 def once(layout: Layout, what: str, done: Callable[[], bool]) -> Iterator[StillHeld]:
-    """Let one part at a time do this ("plan" or "finish"); the others wait until it is `done` or their turn."""
+    """Let one part at a time do this ("plan" or "finish"). The others wait until it is `done`, or until it is their
+    turn."""
     still_held: StillHeld = lambda: None  # noqa: E731
     with contextlib.ExitStack() as stack:
         if not done():
@@ -173,7 +173,7 @@ def _alive(paths: Sequence[Folder]) -> str | None:
 
 
 def _remove_empty(layout: Layout, part: Part | None) -> None:
-    """Remove what a refused run, or a part without shards, has made."""
+    """Remove what a run that was refused, or a part that has no shards, has made."""
     assert isinstance(layout.out, Path) and isinstance(layout.work, Path)
     plan_lock = layout.work / "plan.lock"
     if layout.work.exists() and not has_plan(layout):

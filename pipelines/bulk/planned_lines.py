@@ -1,6 +1,7 @@
-"""The cuts of an input as lines of cut lists: blocks of it are read side by side by several processes, in order.
+"""The cuts of an input as lines of cut lists, in order; several processes read blocks of a large input side by side.
 
-What depends on all cuts before (whose turn it is, and which ids were there already) is left to the one that asks.
+Whatever depends on all earlier cuts (which shard a cut belongs to, whether its id has occurred before) is left to the
+caller.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pipelines.sources.cuts import Selection, SourceCut
 from pipelines.sources.manifests import manifest_bytes, read_blocks, read_cuts
 from tokenizer.errors import InputError
 
-LARGE_BYTES = 64 << 20  # of lists of cuts, unpacked: with fewer, further processes would start for nothing
+LARGE_BYTES = 64 << 20  # of lists of cuts, unpacked; for less, starting more processes takes longer than it saves
 AHEAD = 4  # blocks for each process
 
 

@@ -67,7 +67,7 @@ class ProgressBar:
         return self._seconds / max(time.monotonic() - self._begun, 1e-9)
 
     def expect(self, seconds: float) -> None:
-        """So much more audio is to be done by this run, or less."""
+        """This run is to do so many more seconds of audio; negative: fewer."""
         self._total += seconds
         self._bar.total = round(self._total / 3600, 3)
 
@@ -91,7 +91,7 @@ class ProgressBar:
     def _line(self) -> str:
         done = self._done + self._seconds
         line = f"{done / 3600:.2f} of {self._total / 3600:.2f} h"
-        if self._seconds <= 0:  # no speed yet that says when the rest is done
+        if self._seconds <= 0:  # no speed yet from which to tell the time left
             return f"{line}, {self.quarantined} failed, waiting for the first audio"
         left = max(self._total - done, 0.0) / self.times_real_time
         return (

@@ -52,7 +52,7 @@ class Job:
         max_quarantine_rate: stop when more than this share of all planned cuts has failed.
         selection: which cuts and channels of the source take part.
         retry_quarantined: when the dataset is finished, try again the cuts that failed, and nothing else.
-        plan_only: divide the input into shards, store that, and end: what parts would otherwise wait for.
+        plan_only: divide the input into shards, store that, and end; parts that start later need not wait for it.
         log: a file outside of `out` to append a line to for each finished shard, with the time.
         decoders: processes of each worker that read audio and write shards; 0: threads of the worker; None: none on a
             CPU, on a GPU what the executor finds best.
@@ -99,8 +99,8 @@ class Job:
 
     @property
     def part(self) -> Part | None:
-        """The share of the shards that this job does, at the same time as others or not; None: all of them. The part
-        that ends last writes `dataset.json`."""
+        """The share of the shards that this job does; None: all of them. Parts may run at the same time or one after
+        another; the one that ends last writes `dataset.json`."""
         return self.executor.part
 
 
@@ -196,14 +196,14 @@ def do_shards(
     plan: Plan,
     codec: Codec,
     kept: Mapping[int, float],
-    still_held: StillHeld = lambda: None,
+    still_held: StillHeld,
 ) -> float:
-    """Do the shards of a plan that have no receipt, or whose failures were so many that something else must have been
-    wrong (a file server that did not answer) and may work now.
+    """Do the shards of a plan that have no receipt. Shards with too many failures are done again too: then something
+    else was wrong, such as a file server that did not answer, and may work now.
 
     Args:
-        kept: shards without receipt whose tokens are sound, with the seconds of audio in these: only their other cuts
-            are tried again.
+        kept: shards without receipt whose tokens are sound, and the seconds of audio in these tokens. Only their
+            other cuts are tried again.
         still_held: called with every event; raises when another run has taken over.
 
     Returns:
@@ -268,15 +268,15 @@ def do_shards(
 
 
 def shared(job: Job, layout: Layout) -> contextlib.AbstractContextManager[Alone | Claims]:
-    """The claims of a part; behind a URL only where no two of them can be granted."""
+    """The claims of a part. Behind a URL there are none if the store could grant one claim to two parts."""
     if job.part is None or (isinstance(layout.work, RemotePath) and not are_exact(layout.work)):
         return contextlib.nullcontext(Alone())
     return contextlib.closing(Claims(layout, job.part, job.encoding.batch_shards))
 
 
 def _shards_of(job: Job, plan: Plan) -> list[int]:
-    """The shards of this part. Those that share batches are in one part: all parts have one `batch_shards`, which the
-    plan's identity holds."""
+    """The shards of this part. Shards that share batches are in the same part, because `batch_shards` belongs to the
+    plan's identity and so is the same for all parts."""
     groups = dealt_to(job.part, -(-len(plan.shards) // job.encoding.batch_shards))
     return [shard for group in groups for shard in _together(group, plan, job.encoding)]
 

@@ -1,4 +1,4 @@
-"""What a worker does: load the codec once, then tokenize and write shards, and ask for more before it runs out of them.
+"""What a worker does: load the codec once, tokenize and write shards, and ask for more before it runs out of them.
 
 Workers run in this process, in others or on other machines (`pipelines.bulk.executors`), so everything that passes
 between them and the run is defined here and can be pickled.
@@ -166,8 +166,8 @@ def do_tasks(
     """Tokenize shards and write them.
 
     Args:
-        bundles: tasks that share batches; called with a function that has an event reported. They are taken in another
-            thread, while earlier ones are being encoded.
+        bundles: called with a function that reports an event, yields lists of tasks that share batches. They are taken
+            in another thread, while earlier ones are being encoded.
         report: called in this thread.
     """
     with contextlib.ExitStack() as stack:
@@ -220,9 +220,9 @@ def _group(
 
 def _stored(layout: Layout, made: Future[MadeShard]) -> Receipt:
     receipt = store_shard(layout, made.result())
-    if not has_plan(layout):  # its receipt would count in the next run there
+    if not has_plan(layout):  # else its receipt would count in the next run there
         remove_receipt(layout, receipt.shard)
-        if not layout.dataset.exists():  # `rm -r OUT` stops where a file has just appeared
+        if not layout.dataset.exists():  # what was just written would stop the user's `rm -r OUT`
             for path in layout.shard_files(receipt.shard):
                 path.unlink(missing_ok=True)
             raise layout.removed()
@@ -242,10 +242,10 @@ def _settled(layout: Layout, task: Task, cuts: Sequence[PlannedCut]) -> dict[int
 
 @dataclass(frozen=True)
 class MakeShard:
-    """A `Job`: the files of a shard, which another thread stores. That waits for disks and stores, this computes.
+    """A `Job` that makes the files of a shard. Another thread stores them: making them computes, storing them waits.
 
     Attributes:
-        cuts: None: read them from the plan.
+        cuts: of the shard; None: read them from the plan.
     """
 
     work: ShardWork

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from pipelines.evaluation.outputs import add_output_arguments, check_outputs, write_outputs
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 from tokenizer.errors import InputError
 
@@ -36,14 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads for encoding and decoding")
     parser.add_argument("--workers", type=int, default=2, help="processes that measure quality")
-    parser.add_argument("--html", metavar="OUT.html", help="write a page with figures and sound, one file")
-    parser.add_argument(
-        "--json",
-        metavar="OUT.json",
-        nargs="?",
-        const="-",
-        help="write the figures; without a name: print in place of the table",
-    )
+    add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,16 +45,13 @@ def run(args: argparse.Namespace) -> int:
     from pipelines.evaluation.codec_page import render
     from pipelines.evaluation.codec_table import table
     from pipelines.evaluation.evaluate import Options, evaluate
-    from tokenizer.files import check_place, write_atomically
 
     for option in ("threads", "workers"):
         if getattr(args, option) < 1:
             raise InputError(f"--{option} is {getattr(args, option)}, expected at least 1")
     if args.per_source < 0:
         raise InputError(f"--per-source is {args.per_source}, expected 0 (all clips) or more")
-    for path in (args.html, args.json):
-        if path not in (None, "-"):
-            check_place(path)  # before minutes of work
+    check_outputs(args)
     torch.set_num_threads(args.threads)
     options = Options(
         manifest=args.manifest,
@@ -77,10 +67,5 @@ def run(args: argparse.Namespace) -> int:
         page_clips=PAGE_CLIPS if args.html else 0,
     )
     result, sounds = evaluate(load_codec(args), options)
-    text = json.dumps(result, indent=1)
-    print(text if args.json == "-" else table(result))
-    if args.json not in (None, "-"):
-        write_atomically(args.json, text.encode())
-    if args.html:
-        write_atomically(args.html, render(result, sounds).encode())
+    write_outputs(args, result, table(result), lambda: render(result, sounds))
     return 0

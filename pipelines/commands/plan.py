@@ -19,13 +19,14 @@ from pipelines.commands.corpus_options import (
 )
 from pipelines.sources.manifests import find_inputs
 from pipelines.storage.stable_bytes import bytes_text
+from tokenizer.commands.codec_options import CODEC_HELP
 from tokenizer.errors import InputError, counted
 from tokenizer.machine import check_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_selection_arguments(parser)
-    parser.add_argument("--codec", default="small", help="shipped name, directory, or Hugging Face Hub id")
+    parser.add_argument("--codec", default="small", help=CODEC_HELP)
     add_sharding_arguments(parser)
     parser.add_argument(
         "--rate",

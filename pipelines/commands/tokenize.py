@@ -1,4 +1,4 @@
-"""`focalstream tokenize`: a manifest or a directory of audio to token shards."""
+"""`focalstream tokenize`: a manifest or a folder of audio to token shards."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from pipelines.commands.corpus_options import (
 )
 from pipelines.format.layout import Layout
 from pipelines.storage.folders import dataset_folder
+from tokenizer.commands.codec_options import CODEC_HELP
 from tokenizer.commands.old_options import note
 from tokenizer.errors import InputError, counted
 
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the dataset, or a URL (s3://, gs://, ...). The same command again continues a run that was "
         "interrupted",
     )
-    parser.add_argument("--codec", default="small", help="shipped name, directory, or Hugging Face Hub id")
+    parser.add_argument("--codec", default="small", help=CODEC_HELP)
     add_sharding_arguments(parser)
     parser.add_argument(
         "--executor",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 BLOCK = 256  # documents
-AT_ONCE = 1 << 20  # documents that are sorted or looked up together, so that what is between takes little memory
+AT_ONCE = 1 << 20  # documents that are sorted or looked up together; bounds the memory of intermediate arrays
 
 
 class Epoch:

@@ -97,7 +97,7 @@ class JoinedShards(Sequence["TarShard | PackedCodes"]):
         Raises InputError where its size is not the one in `dataset.json`.
         """
         folder = bisect_right(self._folder_begins, index) - 1
-        with contextlib.suppress(OSError, AttributeError):  # of damage, and of a system without `pread`
+        with contextlib.suppress(OSError, AttributeError):  # a damaged file, or a system without `pread`
             file = os.open(f"{self._tars[folder]}{self._numbers[index]:06d}.tar", os.O_RDONLY)
             try:
                 if os.fstat(file).st_size == self._bytes[index]:
@@ -106,7 +106,7 @@ class JoinedShards(Sequence["TarShard | PackedCodes"]):
                         return memoryview(data)
             finally:
                 os.close(file)
-        return self[index].map()[begin:end]  # what fails, fails here
+        return self[index].map()[begin:end]  # raises whatever was suppressed above
 
 
 def identity_of(folders: Sequence[Path]) -> str:

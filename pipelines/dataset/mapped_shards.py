@@ -53,7 +53,7 @@ class TarShard:
             if len(mapped) == _recorded_bytes(self.file, self.layout, self.entry):
                 return memoryview(mapped)
         check_size(self.file, self.layout, self.entry)
-        return np.memmap(self.file, np.uint8, "r").data  # what fails, fails here
+        return np.memmap(self.file, np.uint8, "r").data  # raises whatever was suppressed above
 
 
 class PackedCodes:

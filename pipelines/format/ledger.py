@@ -123,7 +123,7 @@ def remove_receipt(layout: Layout, shard: int) -> None:
 
 
 def shards_with_receipts(layout: Layout, shards: Sequence[int] | None = None) -> set[int]:
-    """Which of these shards have a receipt, whatever is in it; None: of all, by one listing."""
+    """Which of these shards have a receipt, whatever is in it. None: all that have one, by one listing."""
     if shards is not None:
         with ThreadPoolExecutor(RECEIPTS_AT_A_TIME) as pool:
             there = pool.map(lambda shard: _receipt_path(layout, shard).exists(), shards)

@@ -78,15 +78,13 @@ def columns(title: str, heights: Sequence[float], step: float, x_unit: str, y_un
     return _plot(title, x, y, x_unit, y_unit, shape, note)
 
 
-def curve(
-    title: str, points: Sequence[tuple[float, float]], x_unit: str, y_unit: str, most: float = 0.0, note: str = ""
-) -> Markup:
+def curve(title: str, points: Sequence[tuple[float, float]], x_unit: str, y_unit: str, most: float = 0.0) -> Markup:
     """A line through (x, y) points from x = 0 on. The y axis holds 0 and `most`."""
     x, y = span_axis(max(px for px, _ in points), 4), value_axis(0, max(most, *(py for _, py in points)))
     shape = Markup('<path d="{}"/>').format(curve_path(points, x, y, WIDTH, HEIGHT))
-    return _plot(title, x, y, x_unit, y_unit, shape, note)
+    return _plot(title, x, y, x_unit, y_unit, shape)
 
 
-def _plot(title: str, x: Axis, y: Axis, x_unit: str, y_unit: str, shape: Markup, note: str) -> Markup:
+def _plot(title: str, x: Axis, y: Axis, x_unit: str, y_unit: str, shape: Markup, note: str = "") -> Markup:
     names = {"title": title, "x": x, "y": y, "x_unit": x_unit, "y_unit": y_unit, "note": note}
     return render_macro("charts.html", "plot", **names, shape=shape, box=(WIDTH, HEIGHT))

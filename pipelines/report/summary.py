@@ -74,9 +74,10 @@ def codes_text(figures: Figures) -> str:
     if not usage:
         return "There are no tokens."
     repeated = figures.runs[2:].sum() / tokens
+    used = round(usage["used"] * len(figures.codes))
     return (
-        f"{usage['used'] * len(figures.codes):,.0f} of {len(figures.codes):,} tokens of the codebook occur in "
-        f"{counted(tokens, 'token')}; the entropy of their distribution is {usage['entropy_bits']:.2f} bits "
+        f"{used:,} of {len(figures.codes):,} codes occur in {counted(tokens, 'token')}; "
+        f"the entropy of their distribution is {usage['entropy_bits']:.2f} bits "
         f"({usage['normalised_entropy']:.3f} of the maximum). {100 * repeated:.1f} % of the tokens equal the token "
         "before or after them."
     )

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], at_a_time: int) -> Iterator[Result]:
-    """`work(item)` of every item, in order, lazily; so many at a time in threads. What it raises comes in its turn."""
+    """`work(item)` of every item, lazily and in order; `at_a_time` run in threads. Errors are raised in their turn."""
     with ThreadPoolExecutor(at_a_time, thread_name_prefix="read-ahead") as pool:
         pending: deque[Future[Result]] = deque()
         try:

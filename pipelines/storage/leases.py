@@ -48,12 +48,12 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 15.0  # between two changes of the file by its holder
 SILENCE_SECONDS = 60.0  # without a change, after which the holder counts as dead
 LOOK_SECONDS = 2.0  # between the first two reads of the file by a run that waits; then half as much more every time
-SPARING = 8.0  # two looks are at least so many times as far apart as one takes: those who wait overload no store
-SETTLE_SECONDS = 5.0  # in which every write arrives that began before, where writes have no conditions
+SPARING = 8.0  # a waiting run pauses at least so many times as long as a look takes, to spare the store
+SETTLE_SECONDS = 5.0  # where writes have no conditions: every write that began earlier has arrived by then
 LOOKS_AT_A_TIME = 16
 
 StillHeld = Callable[[], None]
-"""Raises InputError when another run has taken the lock, or may soon; which can only happen to a lease."""
+"""Raises InputError when another run has taken the lock, or may soon. Only a lease can be taken."""
 
 
 State = tuple[int, bytes | None]
@@ -77,8 +77,8 @@ def lease(
 
     Args:
         wait: when another process holds it, wait until it is free; otherwise raise BlockingIOError.
-        done: whether there is nothing left to wait for; looked at before every look at the lease.
-        at_end: called last, unless others have the lease by then; its file is no longer rewritten and may be removed.
+        done: whether there is nothing left to wait for; asked before every look at the lease.
+        at_end: called last, unless another run has the lease by then; may remove the file, which is not rewritten now.
 
     Raises:
         BlockingIOError: saying who holds it.
@@ -169,7 +169,7 @@ class _Holder:
             log.warning("%s: no conditional writes there; do not start several runs at the same moment", self.path)
             self.mine.write_bytes(data)
             time.sleep(SETTLE_SECONDS)
-        # Ceph may answer two that create one file at the same moment with yes, and keep what one of them wrote.
+        # If two runs create one file at the same moment, Ceph may confirm both and keep what one of them wrote.
         *self.older, number = sorted(_numbers(self.path)) or [-1]
         now = _looked_again(self.path, (number, data)) if number == self.number else newest(self.path)
         return None if now == (self.number, data) else now
@@ -197,7 +197,7 @@ class _Holder:
             self.confirmed = began
 
     def still_has_it(self) -> bool:
-        """Whether no other run has the lease, nor may have it soon."""
+        """Whether this run still has the lease, and no other may take it soon."""
         if not self.lost.is_set() and time.monotonic() - self.confirmed > SILENCE_SECONDS - BEAT_SECONDS:
             self.renew()
             time.sleep(2 * LOOK_SECONDS)  # one that read the file just before may be taking over now
@@ -205,7 +205,7 @@ class _Holder:
         return not self.lost.is_set()
 
     def others_have_it(self) -> bool:
-        """Whether another run took it. Where no generation is left, none has: whoever finished all work removed it."""
+        """Whether another run took it. If no generation is left, none has: they go when all work is done."""
         if not self.lost.is_set():
             return False
         with contextlib.suppress(InputError):  # the store does not answer
@@ -213,7 +213,7 @@ class _Holder:
         return True
 
     def check(self) -> None:
-        """As `StillHeld`."""
+        """Raise InputError if another run has the lease, or may have it soon (`StillHeld`)."""
         if not self.still_has_it():
             raise InputError(
                 f"{self.path}: another run has taken over, because this one could not reach the store for "
@@ -272,8 +272,10 @@ def newest(path: RemotePath) -> State:
 
 
 def _looked_again(path: RemotePath, state: State) -> State:
-    """The state of a lease by reading one file, if it is still there; the two requests of `newest` otherwise. A newer
-    generation may be there, too; then making the next one is refused, or not the newest."""
+    """The state of a lease by reading one file if it is still there, else by the two requests of `newest`.
+
+    A newer generation may exist as well. Then making the next one is refused, or it turns out not to be the newest.
+    """
     with contextlib.suppress(FileNotFoundError):
         return state[0], _generation(path, state[0]).read_small()
     return newest(path)

@@ -124,7 +124,7 @@ def _lock(file: IO[Any], wait: bool, shared: bool = False) -> None:
 
 
 def _unlock(file: IO[Any]) -> None:
-    """Windows asks for it before a file is closed; elsewhere closing is enough."""
+    """Unlock an open file. Windows needs that before it is closed; elsewhere closing is enough."""
     if fcntl is None:
         file.seek(0)
         msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)

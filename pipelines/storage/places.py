@@ -142,12 +142,11 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-def open_place(place: str, hosts: tuple[str, ...] | None = None) -> BinaryIO:
-    """A file to read and to seek in; `hosts` as of `open_file_system`. Raises FileNotFoundError and other errors of
-    opening."""
+def open_place(place: str) -> BinaryIO:
+    """A file to read and to seek in. Raises FileNotFoundError and other errors of opening."""
     if not is_url(place):
         return open(place, "rb")
-    files, path = open_file_system(place, hosts)
+    files, path = open_file_system(place)
     return cast(BinaryIO, retried(lambda: files.open(path, "rb"), origin(place)))
 
 

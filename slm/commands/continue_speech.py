@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slm.commands.lm_options import (
+    LM_HELP,
     add_lm_engine_arguments,
     add_sampling_arguments,
     add_silence_limit,
     check_lm_engine,
+    check_seed,
     sampling_of,
 )
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_codec_arguments(parser)
     parser.set_defaults(engine=None)
-    parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
+    parser.add_argument("--lm", default="small", help=LM_HELP)
     add_lm_engine_arguments(parser, "torch")
     parser.add_argument(
         "--endpoint",
@@ -174,8 +176,7 @@ def check_request(args: argparse.Namespace) -> None:
         raise InputError("--seconds inf: an endless continuation is never complete; add --stream")
     if args.threads < 1:
         raise InputError(f"--threads {args.threads}: expected at least 1")
-    if not 0 <= args.seed < 2**63:
-        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
+    check_seed(args.seed)
     if args.output not in (PIPE, SPEAKER):
         WavSink.check(Path(args.output))
     for given, name in ((args.prompt, MICROPHONE), (args.output, SPEAKER)):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from slm.commands.lm_options import LM_HELP
+from tokenizer.commands.codec_options import CODEC_HELP
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -19,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="your own speech: a Lhotse manifest, a folder of audio, or a quoted glob (default: the bundled speech)",
     )
-    parser.add_argument("--codec", default="small", help="shipped name, directory, or Hugging Face Hub id")
-    parser.add_argument("--lm", default="small", help="the trained language model: shipped name or directory")
+    parser.add_argument("--codec", default="small", help=CODEC_HELP)
+    parser.add_argument("--lm", default="small", help=f"the trained language model: {LM_HELP}")
     parser.add_argument(
         "--steps",
         type=int,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.evaluation.outputs import add_output_arguments, check_outputs, write_outputs
 from slm.commands.lm_options import add_lm_and_data, add_sampling_arguments, add_silence_limit, sampling_of
 from tokenizer.errors import InputError
 
@@ -92,14 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--html", metavar="OUT.html", help="write a page with figures and audio, one file")
-    parser.add_argument(
-        "--json",
-        metavar="OUT.json",
-        nargs="?",
-        const="-",
-        help="write the figures; without a name: print them instead of the table",
-    )
+    add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,7 +104,6 @@ def run(args: argparse.Namespace) -> int:
     from slm.evaluation.lm_table import table
     from slm.evaluation.samples import SampleOptions
     from tokenizer import Codec
-    from tokenizer.files import check_place, write_atomically
     from tokenizer.machine import check_device
 
     for option, least in (("threads", 1), ("pairs", 0), ("cuts", 0), ("transcripts", 0), ("samples", 0), ("seed", 0)):
@@ -121,9 +113,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--seed is {args.seed}, expected less than 2^31")
     if args.genppl is not None and (args.recogniser is None or not args.samples):
         raise InputError("--genppl judges the words of samples: it needs --recogniser MODEL and --samples above 0")
-    for path in (args.html, args.json):
-        if path not in (None, "-"):
-            check_place(path)  # before minutes of work
+    check_outputs(args)
     check_device(args.device)
     torch.set_num_threads(args.threads)
     model, vocabulary = load_lm(args.lm, args.device)
@@ -157,12 +147,7 @@ def run(args: argparse.Namespace) -> int:
         show_progress=True,
     )
     result, sounds = evaluate(args.lm, model, vocabulary, codec, options)
-    text = json.dumps(result, indent=1)
-    print(text if args.json == "-" else table(result))
-    if args.json not in (None, "-"):
-        write_atomically(args.json, text.encode())
-    if args.html:
-        write_atomically(args.html, render(result, sounds).encode())
+    write_outputs(args, result, table(result), lambda: render(result, sounds))
     return 0
 
 

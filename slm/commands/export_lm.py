@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from slm.commands.lm_options import LM_HELP
 from tokenizer.hub import add_push_arguments, check_push, push_as_asked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", nargs="?", metavar="LM", help=argparse.SUPPRESS)
-    parser.add_argument("output", metavar="OUT_DIR", type=Path, help="folder to make; it may exist if it is empty")
-    parser.add_argument("--lm", help="shipped name, checkpoint folder or training run")
+    parser.add_argument("output", metavar="OUT_DIR", type=Path, help="new or empty folder to write")
+    parser.add_argument("--lm", help=LM_HELP)
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the stored weights"
     )

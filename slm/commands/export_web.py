@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from slm.commands.lm_options import LM_HELP
+from tokenizer.commands.codec_options import CODEC_HELP
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT_DIR", type=Path, help="folder to make; it may be there and empty")
-    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
-    parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
+    parser.add_argument("output", metavar="OUT_DIR", type=Path, help="new or empty folder to write")
+    parser.add_argument("--codec", default="small", help=CODEC_HELP)
+    parser.add_argument("--lm", default="small", help=LM_HELP)
     parser.add_argument("--precision", default="int8", choices=("fp32", "int8"), help="of both models")
     parser.add_argument(
         "--runtime",

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from slm.generation.sampling import Sampling
 
+LM_HELP = "shipped name, training run, checkpoint or exported folder"
+
 
 def add_lm_engine_arguments(parser: argparse.ArgumentParser, default: str) -> None:
-    """Declare them; `default` says in the help what happens without --lm-engine."""
+    """Declare --lm-engine and --lm-precision; `default` says in the help which engine is used without --lm-engine."""
     parser.add_argument(
         "--lm-engine",
         choices=("torch", "onnx"),
@@ -38,9 +40,7 @@ def check_lm_engine(args: argparse.Namespace, engine: str, lm_engine: str) -> No
 
 def add_lm_and_data(parser: argparse.ArgumentParser, data: str) -> None:
     """Declare --lm, --data and --cache of a command that runs a language model on datasets; `data`: help on those."""
-    parser.add_argument(
-        "--lm", default="small", help="shipped name, checkpoint folder, exported folder or training run"
-    )
+    parser.add_argument("--lm", default="small", help=LM_HELP)
     parser.add_argument(
         "--data",
         required=True,
@@ -84,6 +84,14 @@ def add_silence_limit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--silence-limit", type=int, default=0, metavar="CODES", help="silent codes in a row, at most; 0: no limit"
     )
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that `slm.generation.sampling.RandomStream` does not take."""
+    from tokenizer.errors import InputError
+
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed}: expected 0 to 2^63 - 1")
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:

@@ -9,14 +9,14 @@ import re
 import sys
 from pathlib import Path
 
-from slm.commands.lm_options import add_lm_engine_arguments, check_lm_engine
+from slm.commands.lm_options import LM_HELP, add_lm_engine_arguments, check_lm_engine
 from tokenizer.commands.codec_options import add_codec_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_codec_arguments(parser)
     parser.set_defaults(engine=None)
-    parser.add_argument("--lm", default="small", help="shipped name, checkpoint folder or training run")
+    parser.add_argument("--lm", default="small", help=LM_HELP)
     add_lm_engine_arguments(parser, "the codec's")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all addresses of this machine"

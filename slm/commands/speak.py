@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from slm.commands.lm_options import add_sampling_arguments, sampling_of
+from slm.commands.lm_options import add_sampling_arguments, check_seed, sampling_of
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 
 
@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.seconds is not None and not 0 < args.seconds < math.inf:
         raise InputError(f"--seconds {args.seconds}: expected more than 0, and finite")
-    if not 0 <= args.seed < 2**63:
-        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
+    check_seed(args.seed)
     audio_format(args.output)  # refuses other formats before the work
     model, vocabulary = load_lm(args.lm, args.device)
     text_model = vocabulary.check_text(args.lm)

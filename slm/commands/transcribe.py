@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from slm.commands.lm_options import check_seed
 from tokenizer.commands.codec_options import add_codec_arguments, load_codec
 
 
@@ -27,13 +28,12 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from slm.checkpoint import load_lm
-    from slm.generation.generate import Sampling
+    from slm.generation.sampling import Sampling
     from slm.generation.spoken_text import transcribe
     from tokenizer.audio import read_audio
-    from tokenizer.errors import InputError, printable
+    from tokenizer.errors import printable
 
-    if not 0 <= args.seed < 2**63:
-        raise InputError(f"--seed {args.seed}: expected 0 to 2^63 - 1")
+    check_seed(args.seed)
     sampling = Sampling(temperature=args.temperature)
     model, vocabulary = load_lm(args.lm, args.device)
     text_model = vocabulary.check_text(args.lm)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from slm.generation.continuation import Timing
-from slm.generation.generate import Sampling
+from slm.generation.sampling import Sampling
 
 
 @dataclass(frozen=True)

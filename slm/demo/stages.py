@@ -26,7 +26,7 @@ from slm.demo.figures import CodecFigures, ContinuationFigures, DatasetFigures, 
 from slm.demo.split import speaker, text, write_manifest
 from slm.evaluation.baselines import Counts
 from slm.generation.continuation import Continuation, warm_up
-from slm.generation.generate import Sampling
+from slm.generation.sampling import Sampling
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.training.loaders import FRAMING
 from slm.training.settings import TrainSettings

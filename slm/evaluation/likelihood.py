@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from slm.generation.generate import framed
+from slm.generation.extend import framed
 from slm.model.decoding import DecodingWeights, decode_block, make_cache
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import EOS, FIRST_CODE, Vocabulary
@@ -80,7 +80,7 @@ def _read(
 ) -> list[Reading]:
     """Read one batch; `weights` are the model's, for documents longer than its context. Padding is at the end of a row,
     so attention never reaches it from a real token."""
-    tokens, lengths = framed([torch.from_numpy(codes.astype(np.int64)) for codes in documents], vocabulary)
+    tokens, lengths = map(torch.from_numpy, framed([codes.astype(np.int64) for codes in documents], vocabulary))
     targets = torch.cat((tokens[:, 1:], torch.full_like(tokens[:, :1], EOS)), 1)
     targets[torch.arange(len(lengths)), lengths - 1] = EOS
     device = model.embed_tokens.weight.device

@@ -15,13 +15,14 @@ import torch
 
 from pipelines.dataset.epochs import shuffled
 from pipelines.dataset.token_dataset import TokenDataset
-from slm.generation.generate import Sampling, generate
+from slm.generation.generate import generate
+from slm.generation.sampling import Sampling
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
 from tokenizer.errors import InputError
 
-SEEDS = 1_000_003  # seeds of draws of one run lie below those of the next
+SEEDS = 1_000_003  # sample i draws with seed * SEEDS + i, so the draws of two seeds do not overlap
 SAMPLE_STREAM = 2  # separates the draw of the prompts from other draws of the same seed
 LEAST_SECONDS = 1.0  # of a recording after its prompt, at least
 NGRAM = 4  # length of the runs of codes that are checked for repetition

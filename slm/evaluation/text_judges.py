@@ -1,8 +1,8 @@
 """TEXTS -> FIGURES: how varied and how likely the words are that a recogniser hears in generated speech.
 
 Both are from arXiv 2102.01192: auto-BLEU says how much of a text repeats itself, GenPPL how surprising the
-texts are to a language model of text. Either alone can be had for nothing (silence repeats nothing, one sentence said
-over and over is likely), so both belong together, beside those of the recordings.
+texts are to a language model of text. Each alone is easily fooled: silence repeats nothing, and one sentence said over
+and over is likely. So read both together, and beside those of the recordings.
 
 That paper's figure of diversity is VERT, the geometric mean of auto-BLEU and self-BLEU (how much a text shares with the
 other texts). Self-BLEU, and so VERT, is not measured here.
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, first_line
 
 NGRAMS = (1, 2)  # lengths whose geometric mean auto-BLEU is, as in the paper
 
@@ -68,8 +68,8 @@ def load_text_judge(model: str, device: str | torch.device = "cpu") -> TextJudge
         tokenizer = AutoTokenizer.from_pretrained(model)
         network: Any = AutoModelForCausalLM.from_pretrained(model)
         network.to(device).eval()
-    except Exception as error:  # no package, no network, a damaged folder: whatever it is, say it
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    except Exception as error:  # no package, no network, a damaged folder: say which
+        reason = first_line(error)
         raise InputError(
             f"--genppl {model}: {reason}; pip install transformers, and give a folder or the name of a causal language "
             "model such as gpt2"

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.dataset.epochs import shuffled
 from pipelines.dataset.token_dataset import TokenDataset
-from slm.generation.generate import Sampling
+from slm.generation.sampling import Sampling
 from slm.generation.spoken_text import transcribe
 from slm.model.transformer import LanguageModel
 from slm.text_model import TextModel, texts_of

@@ -43,7 +43,7 @@ class Endpoint:
         model: the name under which the server has it; None: the only one that it lists.
 
     Raises:
-        InputError: the URL is none of HTTP, or nothing answers there as expected.
+        InputError: the URL is not one of HTTP, or nothing answers there as expected.
     """
 
     def __init__(self, url: str, model: str | None = None) -> None:
@@ -67,7 +67,7 @@ class Endpoint:
         Args:
             prompt: codes, int64 [T].
             vocabulary: of the server's model.
-            sampling: how codes are drawn; the server may draw other ones with the same seed than this project.
+            sampling: how codes are drawn; with the same seed, a server may draw other codes than this project does.
             least, most: number of codes.
 
         Yields:
@@ -75,7 +75,7 @@ class Endpoint:
 
         Raises:
             InputError: `most` is None, sampling has settings that the protocol lacks, the server refuses the request,
-                or it answers with something else than codes.
+                or its answer holds anything but codes.
         """
         if most is None:
             raise InputError("--seconds inf: a server needs a number of tokens; give a finite length")

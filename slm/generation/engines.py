@@ -1,7 +1,7 @@
-"""What generation asks of a codec and of a language model, on NumPy arrays, whatever engine computes them.
+"""What generation needs of a codec and of a language model: NumPy arrays in and out, whatever engine computes them.
 
-`ArrayCodec` and `ArrayLanguageModel` (ONNX Runtime) are such already; those of PyTorch are wrapped. So a process that
-only runs ONNX Runtime never imports PyTorch.
+`ArrayCodec` and `ArrayLanguageModel` (ONNX Runtime) work on arrays already; those of PyTorch are wrapped here. So a
+process that only runs ONNX Runtime never imports PyTorch.
 
 Legend: B batch, S samples, T tokens, V vocabulary.
 """
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class GenerationCache(Protocol):
-    """The state of B streams, written in place. `position[b]` set to 0 empties row b."""
+    """The state of B streams, written in place. Setting `position[b]` to 0 empties row b; a `row` shares its memory."""
 
     @property
     def position(self) -> Any: ...
-    def row(self, index: int) -> Any: ...
+    def row(self, index: int) -> GenerationCache: ...
 
 
 class GenerationModel(Protocol):
@@ -35,7 +35,7 @@ class GenerationModel(Protocol):
 
     @property
     def context(self) -> int: ...
-    def make_cache(self, batch: int, longest_write: int = 128) -> Any: ...
+    def make_cache(self, batch: int, longest_write: int = 128) -> GenerationCache: ...
     def prefill(self, tokens: np.ndarray, lengths: np.ndarray, cache: Any) -> np.ndarray: ...
     def decode_one_token(self, token: np.ndarray, cache: Any, live: np.ndarray | None = None) -> np.ndarray: ...
 

@@ -1,4 +1,4 @@
-"""Generation: sampling, and one code per step for each stream of a batch.
+"""Generation on tensors: one code per step for each stream of a batch.
 
 Each stream has its own random generator, so its output depends on its prompt and its seed, not on the other streams of
 the batch (except for float32 rounding, which differs with the batch size and can change a draw on a boundary).
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from slm.generation import extend as extension
 from slm.generation.engines import TensorModel
+from slm.generation.extend import extend, framed
 from slm.generation.sampling import Sampling
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import Vocabulary
@@ -46,38 +46,6 @@ def generate(
     Raises:
         InputError: a prompt has codes that the vocabulary does not have.
     """
-    yield from extend(model, *framed(prompts, vocabulary), vocabulary.code_ids, sampling, seeds, min_codes, max_codes)
-
-
-def extend(
-    model: LanguageModel,
-    tokens: Tensor,
-    lengths: Tensor,
-    allowed: range,
-    sampling: Sampling,
-    seeds: Sequence[int],
-    least: int = 0,
-    most: int | None = None,
-) -> Iterator[Tensor]:
-    """`generate` for ids of one kind: B streams continue with ids of `allowed` until the end token.
-
-    Args:
-        model: in evaluation mode.
-        tokens: ids of the prompts, int64 [B, T].
-        lengths: of the prompts, int64 [B].
-        allowed: the ids that may follow, beside the end token: codes, or pieces of text.
-        sampling, seeds: as in `generate`.
-        least, most: number of ids that follow.
-
-    Yields:
-        int64 [B]: the index in `allowed` of the next id of each stream (for example a code); -1 for ended streams.
-    """
-    ids, counts = tokens.cpu().numpy(), lengths.cpu().numpy()
-    drawn = extension.extend(TensorModel(model), ids, counts, allowed, sampling, seeds, least, most)
+    tokens, lengths = framed([prompt.cpu().numpy() for prompt in prompts], vocabulary)
+    drawn = extend(TensorModel(model), tokens, lengths, vocabulary.code_ids, sampling, seeds, min_codes, max_codes)
     yield from map(torch.from_numpy, drawn)
-
-
-def framed(prompts: Sequence[Tensor], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Prompts as ids [B, longest + 1], each after a begin token, and their lengths [B]. Raises InputError."""
-    tokens, lengths = extension.framed([prompt.cpu().numpy() for prompt in prompts], vocabulary)
-    return torch.from_numpy(tokens), torch.from_numpy(lengths)

@@ -1,4 +1,4 @@
-"""The codes of silence, which sampling may limit: models of speech like to stay in a pause."""
+"""The codes of silence, which sampling may limit, because speech models tend to get stuck in a pause."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from slm.generation.sampling import Sampling
 
 LEVELS = (0.0, 1e-4, 3e-4)  # root mean squares of digital silence and of quiet rooms, -80 and -70 dB
-SECONDS = 2.0  # of each
+SECONDS = 2.0  # of each level
 
 
 def silent_codes(codec: Any) -> tuple[int, ...]:

@@ -6,9 +6,10 @@ Speech is generated from codes only and text from pieces only; other ids are exc
 from __future__ import annotations
 
 import numpy as np
-import torch
 
-from slm.generation.generate import Sampling, extend, framed
+from slm.generation.engines import TensorModel
+from slm.generation.extend import extend, framed
+from slm.generation.sampling import Sampling
 from slm.model.transformer import LanguageModel
 from slm.text_model import TextModel
 from slm.vocabulary import BOS, SPEECH, TEXT, Vocabulary
@@ -48,19 +49,9 @@ def speak(
         raise InputError(
             f"the text has {unknown!r}, which do not occur in the training texts; spell the text without them"
         )
-    ids = torch.tensor([[BOS, TEXT, *(vocabulary.first_piece + piece for piece in pieces), SPEECH]])
-    room = room_for_answer(model, ids.shape[1], f"the text has {len(pieces)} pieces; give a shorter one")
-    said = extend(
-        model,
-        ids,
-        torch.tensor([ids.shape[1]]),
-        vocabulary.code_ids,
-        sampling,
-        [seed],
-        least=1,
-        most=room if most is None else min(most, room),
-    )
-    return torch.cat(list(said)).numpy()
+    ids = np.array([BOS, TEXT, *(vocabulary.first_piece + piece for piece in pieces), SPEECH])
+    room = room_for_answer(model, len(ids), f"the text has {len(pieces)} pieces; give a shorter one")
+    return _answer(model, ids, vocabulary.code_ids, sampling, seed, 1, room if most is None else min(most, room))
 
 
 def transcribe(
@@ -82,16 +73,22 @@ def transcribe(
     Raises:
         InputError: the vocabulary does not have a code, or the speech is too long.
     """
-    tokens, _ = framed([torch.from_numpy(codes)], vocabulary)
-    marked = torch.cat((tokens[:, :1], torch.tensor([[SPEECH]]), tokens[:, 1:], torch.tensor([[TEXT]])), dim=1)
-    assert tokens[0, 0] == BOS
+    framed_codes = framed([codes], vocabulary)[0][0]  # the begin token, then the codes as ids
+    ids = np.concatenate((framed_codes[:1], [SPEECH], framed_codes[1:], [TEXT]))
     seconds = len(codes) / vocabulary.token_rate
-    room = room_for_answer(model, marked.shape[1], f"the speech is {seconds:.1f} s long; split it into shorter parts")
-    said = extend(
-        model, marked, torch.tensor([marked.shape[1]]), vocabulary.piece_ids, sampling, [seed], least=0, most=room
-    )
+    room = room_for_answer(model, len(ids), f"the speech is {seconds:.1f} s long; split it into shorter parts")
     known = vocabulary.piece_ids.start - vocabulary.first_piece
+    said = _answer(model, ids, vocabulary.piece_ids, sampling, seed, 0, room)
     return text_model.decode([int(place) + known for place in said])
+
+
+def _answer(
+    model: LanguageModel, prompt: np.ndarray, allowed: range, sampling: Sampling, seed: int, least: int, most: int
+) -> np.ndarray:
+    """What follows a prompt of ids [T]: int64 [N], `least` to `most` indices in `allowed`."""
+    lengths = np.array([len(prompt)])
+    drawn = list(extend(TensorModel(model), prompt[None], lengths, allowed, sampling, [seed], least, most))
+    return np.concatenate(drawn) if drawn else np.zeros(0, np.int64)
 
 
 def room_for_answer(model: LanguageModel, prompt: int, remedy: str) -> int:

@@ -5,7 +5,7 @@ The form follows from device and length, never from a setting:
     causal        one document that is not longer than the context: no mask
     dense         CPU, short rows: a mask [B, 1, T, T] that all layers share
     by document   CPU, long rows: each document by itself, in blocks of queries where it is longer than the context
-    blocks        CUDA: FlexAttention, whose compiled kernel passes over the blocks that nothing sees
+    blocks        CUDA: FlexAttention, whose compiled kernel skips blocks in which no token sees another
 
 Dimension letters:  B batch    T tokens    H query heads    G key heads    K head width
 """

@@ -132,11 +132,11 @@ class ArrayLanguageModel:
         newest = (cache.position + counts - 1)[:, None]
         slots = np.arange(capacity)
         held = newest - (newest - slots) % capacity  # the position in each slot
-        # A padding token sees what the last real one sees.
+        # A padding token sees what the last real token sees.
         behind = np.minimum(positions, newest)[:, :, None] - held[:, None, :]
         visible = np.zeros((batch, count, capacity + 1), dtype=bool)
         visible[..., :capacity] = (held >= 0)[:, None, :] & (behind >= 0) & (behind < shape.context)
-        visible[~visible.any(-1)] = True  # nothing to see means nothing, but NaN would stay in the cache
+        visible[~visible.any(-1)] = True  # such rows have no meaning, but their NaN would stay in the cache
         seen = np.where(visible, np.float32(0), np.float32(-np.inf))
         if count > 1:
             seen = np.repeat(seen, shape.heads // shape.kv_heads, axis=1)

@@ -6,7 +6,6 @@ A folder there is named by the model's files as they are now, so finding it read
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from slm.onnx_engine.manifest import GRAPH, MANIFEST, VERSION, WEIGHTS, Manifest
 from tokenizer.errors import InputError
-from tokenizer.files import cache_folder
+from tokenizer.files import cache_folder, state_of
 from tokenizer.onnx_engine.kernels import Kernel, chosen_kernel
 from tokenizer.onnx_engine.manifest import check_precision, sampled_digest
 from tokenizer.onnx_engine.runtime import missing
@@ -104,12 +103,8 @@ def export_lm(source: Path, folder: Path, precision: str, kernel: Kernel | None 
 
 
 def _identity(source: Path) -> str:
-    """A name for the model's files as they are now; another one once any has been written again."""
-    stated = []
+    """A name for the model's files as they are now. Raises InputError if one is missing."""
     for name in SOURCES:
-        path = source / name
-        if not path.is_file():
+        if not (source / name).is_file():
             raise InputError(f"language model {source}: has no {name}; expected {', '.join(SOURCES)}")
-        found = path.stat()
-        stated.append((str(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-    return hashlib.sha256(repr(stated).encode()).hexdigest()[:32]
+    return state_of(source / name for name in SOURCES)[:32]

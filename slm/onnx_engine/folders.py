@@ -1,7 +1,7 @@
-"""Exported models for a process that does without PyTorch: a process of its own finds them, or makes them.
+"""Exported models for a process that does without PyTorch; another process finds or makes them.
 
-Finding a model by name, like exporting it, is the work of modules that import PyTorch, which takes 200 MB. The process
-here does it and ends; what it leaves are two folders in the cache.
+Finding a model by name and exporting it both import PyTorch, which takes 200 MB. So a short-lived process does that; it
+leaves two folders in the cache and says where they are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def load_arrays(
         threads: of the CPU, for each of the two.
 
     Raises:
-        InputError: as there.
+        InputError: as for `exported_folders`.
     """
     codec_folder, lm_folder = exported_folders(codec, precision, lm, lm_precision)
     return (
@@ -38,7 +38,7 @@ def load_arrays(
 
 
 def exported_folders(codec: str, precision: str, lm: str, lm_precision: str) -> tuple[Path, Path]:
-    """The folders of a codec and a language model on ONNX Runtime, exported into the user's cache where need be.
+    """The folders of a codec and a language model on ONNX Runtime, exported into the user's cache if need be.
 
     Args:
         codec: as for `Codec.from_pretrained` with the engine "onnx".
@@ -55,8 +55,7 @@ def exported_folders(codec: str, precision: str, lm: str, lm_precision: str) -> 
         answer = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         raise InputError(
-            f"codec {codec} and language model {lm}: cannot be exported; the message of the process that tried stands "
-            "above"
+            f"codec {codec} and language model {lm}: cannot be exported; the message of the process that tried is above"
         ) from None
     if "error" in answer:
         raise InputError(answer["error"])

@@ -1,7 +1,7 @@
 """The decoder's states of N streams in one batch, of either engine.
 
-ONNX Runtime's rows come out the same at any batch size, so only the rows that are due are stepped. PyTorch's do not:
-there a step always has N rows, and those that are missing are fillers.
+With ONNX Runtime a row's output does not depend on the batch size, so only the rows that are due are stepped. With
+PyTorch it does, so a step always has N rows, and rows that are not due are filled with dummies.
 
 Legend: N streams, T tokens, S samples.
 """

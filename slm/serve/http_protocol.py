@@ -1,8 +1,8 @@
 """Connections before and between requests, and what answers carry.
 
-uvicorn waits for a request without end, and counts a silent connection as a user. Here a connection that does not bring
-a whole request head in time is closed, and where too many are silent, the one that has been so for longest is closed
-for a new one. So a crowd of idle sockets keeps nobody out, and `/healthz` answers.
+uvicorn waits for a request without end, and counts a silent connection as a user. Here a connection that does not send
+a whole request head in time is closed. When too many are silent, the one that has been silent longest is closed for a
+new one. So a crowd of idle sockets keeps nobody out, and `/healthz` answers.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class QuietWebSocket(WebSocketsSansIOProtocol):
             try:
                 b"".join(self.frames).decode()
             except UnicodeDecodeError:
-                self.frames = [b"\xef\xbf\xbd"]  # which is no JSON, so the session refuses it
+                self.frames = [b"\xef\xbf\xbd"]  # not JSON, so the session refuses it
         super().send_receive_event_to_app()
 
 

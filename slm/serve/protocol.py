@@ -39,7 +39,7 @@ class Limits:
     speech_seconds: float = 120.0  # of one continuation
     session_seconds: float = 3600.0  # of one connection
     message_bytes: int = 65536  # of one WebSocket message of audio
-    control_bytes: int = 4096  # of one control message: parsing a long one would stop all connections meanwhile
+    control_bytes: int = 4096  # of one control message: parsing a long one would hold up all connections
     messages_per_second: int = 100  # with bursts of four seconds' worth
     starts_per_second: float = 1.0  # with bursts of ten
     upload_bytes: int = 8_000_000  # of one HTTP request

@@ -43,7 +43,7 @@ SESSIONS = itertools.count(1)
 
 
 class Frame(NamedTuple):
-    """A binary message that waits to be sent. It is encoded then, so that a burst of them does not hold up others."""
+    """A binary message that waits to be sent. It is encoded when it is sent, so that a burst does not delay others."""
 
     sound: Sound | None  # None: the end of a stream
     sequence: int
@@ -146,7 +146,7 @@ class Session:
             if message["type"] == "websocket.disconnect":
                 return
             self._count_message()
-            await asyncio.sleep(0)  # messages that have all arrived would else be worked off before anything else
+            await asyncio.sleep(0)  # lets others run first if many messages have arrived together
             await self._service.room()
             try:
                 if (data := message.get("bytes")) is not None:

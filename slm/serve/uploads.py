@@ -34,9 +34,11 @@ DECODER = ThreadPoolExecutor(1, "decoder")
 async def body_of(service: Service, request: Request, most: int) -> AsyncIterator[bytes]:
     """The body of a request, of up to `most` bytes. Its bytes count as held by the service until the block ends.
 
-    What is longer is read to its end without being kept, up to `upload_bytes`, because many clients read no answer
-    before they have sent everything. Raises Refused then, when it takes too long, and while other requests hold
-    `HELD_BODIES` bodies.
+    The rest of a longer body, up to `upload_bytes`, is read and dropped, because many clients read no answer before
+    they have sent everything.
+
+    Raises:
+        Refused: the body is longer than `most` or takes too long, or other requests hold `HELD_BODIES` bodies.
     """
     body, size = bytearray(), 0
     longest, seconds = max(most, service.limits.upload_bytes), service.limits.upload_seconds

@@ -1,7 +1,7 @@
 """Which cuts validate: a share of the recordings or speakers, and the sources that are looked at one by one.
 
-Neighbouring cuts of one recording share voice, room and topic. If one of them is held out and another trained on, the
-validation is too good, so whole recordings are held out.
+Neighbouring cuts of one recording share voice, room and topic. If one is held out and another is trained on, the
+held-out loss comes out too low. So whole recordings are held out.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def separated(weights: Mapping[str, Tensor], scale: float) -> tuple[dict[str, Te
 
 
 def fingerprint(model: LanguageModel) -> str:
-    """Sha256 in hex of all weights: what a run with adapters, or one that compares with its start, begins from."""
+    """Sha256 in hex of all weights. Identifies what a run with adapters, or one with a reference model, starts from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.stored_weights().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())

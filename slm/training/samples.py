@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pipelines.dataset.batches import PackedBatches
-from slm.generation.generate import Sampling, generate
+from slm.generation.generate import generate
+from slm.generation.sampling import Sampling
 from slm.model.transformer import LanguageModel
 from slm.vocabulary import FIRST_CODE, Vocabulary
 from tokenizer import Codec

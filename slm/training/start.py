@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,68 +17,73 @@ from slm.vocabulary import Vocabulary
 from tokenizer.errors import InputError
 
 
-def starting_model(
-    config: ModelConfig,
-    vocabulary: Vocabulary,
-    settings: TrainSettings,
-    init_from: str | None,
-    related_codec: bool = False,
-    resume: bool = False,
-    is_reference: bool = False,
-) -> tuple[LanguageModel, str | None]:
-    """A model on the CPU, and the sha256 of its weights if they are needed again on resuming.
+@dataclass(frozen=True)
+class Start:
+    """What decides the first weights of a run.
 
-    Args:
-        config: the shape.
+    Attributes:
+        config: the model's shape.
         vocabulary: the model's.
         settings: the run's seed and adapters.
         init_from, related_codec: see `slm.training.warm_start`; None: random weights.
-        resume: whether a checkpoint will replace the weights.
-        is_reference: whether they are needed nevertheless, as frozen ones below adapters are.
-
-    Raises:
-        InputError: the initial model does not fit, or there is none to adapt.
+        resume: a checkpoint will replace the weights.
     """
-    if settings.lora and init_from is None:
-        raise InputError(f"train.lora is {settings.lora}: adapters need a model to adapt; name it with --init-from")
-    torch.manual_seed(settings.seed)
-    model = LanguageModel(config, vocabulary.size, vocabulary.pieces)
-    needed = bool(settings.lora) or is_reference
-    if init_from is not None and (needed or not resume):
-        is_whole = warm_start(model, vocabulary, init_from, settings.seed, related_codec)
-        if settings.lora and not is_whole:
-            raise InputError(
-                f"--lora {settings.lora}: {init_from} has no rows for some ids of this run, and what is frozen must "
-                "not be random; start from a speech model of the same codec and text model, or give --lora 0"
-            )
-    start = fingerprint(model) if needed else None
-    if settings.lora:
-        add_adapters(model, settings.lora, settings.lora_layers, settings.lora_scale, settings.seed)
-    return model, start
 
+    config: ModelConfig
+    vocabulary: Vocabulary
+    settings: TrainSettings
+    init_from: str | None = None
+    related_codec: bool = False
+    resume: bool = False
 
-def sharded_start(
-    config: ModelConfig,
-    vocabulary: Vocabulary,
-    settings: TrainSettings,
-    init_from: str | None,
-    related_codec: bool = False,
-    resume: bool = False,
-) -> tuple[LanguageModel, Iterable[tuple[str, Tensor]]]:
-    """The model of `starting_model`, without adapters, for processes that hold a shard each: on the meta device, and
-    its weights one after the other. None of them is in memory whole for longer than it takes to keep a shard of it.
+    def whole(self, is_reference: bool = False) -> tuple[LanguageModel, str | None]:
+        """A model on the CPU, with adapters if the run has them.
 
-    The weights are the same: random ones are drawn on the CPU, in the same order, also where the shards are on a GPU,
-    which would draw other numbers. There are none to resume from a checkpoint. Arguments and errors are those of
-    `starting_model`.
-    """
-    torch.manual_seed(settings.seed)
-    model = without_weights(config, vocabulary, draw=init_from is None and not resume)
-    if resume:
-        return model, ()
-    if init_from is not None:
-        weights, _ = warm_weights(model, vocabulary, init_from, settings.seed, related_codec)
-        return model, weights.items()
-    generator = torch.Generator()
-    generator.set_state(torch.get_rng_state())
-    return model, model.initial_weights(generator)
+        Args:
+            is_reference: the first weights are needed on resuming, too. So are those that adapters are added to.
+
+        Returns:
+            The model, and the sha256 of its first weights if they are needed on resuming.
+
+        Raises:
+            InputError: the initial model does not fit, or there is none to adapt.
+        """
+        settings = self.settings
+        if settings.lora and self.init_from is None:
+            raise InputError(f"train.lora is {settings.lora}: adapters need a model to adapt; name it with --init-from")
+        torch.manual_seed(settings.seed)
+        model = LanguageModel(self.config, self.vocabulary.size, self.vocabulary.pieces)
+        needed = bool(settings.lora) or is_reference
+        if self.init_from is not None and (needed or not self.resume):
+            is_whole = warm_start(model, self.vocabulary, self.init_from, settings.seed, self.related_codec)
+            if settings.lora and not is_whole:
+                raise InputError(
+                    f"--lora {settings.lora}: {self.init_from} has no rows for some ids of this run, and what is "
+                    "frozen must not be random; start from a speech model of the same codec and text model, or give "
+                    "--lora 0"
+                )
+        digest = fingerprint(model) if needed else None
+        if settings.lora:
+            add_adapters(model, settings.lora, settings.lora_layers, settings.lora_scale, settings.seed)
+        return model, digest
+
+    def sharded(self) -> tuple[LanguageModel, Iterable[tuple[str, Tensor]]]:
+        """The model of `whole`, without adapters, on the meta device, and its weights one after the other: each
+        process keeps its shard of a weight before the next one is made, so none holds the whole model.
+
+        The weights are those of `whole`, also where the shards are on a GPU: random ones are drawn on the CPU in the
+        same order. A run that resumes has none, as they come from its checkpoint.
+
+        Raises:
+            InputError: the initial model does not fit.
+        """
+        torch.manual_seed(self.settings.seed)
+        model = without_weights(self.config, self.vocabulary, draw=self.init_from is None and not self.resume)
+        if self.resume:
+            return model, ()
+        if self.init_from is not None:
+            weights, _ = warm_weights(model, self.vocabulary, self.init_from, self.settings.seed, self.related_codec)
+            return model, weights.items()
+        generator = torch.Generator()
+        generator.set_state(torch.get_rng_state())
+        return model, model.initial_weights(generator)

@@ -30,7 +30,7 @@ class StepResult(NamedTuple):
 
 
 class StepLoss(Protocol):
-    """What a step minimises: the mean of something over the items of a batch, of all processes together."""
+    """What a step minimises: a mean over the items of the batch of all processes together."""
 
     def count(self, batch: Any) -> int:
         """The items of a batch."""

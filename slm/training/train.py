@@ -28,7 +28,7 @@ from slm.training.loop import learn
 from slm.training.reporting import TrainReport, bar_line, held_out_record, validation_line
 from slm.training.samples import write_samples
 from slm.training.settings import TrainSettings
-from slm.training.start import sharded_start, starting_model
+from slm.training.start import Start
 from slm.training.steps import TokenLoss, validate
 from slm.vocabulary import Vocabulary
 from tokenizer import Codec
@@ -112,12 +112,13 @@ def train(
         if codec is not None:
             vocabulary.check(f"codec '{codec.name}'", codec.fingerprint, codec.codebook_size)
         data_for = loaders(settings, dataset, vocabulary, validation_data, sources.weights, ranks)
-        start = (model_config, vocabulary, settings, init_from, related_codec, resume and bool(folder.checkpoints()))
+        has_checkpoint = resume and bool(folder.checkpoints())
+        start = Start(model_config, vocabulary, settings, init_from, related_codec, has_checkpoint)
         frozen, initial = None, None
         if settings.parallel == "fsdp" and ranks.world > 1 and not settings.lora:
-            model, initial = sharded_start(*start)
+            model, initial = start.sharded()
         else:
-            model, frozen = starting_model(*start)
+            model, frozen = start.whole()
             model.to(device)
         model.train()
     identity = data_identity(
@@ -127,8 +128,19 @@ def train(
         print(data_for.note, file=sys.stderr)
     objective = NextTokens(settings, model_config, vocabulary, data_for, codec)
     progress, stopped_by, parameters, trained_parameters = learn(
-        *(model, vocabulary, objective, settings, folder, identity, device, ranks, show_progress),
-        *(seconds, resume_from, wandb, initial),
+        model,
+        vocabulary,
+        objective,
+        settings,
+        folder,
+        identity,
+        device,
+        ranks,
+        show_progress,
+        seconds=seconds,
+        resume_from=resume_from,
+        wandb=wandb,
+        initial=initial,
     )
     best_bits = progress.best_bits_per_token if progress.best_step >= 0 else None
     has_rate = best_bits is not None and objective.is_speech_alone

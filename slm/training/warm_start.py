@@ -36,7 +36,7 @@ def warm_start(model: LanguageModel, vocabulary: Vocabulary, name: str, seed: in
 
 
 def warm_weights(
-    model: LanguageModel, vocabulary: Vocabulary, name: str, seed: int, related_codec: bool = False
+    model: LanguageModel, vocabulary: Vocabulary, name: str, seed: int, related_codec: bool
 ) -> tuple[dict[str, Tensor], bool]:
     """The weights of another model for a new one. Those that are not drawn anew stay in their file until they are read.
 

@@ -24,6 +24,7 @@ from slm.vocabulary import BOS, EOS, FIRST_CODE, PAD, Vocabulary
 from slm.web.runtime import BINARY, FILES, LOADER, MODULE
 from slm.web.runtime import VERSION as RUNTIME_VERSION
 from tokenizer.errors import InputError
+from tokenizer.files import check_new_folder
 from tokenizer.model import CodecModel
 from tokenizer.onnx_engine.arrays import ArrayCodec
 from tokenizer.onnx_engine.export import export
@@ -62,8 +63,7 @@ def export_web(
     vocabulary = Vocabulary.load(lm / "vocabulary.json")
     vocabulary.check(f"codec '{name}'", codec.fingerprint, codec.codebook_size)
     folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is there already; give a new or empty folder")
+    check_new_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unfinished."))

@@ -105,7 +105,7 @@ def test_the_command_exports_in_half_precision_once(tmp_path, capsys):
     assert "ab" * 32 in note and "--max-model-len 48" in note
     assert LlamaForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
     assert main(command) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "is there already" in capsys.readouterr().err
     assert main(["export-lm", str(tmp_path / "lm"), str(tmp_path / "old"), "--dtype", "bfloat16"]) == 0
     assert main(["export-lm", str(tmp_path / "none")]) == 2
     assert "note: LM OUT_DIR is now OUT_DIR --lm LM" in capsys.readouterr().err

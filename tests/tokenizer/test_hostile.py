@@ -71,7 +71,7 @@ def test_deep_yaml_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_value_that_multiplies_by_reference_is_shown_briefly(tmp_path: Path) -> None:
-    from tokenizer.config import QuantizerConfig
+    from tokenizer.network.stage_configs import QuantizerConfig
 
     path = tmp_path / "laughs.yaml"
     levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]

@@ -91,8 +91,8 @@ class Window:
 class VirtualFile(io.RawIOBase):
     """Parts of a source, and literal bytes, one after another as a file.
 
-    A decoder that calls back into Python takes an exception in there (a network that fails) for the end of the file.
-    So the error is kept, and `check` raises it.
+    Decoders read it by calling back into Python, and take an exception there (such as a network error) for the end of
+    the file. So the error is kept, and `check` raises it.
     """
 
     def __init__(self, source: ByteSource, parts: Sequence[Part]) -> None:

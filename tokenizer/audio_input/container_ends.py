@@ -1,5 +1,5 @@
 """Whether a container that PyAV reads was cut off, by the sizes inside it. A container that says no time (MPEG-TS, FLV,
-live WebM) still says how large its parts are. What was cut between two parts cannot be known.
+live WebM) still says how large its parts are. A cut exactly between two parts cannot be noticed.
 
 Sources: ISO 14496-12 (MP4), RFC 8794 and 9559 (Matroska), ISO 13818-1 (MPEG-TS, MPEG-PS), the OpenDML AVI and ASF
 specifications, Adobe's FLV specification.

@@ -1,8 +1,9 @@
 """Whether a file is one stream, by a few looks into it: the numbers of its pages or frames rise from look to look.
 
-Looks lie 1.5 times as far from the beginning each time. Where another stream begins between two of them, the second
-number counts from there, over at most half of what the first counts from the beginning; so it is the smaller one,
-unless the bit rate falls to half there. The last look is at the end.
+Each look is 1.5 times as far from the beginning as the one before; the last one is at the end. Pages and frames are
+numbered from the beginning of their stream. If another stream begins between two looks, the number at the second look
+counts at most half as many bytes as the number at the first. So it is the smaller one, unless the bit rate of the
+second stream is less than half.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ LIBSNDFILE_KINDS = (frozenset(_AT_START.values()) | {"WAV", "AIFF", "SVX", "MPEG
 _SUFFIXES = """wav flac ogg oga opus mp3 aif aiff aifc au caf w64 rf64 sph snd voc mp2 m4a m4b aac mp4 webm weba mkv mka
 wma amr 3gp spx wv ape tta ac3 mov avi flv"""
 AUDIO_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
-"""What names of audio files end in. A file so called in which no audio is found is a damaged one, not passed over."""
+"""Endings of names of audio files. If such a file holds no audio it counts as damaged, and is not passed over."""
 
 
 def kind_of(head: bytes) -> str | None:
@@ -105,8 +105,8 @@ def kind_of(head: bytes) -> str | None:
 
 
 def is_audio_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a local file holds audio by its first bytes, or by its name is meant to: then reading it says what is
-    wrong."""
+    """Whether the first bytes of a local file, or else its name, say that it is audio. If only its name does, reading
+    it will say what is wrong."""
     if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES:
         return True
     try:

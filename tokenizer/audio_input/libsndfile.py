@@ -1,7 +1,7 @@
-"""Streams through libsndfile, from a frame on, to what is their end.
+"""Streams decoded by libsndfile, from any frame to their true end.
 
-libsndfile stops where a header says and skips what it cannot decode. So its own count is only compared: with the frames
-that came out, and for FLAC with what comes out where the header is made to say no length, and with the checksum in it.
+libsndfile stops where a header says, and skips what it cannot decode. So its count is not trusted but compared with the
+frames that come out. FLAC is decoded with a header that is made to state no length, and its checksum is compared too.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tokenizer.audio_input.contents import BadAudio, Stream
 from tokenizer.audio_input.flac import of_unknown_length
 from tokenizer.audio_input.ogg_part import FarOgg
 
-VORBIS_END = 5  # seconds, in which the last page of Vorbis lies; libsndfile seeks to wrong samples in that page
+VORBIS_END = 5  # seconds at the end that hold the last page of Vorbis, in which libsndfile seeks to wrong samples
 STEP = 4096  # frames at a time, to find the last that can be decoded
-_NO_LENGTH = 1 << 60  # libsndfile's count where it knows none is above
+_NO_LENGTH = 1 << 60  # a stream of unknown length has more frames than this, according to libsndfile
 
 
 class _Forward(soundfile.SoundFile):
-    """Read from the first frame to the last without seeking, which libsndfile's length would bound."""
+    """Reads from the first frame to the last without seeking, as seeks end at the length that libsndfile knows."""
 
     def seekable(self) -> bool:
         return False

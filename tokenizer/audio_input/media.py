@@ -1,6 +1,6 @@
 """What libsndfile does not read (M4A, AAC, WebM, MP4, WMA, AMR, ...), through PyAV, which brings FFmpeg's decoders.
 
-Files are decoded from the first packet to the last; what a container says of its length is only compared.
+Files are decoded from the first packet to the last. The length that a container states is only compared.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from tokenizer.audio_input.contents import BadAudio
 from tokenizer.audio_input.kinds import MEDIA_FORMATS
 from tokenizer.audio_input.mpeg import DECODER_DELAY, LAYER_2_DELAY, LAYER_3_DELAY, parse_header
 
-TOLERANCE_SECONDS = 0.2  # containers round, and count the samples that a decoder needs to begin with
+TOLERANCE_SECONDS = 0.2  # containers round, and count the samples that a decoder drops at the beginning
 _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0}
-_SAYS_LENGTH = ("MP4", "Matroska", "ASF", "AVI", "WavPack", "TTA", "APE")  # others guess it from their bit rate
+_SAYS_LENGTH = ("MP4", "Matroska", "ASF", "AVI", "WavPack", "TTA", "APE")  # for others FFmpeg guesses by bit rate
 _EXACT_TIMES = ("MP4",)  # to the sample, so that a reader may begin in the middle
 PREROLL_SECONDS = 1.0  # decoded before the first sample asked for
 _DELAYS = {"ac3": 256, "eac3": 256, "amrnb": 40, "libopencore_amrnb": 40}
-"""Samples by which a codec's first comes late where its container does not say; for AAC it is a frame. Blocks of such
-codecs overlap, and the first is only half there, so it cannot be less (MP3: see `mpeg`). AMR looks 40 samples ahead
-(3GPP TS 26.071)."""
+"""Samples of delay before the first sample, by codec, for containers that do not state it; for AAC it is one frame.
+These are the smallest delays possible: blocks overlap, and of the first block only half can be decoded (MP3: see
+`mpeg`). AMR looks 40 samples ahead (3GPP TS 26.071)."""
 AAC_FRAME = 1024
 ROUNDING_SECONDS = 0.001  # of an edit list, whose clock mostly counts thousandths
 
@@ -51,7 +51,8 @@ class MediaStream:
             says_length = kind in _SAYS_LENGTH and not (kind == "ASF" and is_live_asf(source))
             seconds = container.seconds() if says_length else 0.0
             self._delay = container.delay()
-            self._may_seek = kind in _EXACT_TIMES and "amr" not in audio.codec_context.name  # which never forgets
+            # A decoder of AMR depends on every packet before.
+            self._may_seek = kind in _EXACT_TIMES and "amr" not in audio.codec_context.name
         self.frames = max(0, round(seconds * self.sample_rate) - self._delay) or None
 
     def count(self) -> int:

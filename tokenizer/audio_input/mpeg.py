@@ -1,12 +1,12 @@
 """MPEG audio (MP3, MP2): the frames that are there, and what their header frame announces.
 
-A file's length stands nowhere but in an optional first frame (Xing, Info: frames in the stream), so the frames are
-counted: each header says its frame's length. Sources: ISO 11172-3, ISO 13818-3; the Xing and LAME tags as in
-mpg123's and LAME's documentation.
+Only an optional first frame (Xing, Info) says how many frames a file has. So the frames are counted: each header says
+how long its frame is. Sources: ISO 11172-3, ISO 13818-3; the Xing and LAME tags as in mpg123's and LAME's
+documentation.
 
-The first decoded samples are the delay of the codec. LAME writes its own delay and the samples behind the last into the
-header frame, and the decoder (mpg123) goes by that. Without it the least that any encoder adds is dropped; how much its
-last frame was filled up with nobody can tell.
+The first decoded samples are the delay of the codec. LAME writes its delay, and how many samples it added at the end,
+into the header frame, and the decoder (mpg123) drops both. Without a header frame, the smallest delay that any encoder
+has is dropped; how many samples were added at the end cannot be known.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ HEAD_BYTES = 192  # of a frame that are looked at: up to the delay in a LAME tag
 LAYER_2_DELAY = 481  # samples, of the filter bank when encoding and decoding (also of layer 1)
 DECODER_DELAY = 529  # of layer 3; mpg123 drops these samples by itself
 LAYER_3_DELAY = 576
-"""Samples of delay that LAME's own decoder assumes of an encoder that does not say; with those of the decoder 1105.
-Fewer than 1057 (481 of the filter bank, 576 by which blocks overlap) cannot be: samples before that are only half
-there, also where a file was cut out of a longer one."""
+"""Samples of delay that LAME's own decoder assumes of an encoder that states none; 1105 together with the decoder's.
+It cannot be less than 1057 (481 of the filter bank, 576 by which blocks overlap): of earlier samples only half can be
+decoded, also in a file that was cut out of a longer one."""
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 

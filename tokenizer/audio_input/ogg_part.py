@@ -1,7 +1,8 @@
-"""Seconds out of a long Ogg file of one sound stream that is too far away to be read through.
+"""A few seconds out of a long Ogg file with one audio stream, behind a URL, without reading the whole file.
 
-Pages say at which sample they end, so a few looks find those that hold the seconds. These pages behind the stream's
-first ones are an Ogg file of their own, from which libsndfile decodes the same samples, bit for bit, as from all of it.
+Each page says at which sample it ends, so a few looks find the pages that hold these seconds. The stream's first pages
+followed by these are an Ogg file of their own. libsndfile decodes the same samples from it, bit for bit, as from the
+whole file.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from tokenizer.audio_input.contents import BadAudio
 from tokenizer.audio_input.ogg import LONGEST_PAGE, TAIL_BYTES, page_at
 
 LOOK_BYTES = 1 << 13
-BEFORE_VORBIS = 2 * 8192  # samples before the first that are there too: two blocks
+BEFORE_VORBIS = 2 * 8192  # samples to read before the first wanted one: two blocks
 BEFORE_OPUS = 3840 + 5760 + 48000
-"""80 ms from which on libsndfile decodes, a packet, and a page of a second: a decoder of Opus remembers where it began,
-and libsndfile begins at the page after one that ends before these 80 ms."""
-NEAR = 1.0  # seconds before these from which on it is not worth another look
+"""The same for Opus: the 80 ms that libsndfile decodes in advance, a packet, and a page of a second. A decoder of Opus
+remembers where it began, and libsndfile begins at the page after one that ends before these 80 ms."""
+NEAR = 1.0  # seconds: a page that ends so little before the wanted sample is near enough to begin with
 LOOKS = 40
 OPUS_RATE = 48000
 
@@ -82,8 +83,8 @@ class FarOgg:
         self._source.close()
 
     def part(self, start: int, frames: int, rate: int) -> tuple[bytes, int]:
-        """An Ogg file with `frames` frames from frame `start` on, and the frame that it ends with (not counting what
-        the decoder drops at the beginning).
+        """An Ogg file that holds `frames` frames from frame `start` on, and the number of the last frame in it (without
+        what the decoder drops at the beginning).
 
         Raises:
             BadAudio: pages in there are lost or damaged.
@@ -95,7 +96,7 @@ class FarOgg:
             pages, granule, count = self._pages(begin, (start + frames) * scale + self._map.skip)
             if count > 1 or begin == self._map.bounds[0]:
                 return self._map.head + pages, (granule - self._map.skip) // scale
-            before += rate * scale  # by the stream's last page alone a decoder cannot tell with which sample it begins
+            before += rate * scale  # a decoder cannot tell the first sample of a stream's last page alone
 
     def _begin(self, granule: int, rate: int) -> _Bound:
         """A bound a little before a sample."""
@@ -119,14 +120,14 @@ class FarOgg:
         return low
 
     def _more(self, at: int) -> bytes:
-        """Bytes before the known end. Raises BadAudio: there are none, as the file was replaced by a shorter one."""
+        """More bytes from `at` on. Raises BadAudio if there are none: the file was replaced by a shorter one."""
         more = self._source.read_at(at, LOOK_BYTES)
         if not more:
             raise BadAudio("truncated", f"the file ends at byte {at}; it had {self.size} bytes when it was opened")
         return more
 
     def _next_bound(self, at: int) -> _Bound | None:
-        """The end of the first page that begins at `at` or behind it, by its header alone."""
+        """The end of the first page that begins at or after `at`; only its header is read."""
         data, found = b"", -1
         while len(data) < 2 * LONGEST_PAGE and at + len(data) < self.size:
             data += self._more(at + len(data))

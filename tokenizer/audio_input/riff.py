@@ -1,7 +1,7 @@
 """WAV: where its samples are, whatever its sizes say.
 
-A size of 32 bits wraps above 4 GB, and a recording that was never finalised says 0 or as much as it can. Samples that
-no size covers are given to the decoder as files of ordinary size, one after another.
+A size of 32 bits wraps above 4 GB, and a recording that was never finalised states 0 or the largest size there is.
+Samples beyond the stated size are given to the decoder as several files of ordinary size, one after another.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from tokenizer.audio_input.byte_source import ByteSource, Window
 from tokenizer.audio_input.contents import Contents, Damage, Stream
 
 PIECE_BYTES = 1 << 30
-TAIL_BYTES = 1 << 16  # in which chunks behind samples of unknown size are looked for
+TAIL_BYTES = 1 << 16  # searched at the end for chunks that follow samples of unknown size
 _CLOSING = re.compile(rb"LIST|id3 |ID3 |bext|iXML|cue |fact|PEAK|smpl|afsp|_PMX")  # chunks that stand behind samples
-JUNK_BYTES = 1024  # behind the samples that are passed over; tags of other formats, for one
+JUNK_BYTES = 1024  # after the samples that are ignored, such as tags of other formats
 _PLAIN = (1, 3, 6, 7, 0xFFFE)  # PCM, float, A-law, mu-law, extensible: any whole block begins a stream
 
 
 def says_unknown(size: int) -> bool:
-    """Whether a size in bytes is about 2^31 or 2^32: what writes into a pipe announces that, not knowing better."""
+    """Whether a size in bytes is about 2^31 or 2^32, which programs state when they write into a pipe."""
     return 0x7FFF0000 <= size < 0x80010000 or size >= 0xFFFF0000
 
 
 def examine_wav(source: ByteSource) -> Contents | None:
-    """The streams of a WAV file; None where it has no samples that its chunks say."""
+    """The streams of a WAV file; None if its chunks name no samples."""
     window, streams, damage = Window(source, 1 << 16), [], []
     begin: int | None = 0
     seconds = 0.0

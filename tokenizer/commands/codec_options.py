@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+CODEC_HELP = "shipped name, folder, or id on the Hugging Face Hub"
 
-def add_codec_arguments(parser: argparse.ArgumentParser, codec_help: str = "shipped name, directory or Hub id") -> None:
+
+def add_codec_arguments(parser: argparse.ArgumentParser, codec_help: str = CODEC_HELP) -> None:
+    """Declare --codec, --device, --engine and --precision."""
     parser.add_argument("--codec", default="small", help=codec_help)
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')
     parser.add_argument(

@@ -7,6 +7,8 @@ import json
 import sys
 import time
 
+from tokenizer.commands.codec_options import CODEC_HELP
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of recordings of the voice to convert to, or one such file; a minute or more of clean speech is "
         "best, ten minutes are used at most",
     )
-    parser.add_argument("--codec", default="small", help="shipped name, directory or Hub id")
+    parser.add_argument("--codec", default="small", help=CODEC_HELP)
     parser.add_argument("--stream", action="store_true", help="go chunk by chunk, as a live stream does")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tokenizer.commands.codec_options import add_codec_arguments, load_codec
+from tokenizer.commands.codec_options import CODEC_HELP, add_codec_arguments, load_codec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output", metavar="OUT.wav", help='16-bit WAV or FLAC; "-": raw 16-bit mono PCM on standard output'
     )
-    add_codec_arguments(parser, "shipped name, directory or Hub id; the one that encoded")
+    add_codec_arguments(parser, f"{CODEC_HELP}; the one that encoded")
 
 
 def run(args: argparse.Namespace) -> int:

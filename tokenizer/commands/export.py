@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from tokenizer.commands.codec_options import CODEC_HELP
 from tokenizer.hub import add_push_arguments, check_push, push_as_asked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("codec", metavar="CODEC", help="shipped name, directory or Hub id")
-    parser.add_argument("output", metavar="OUT_DIR", help="folder to make; it may be there and empty")
+    parser.add_argument("codec", metavar="CODEC", help=CODEC_HELP)
+    parser.add_argument("output", metavar="OUT_DIR", help="new or empty folder to write")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "int8"), help="of the weights")
     add_push_arguments(parser, "the folder")
 

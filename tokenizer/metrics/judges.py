@@ -43,7 +43,7 @@ def load_judges(device: str) -> Judges:
             judge = load(device)
             judge(noise, noise)
             judges[measure] = judge
-        except Exception as error:  # no network, no package, a model of another version: whatever it is, say it
+        except Exception as error:  # no network, no package, a model of another version: say which
             missing[measure] = f"{type(error).__name__}: {str(error).strip().partition('. ')[0]}"
     return Judges(judges, missing)
 

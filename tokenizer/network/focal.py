@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.config import CompressorConfig, DecompressorConfig, FocalConfig
 from tokenizer.network.padding import FrameDownscale, SameConv1d, blank
+from tokenizer.network.stage_configs import CompressorConfig, DecompressorConfig, FocalConfig
 from tokenizer.network.streaming import CausalConv1d, ConvState, FeedForward, FrameUpscale, PointwiseConv
 
 

@@ -8,29 +8,25 @@ import torch
 from torch import Tensor
 
 
-def mel_filterbank(
-    sample_rate: int, n_fft: int, bins: int, low_hz: float = 0.0, high_hz: float | None = None
-) -> Tensor:
-    """Triangles evenly spaced on the HTK mel scale, each of unit peak.
+def mel_filterbank(sample_rate: int, n_fft: int, bins: int) -> Tensor:
+    """Triangles of unit peak, evenly spaced on the HTK mel scale from 0 Hz to half the sample rate.
 
     Args:
         sample_rate: Hz.
         n_fft: samples of the Fourier transform.
         bins: number of mel bands.
-        low_hz, high_hz: edges of the first and last band, Hz; `high_hz` None is half the sample rate.
 
     Returns:
         float64 [n_fft // 2 + 1, bins]; multiply a power or magnitude spectrum [..., n_fft // 2 + 1] by it.
     """
-    high_hz = sample_rate / 2 if high_hz is None else high_hz
-    edges_mel = torch.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), bins + 2, dtype=torch.float64)
+    edges_mel = torch.linspace(0.0, _hz_to_mel(sample_rate / 2), bins + 2, dtype=torch.float64)
     return _triangles(700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0), sample_rate, n_fft)
 
 
 def slaney_filterbank(sample_rate: int, n_fft: int, bins: int) -> Tensor:
     """Triangles of unit area on Slaney's mel scale, linear to 1 kHz and logarithmic above (Auditory Toolbox, 1998).
 
-    Args and returns: as of `mel_filterbank`, from 0 Hz to half the sample rate.
+    Args and returns: as of `mel_filterbank`.
     """
     high_mel = 15 + 27 * math.log(sample_rate / 2 / 1000) / math.log(6.4)
     mel = torch.linspace(0, high_mel, bins + 2, dtype=torch.float64)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.config import QuantizerConfig
+from tokenizer.network.stage_configs import QuantizerConfig
 
 
 class BinarySphericalQuantizer(nn.Module):

@@ -29,7 +29,7 @@ class ConvState(NamedTuple):
 
 
 class CausalConv1d(nn.Conv1d):
-    """A convolution over [B, T, C] that sees only the past; `padding_mode` defines the frames before the first.
+    """A convolution over [B, T, C] that sees only the past.
 
     Args:
         replicate: True pads a new stream with its first frame (encoder and focal layers), False with zeros (decoder).

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.config import VocosConfig
 from tokenizer.network.decoder import ConvNeXtLayers
 from tokenizer.network.padding import SameConv1d, blank, present
+from tokenizer.network.stage_configs import VocosConfig
 
 
 class VocosBlock(ConvNeXtLayers):

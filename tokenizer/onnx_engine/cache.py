@@ -7,13 +7,12 @@ A folder there is named by the fingerprint of the weights. Computing that means 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 from pathlib import Path
 
 from tokenizer import checkpoint
 from tokenizer.errors import InputError
-from tokenizer.files import cache_folder, write_atomically
+from tokenizer.files import cache_folder, state_of, write_atomically
 from tokenizer.model import CodecModel
 from tokenizer.onnx_engine.export import export, require_onnx
 from tokenizer.onnx_engine.kernels import chosen_kernel
@@ -29,7 +28,7 @@ def cached(name: str, precision: str) -> Path:
     check_precision(precision)
     home, kernel = cache_folder(), chosen_kernel() if precision == "int8" else None
     form = precision if kernel is None else f"{precision}-{kernel}"
-    remembered = home / "sources" / _source(*checkpoint.locate(name))
+    remembered = home / "sources" / state_of(checkpoint.locate(name))
     with contextlib.suppress(OSError, UnicodeDecodeError, InputError):
         folder = _folder(home, remembered.read_text(encoding="ascii"), form)
         Manifest.read(folder)
@@ -50,7 +49,7 @@ def cached(name: str, precision: str) -> Path:
                 f"{error}. Exported codecs are kept there; set XDG_CACHE_HOME to a folder that can be written, or use "
                 "`focalstream export` and give its folder as codec"
             ) from None
-    with contextlib.suppress(OSError, InputError):  # a cache that can only be read is as good, but for speed
+    with contextlib.suppress(OSError, InputError):  # a read-only cache only costs time
         remembered.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(remembered, codec.fingerprint.encode("ascii"))
     return folder
@@ -58,12 +57,3 @@ def cached(name: str, precision: str) -> Path:
 
 def _folder(home: Path, fingerprint: str, form: str) -> Path:
     return home / "onnx" / f"{fingerprint}-{form}-{VERSION}"
-
-
-def _source(config: Path, weights: Path) -> str:
-    """A name for these two files as they are now; another one once either has been written again."""
-    stated = []
-    for path in (config, weights):
-        found = path.stat()
-        stated.append((str(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-    return hashlib.sha256(repr(stated).encode()).hexdigest()

@@ -21,10 +21,12 @@ from tokenizer.rates import Rates
 class OnnxCodec(Rates):
     """`ArrayCodec` on tensors: as `Codec`, but no `nn.Module` and without the stages in between.
 
-    It runs on as many CPU threads as PyTorch had been given when it was made (`torch.set_num_threads`). In 8 bits some
-    tokens are not those of the float32 codec, but it carries the same fingerprint: the token space is the same. There,
-    too, rows of a batch do not share a scale; but a last digit that float32 rounds otherwise in another batch or cut of
-    the audio may move a value to the next of 256, so that bits flip more often than in float32.
+    It runs on as many CPU threads as PyTorch had been given when it was made (`torch.set_num_threads`).
+
+    In 8 bits some tokens differ from those of the float32 codec, but the token space is the same, and so is the
+    fingerprint. Rows of a batch do not share a scale, so one row does not change another. But another batch size or
+    chunk size changes the last digit of some float32 values, and such a change can move a value to the next of 256
+    levels: bits flip more often than in float32.
 
     It can be pickled, for worker processes: they load it from its folder.
 

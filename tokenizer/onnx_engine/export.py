@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizer.errors import InputError
-from tokenizer.files import sync_folder
+from tokenizer.files import check_new_folder, sync_folder
 from tokenizer.model import CodecModel
 from tokenizer.onnx_engine.kernels import Kernel, chosen_kernel
 from tokenizer.onnx_engine.manifest import MANIFEST, Manifest, check_precision, sampled_digest
@@ -36,8 +36,7 @@ def export(codec: CodecModel, folder: Path, precision: str, kernel: Kernel | Non
     check_precision(precision)
     codec.check_causal()
     folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is there already; give a new or empty folder")
+    check_new_folder(folder)
     require_onnx()
     import onnx
 

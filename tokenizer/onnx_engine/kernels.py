@@ -1,4 +1,4 @@
-"""Which of ONNX Runtime's 8-bit products to export for this machine: what sums exactly, and of that the fastest.
+"""Which of ONNX Runtime's 8-bit products to export for this machine: the fastest of those whose sums are exact.
 
 Weights as signed bytes are the fast way where the processor multiplies unsigned by signed bytes and sums four products
 in 32 bits (VNNI, AMX, the dot products of ARM). Without such an instruction the runtime sums pairs in 16 bits, which
@@ -40,7 +40,7 @@ def chosen_kernel() -> Kernel:
 
 
 def best_of(trials: dict[Kernel, Trial]) -> Kernel:
-    """The fastest of the exact ones; "unsigned" should none be, which cannot saturate."""
+    """The fastest of the exact ones; if neither is, "unsigned", which cannot saturate."""
     exact = {kernel: trial.milliseconds for kernel, trial in trials.items() if trial.exact}
     return min(exact, key=lambda kernel: exact[kernel]) if exact else "unsigned"
 

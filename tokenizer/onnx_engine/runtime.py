@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, first_line
 from tokenizer.onnx_engine.manifest import StateSpec
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def open_session(path: Path, threads: int) -> InferenceSession:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{path}: ONNX Runtime cannot load it ({reason}); delete its folder and export the codec again"
         ) from None

@@ -18,7 +18,7 @@ from tokenizer.errors import InputError
 
 Value = TypeVar("Value")
 
-PATIENCE = timedelta(days=2)  # of the others while the first reads or decodes the corpus
+PATIENCE = timedelta(days=2)  # how long the others wait while the first process reads or decodes the corpus
 STALLED = timedelta(minutes=15)  # between two meetings in training; longer, and a process has stopped answering
 LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out")  # in errors of meetings
 

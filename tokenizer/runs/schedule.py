@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-ENOUGH = 0.0025  # share by which a validation loss must fall below the one before (arXiv 2509.16195's recipe)
+ENOUGH = 0.0025  # a smaller relative fall of the validation loss is a plateau (arXiv 2509.16195's recipe)
 
 
 class ScheduleSettings(Protocol):

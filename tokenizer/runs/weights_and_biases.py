@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, first_line
 from tokenizer.files import write_atomically
 
 RUN = "wandb.json"  # in the run's folder: the id under which a resumed run goes on
@@ -58,7 +58,7 @@ class WandbLog:
                 resume="allow",
             )
         except Exception as error:  # whatever it is, it is for the user to mend
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            reason = first_line(error)
             raise InputError(
                 f"--wandb {project}: {reason}; log in with `wandb login`, set WANDB_MODE=offline, or leave it out"
             ) from None

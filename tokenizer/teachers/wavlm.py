@@ -18,9 +18,9 @@ from typing import Any
 from torch import Tensor
 
 from tokenizer.checkpoint import assign, download, read_plain, read_weights, renamed, with_fused_attention
-from tokenizer.config import EncoderConfig
 from tokenizer.errors import InputError
 from tokenizer.network.encoder import Encoder
+from tokenizer.network.stage_configs import EncoderConfig
 from tokenizer.parsed import dataclass_from_dict
 
 TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -73,7 +73,7 @@ def load_wavlm(source: str | Path, layers: int = 6) -> Encoder:
         outputs, frames = teacher.forward_layers(wave, lengths)  # of each layer
 
     Args:
-        source: a directory in the layout of `transformers`, a Hugging Face Hub id, or an original `.pt` file.
+        source: a folder in the layout of `transformers`, a Hugging Face Hub id, or an original `.pt` file.
         layers: how many Transformer layers to keep, from the first (FocalCodec uses 6).
 
     Returns:

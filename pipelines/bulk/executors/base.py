@@ -36,8 +36,8 @@ class Executor(ABC):
         Args:
             report: called in this process with every event of a worker; what it raises ends the work.
             codec: the one of the run, loaded in this process.
-            claim: called in this process before shards that share batches are begun, and again when they are done
-                again, perhaps in another thread.
+            claim: called in this process before shards that share batches are begun, also when they are done a second
+                time; perhaps in another thread.
 
         Raises:
             InputError: a worker cannot be started, or the workers go on dying.

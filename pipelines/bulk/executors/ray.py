@@ -38,7 +38,7 @@ from pipelines.bulk.tasks import (
     load_codec,
 )
 from pipelines.format.layout import Layout
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from tokenizer import Codec
@@ -194,7 +194,8 @@ class RayWorker(TasksInHand):
         if self._is_node_lost():
             log.warning("a machine of the cluster was lost; its shard is done again")
             return None
-        return next(iter(str(self._error).strip().splitlines()), type(self._error).__name__)
+        assert self._error is not None, "asked for only when `event` has found the worker dead"
+        return first_line(self._error)
 
     def stop(self) -> None:
         import ray

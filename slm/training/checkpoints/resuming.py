@@ -29,8 +29,8 @@ MAY_CHANGE = {
         ),
     )
 }
-MAY_FALL = {"train.learning_rate", "train.final_learning_rate"}  # to go on calmly after a loss that rose
-FORMERLY = {"held_out_by": "cut"}  # what runs did before there was the setting, where that is not its default
+MAY_FALL = {"train.learning_rate", "train.final_learning_rate"}  # so that a run can continue after its loss has risen
+FORMERLY = {"held_out_by": "cut"}  # what runs did before a setting existed, if that is not its default now
 
 
 def may_change(change: Difference) -> bool:

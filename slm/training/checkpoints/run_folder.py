@@ -73,7 +73,7 @@ class RunFolder:
         self,
         path: Path,
         settings: TrainSettings,
-        ranks: Ranks = Ranks(),  # noqa: B008
+        ranks: Ranks,
         resume: bool = False,
         say: bool = False,
         measure: str = "bits_per_token",

@@ -65,7 +65,7 @@ class Saver:
             try:
                 yield
             except BaseException:
-                with suppress(Exception):  # what ended the block is what is told
+                with suppress(Exception):  # the error that ended the block is the one to report
                     self.finish()
                 raise
             self.finish()

@@ -19,7 +19,7 @@ from slm.training.preferences.dpo import PairBatches, PreferenceLoss, check_leng
 from slm.training.preferences.records import fingerprint_of, read_preferences
 from slm.training.reporting import speed
 from slm.training.settings import TrainSettings
-from slm.training.start import starting_model
+from slm.training.start import Start
 from slm.vocabulary import Vocabulary
 from tokenizer.errors import InputError
 from tokenizer.machine import check_device
@@ -87,7 +87,8 @@ def train_on_preferences(
         check_lengths(pairs, settings.row_tokens)
         if len(pairs) < 2:
             raise InputError(f"{preferences}: holds one preference; at least two are needed, one of them to validate")
-        model, start = starting_model(model_config, vocabulary, settings, init_from, resume=resume, is_reference=True)
+        start = Start(model_config, vocabulary, settings, init_from, resume=resume)
+        model, initial_weights = start.whole(is_reference=True)
         model.to(device).eval()  # for the whole run: dropout would move it away from its reference
         training, held_out = split_held_out(len(pairs), settings.held_out_fraction, settings.seed)
         ranks_rows(settings.rows, 0, ranks.rank, ranks.world)  # refuses what cannot be divided, before minutes of work
@@ -101,10 +102,18 @@ def train_on_preferences(
         "codec_fingerprint": vocabulary.codec_fingerprint,
         "preferences": fingerprint_of(pairs),
         "init_from": init_from,
-        "initial_weights": start,
+        "initial_weights": initial_weights,
     }
     progress, stopped_by, parameters, trained_parameters = learn(
-        *(model, vocabulary, objective, settings, folder, identity, device, ranks, show_progress),
+        model,
+        vocabulary,
+        objective,
+        settings,
+        folder,
+        identity,
+        device,
+        ranks,
+        show_progress,
         resume_from=resume_from,
         wandb=wandb,
     )

@@ -17,7 +17,10 @@ from pipelines.dataset.token_dataset import TokenDataset
 from slm.checkpoint import load_lm, save_lm
 from slm.cli import main
 from slm.documents.tasks import NO_DOCUMENT, TextBatches, TextFraming, Texts, fitting, targets_of
-from slm.generation.generate import Sampling, extend, generate
+from slm.generation.engines import TensorModel
+from slm.generation.extend import extend
+from slm.generation.generate import generate
+from slm.generation.sampling import Sampling
 from slm.generation.spoken_text import speak, transcribe
 from slm.llama import export_lm
 from slm.model.cross_entropy import IGNORED
@@ -190,10 +193,10 @@ def test_models_with_text_say_codes_and_write_pieces(options, vocabulary, text_m
     said = speak(loaded, vocabulary, text_model, "the lazy fox", Sampling(), seed=1)
     assert len(said) and said.min() >= 0 and said.max() < CODES
     assert np.array_equal(said, speak(loaded, vocabulary, text_model, "the lazy fox", Sampling(), seed=1))
-    prompt = torch.tensor([[BOS, SPEECH, 20, 21, TEXT]])
-    places = list(extend(loaded, prompt, torch.tensor([5]), vocabulary.piece_ids, Sampling(), [1], 40, 40))
-    pieces = torch.cat(places) + 1
-    assert int(pieces.min()) >= 1 and int(pieces.max()) < 60 and len(pieces.unique()) > 10
+    model, prompt = TensorModel(loaded), np.array([[BOS, SPEECH, 20, 21, TEXT]])
+    pieces = np.concatenate(list(extend(model, prompt, np.array([5]), vocabulary.piece_ids, Sampling(), [1], 40, 40)))
+    pieces += 1
+    assert pieces.min() >= 1 and pieces.max() < 60 and len(np.unique(pieces)) > 10
     # The same ids, scored without a cache: greedy writing takes the likeliest piece each time.
     text = transcribe(loaded, vocabulary, text_model, np.array([4, 5]), Sampling(temperature=0.0))
     likeliest, row = [], [BOS, SPEECH, 20, 21, TEXT]

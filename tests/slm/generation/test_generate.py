@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from slm.generation import sampling as on_arrays
-from slm.generation.generate import framed, generate
+from slm.generation.extend import framed
+from slm.generation.generate import generate
 from slm.generation.sampling import RandomStream, Sampling
 from slm.model.decoding import make_cache
 from slm.model.transformer import LanguageModel, ModelConfig
@@ -169,10 +171,10 @@ def test_an_endless_stream_can_be_cancelled_and_keeps_its_memory(model, monkeypa
 
 
 def test_prompts_are_framed_and_checked():
-    tokens, lengths = framed([torch.tensor([0, 63]), torch.tensor([], dtype=torch.int64)], VOCABULARY)
+    tokens, lengths = framed([np.array([0, 63]), np.array([], dtype=np.int64)], VOCABULARY)
     assert tokens.tolist() == [[BOS, 16, 79], [BOS, PAD, PAD]] and lengths.tolist() == [3, 1]
     with pytest.raises(InputError, match="prompt 1 has codes from 3 to 64; expected 0 to 63"):
-        framed([torch.tensor([1]), torch.tensor([3, 64])], VOCABULARY)
+        framed([np.array([1]), np.array([3, 64])], VOCABULARY)
 
 
 @pytest.mark.parametrize(

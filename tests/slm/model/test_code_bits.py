@@ -15,9 +15,9 @@ from slm.model.decoding import DecodingWeights, decode_one_token, make_cache, pr
 from slm.model.transformer import LanguageModel, ModelConfig
 from slm.training.train import train
 from slm.vocabulary import FIRST_CODE, Vocabulary
-from tokenizer.config import QuantizerConfig
 from tokenizer.errors import InputError
 from tokenizer.network.quantizer import BinarySphericalQuantizer
+from tokenizer.network.stage_configs import QuantizerConfig
 
 VOCABULARY = Vocabulary(codebook_size=64, token_rate=50.0, codec_name="none", codec_fingerprint="0" * 64)
 CONFIG = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, ffn_width=48, context=20, tied_embeddings=False)

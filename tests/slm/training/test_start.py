@@ -10,7 +10,7 @@ import torch
 import slm.training.loop
 from slm.checkpoint import load_lm, materialise
 from slm.training.parallel import load_weights
-from slm.training.start import sharded_start, starting_model
+from slm.training.start import Start
 from slm.training.train import train
 from slm.vocabulary import Vocabulary
 from tests.slm.conftest import MODEL, SETTINGS
@@ -30,8 +30,9 @@ VOCABULARY = Vocabulary(codebook_size=64, token_rate=50.0, codec_name="none", co
 )
 def test_weights_from_the_meta_device_are_bit_equal(options):
     config = dataclasses.replace(MODEL, **options)
-    whole, _ = starting_model(config, VOCABULARY, SETTINGS, None)
-    model, initial = sharded_start(config, VOCABULARY, SETTINGS, None)
+    start = Start(config, VOCABULARY, SETTINGS)
+    whole, _ = start.whole()
+    model, initial = start.sharded()
     assert all(parameter.is_meta for parameter in model.parameters())
     torch.rand(9)  # draws between do not matter
     materialise(model, "cpu")
@@ -43,13 +44,14 @@ def test_another_models_weights_are_the_same_on_the_meta_device(tiny_lm_dir, lm_
     vocabulary = load_lm(tiny_lm_dir)[1]
     other = dataclasses.replace(vocabulary, codec_fingerprint="cd" * 32)  # so that rows are drawn
     for one in (vocabulary, other):
-        whole, _ = starting_model(lm_config, one, SETTINGS, str(tiny_lm_dir))
-        model, initial = sharded_start(lm_config, one, SETTINGS, str(tiny_lm_dir))
+        start = Start(lm_config, one, SETTINGS, str(tiny_lm_dir))
+        whole, _ = start.whole()
+        model, initial = start.sharded()
         materialise(model, "cpu")
         load_weights(model, initial)
         torch.testing.assert_close(model.state_dict(), whole.state_dict(), rtol=0, atol=0)
     with pytest.raises(InputError, match="its shape differs from the config's `model` section"):
-        sharded_start(dataclasses.replace(lm_config, layers=1), vocabulary, SETTINGS, str(tiny_lm_dir))
+        Start(dataclasses.replace(lm_config, layers=1), vocabulary, SETTINGS, str(tiny_lm_dir)).sharded()
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -57,7 +59,7 @@ def test_no_weights_are_drawn_that_a_file_replaces(tiny_lm_dir, lm_config, resum
     torch.manual_seed(SETTINGS.seed)
     before = torch.get_rng_state()
     init_from = None if resume else str(tiny_lm_dir)
-    sharded_start(lm_config, load_lm(tiny_lm_dir)[1], SETTINGS, init_from, resume=resume)
+    Start(lm_config, load_lm(tiny_lm_dir)[1], SETTINGS, init_from, resume=resume).sharded()
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenizer.config import EncoderConfig
 from tokenizer.errors import InputError
 from tokenizer.network.encoder import Encoder
+from tokenizer.network.stage_configs import EncoderConfig
 from tokenizer.teachers.wavlm import load_wavlm
 
 transformers = pytest.importorskip("transformers")
