@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from typing import Any
 
-from pipelines.storage.folders import local_folder
+from pipelines.storage.folders import RemotePath, dataset_folder, local_folder
 from pipelines.tools.arrow import write_arrow
 from pipelines.tools.export import export
 from pipelines.tools.megatron import Ids, write_megatron
@@ -19,7 +19,7 @@ NO_ID = -1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="DATASET", type=local_folder, help="a finished dataset; it stays as it is")
-    parser.add_argument("out", metavar="OUT", type=local_folder, help="new folder, to be loaded or uploaded as it is")
+    parser.add_argument("out", metavar="OUT", type=dataset_folder, help="new folder or URL, to be loaded as it is")
     parser.add_argument(
         "--format",
         choices=("parquet", "arrow", "megatron"),
@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     check_push(args)
     if args.format != "parquet" and args.push is not None:
         raise InputError("--push: the Hub reads Parquet; use --format parquet")
+    if isinstance(args.out, RemotePath) and args.push is not None:
+        raise InputError(f"--push: uploads a local folder, and OUT is {args.out}; give a folder")
     if args.format != "megatron" and given:
         raise InputError(f"--{next(iter(given)).replace('_', '-')}: is for --format megatron; others keep the codes")
     if args.format == "megatron":

@@ -150,6 +150,7 @@ def open_reader(
             if not quick:
                 _remember(key, contents)
         if contents.kind == "Ogg" and isinstance(data, RangedBytes) and len(contents.streams) == 1 and not quick:
+            data = data.exactly()
             return AudioReader(FarOgg(data, _ogg_map(key, data)), contents), data
         return AudioReader(data, contents), data
     except BaseException:

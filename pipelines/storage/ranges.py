@@ -148,6 +148,7 @@ class RangedBytes:
         expected: bytes that will be read in one go, as far as the caller can tell.
         head: the first bytes of the file, if they are there.
         tail: its last bytes.
+        exact: nothing is fetched beyond what is asked for: the reader knows itself how much it wants.
     """
 
     def __init__(
@@ -159,11 +160,13 @@ class RangedBytes:
         head: bytes = b"",
         hosts: tuple[str, ...] | None = None,
         tail: bytes = b"",
+        exact: bool = False,
     ) -> None:
         self.size = size
         self._place, self._offset, self._hosts, self._expected = place, offset, hosts, expected
         self._whole = None if offset else size  # of the file
-        self._least = min(max(SMALLEST, expected // 32), HEAD_BYTES)
+        self._least = 0 if exact else min(max(SMALLEST, expected // 32), HEAD_BYTES)
+        self._exact = exact
         self._head, self._tail = head, tail
         self._pieces: OrderedDict[int, bytes] = OrderedDict()
         self._runs: dict[int, int] = {}  # end of a piece -> bytes that were read on up to there
@@ -171,6 +174,10 @@ class RangedBytes:
     def for_looks(self) -> RangedBytes:
         """The same bytes for somebody who looks here and there, and does not read on."""
         return RangedBytes(self._place, self._offset, self.size, 0, self._head, self._hosts, self._tail)
+
+    def exactly(self) -> RangedBytes:
+        """The same bytes for somebody who asks for all that he wants."""
+        return RangedBytes(self._place, self._offset, self.size, 0, self._head, self._hosts, self._tail, exact=True)
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; fewer only at the end."""
@@ -200,7 +207,9 @@ class RangedBytes:
 
     def _fetched(self, offset: int, end: int) -> bytes:
         run = self._runs.pop(offset, 0)
-        ahead = max(self._least, (self._expected - run) // 2 if run < self._expected else run // 16) if run else 0
+        ahead = 0
+        if run and not self._exact:
+            ahead = max(self._least, (self._expected - run) // 2 if run < self._expected else run // 16)
         last = min(self.size, max(end, offset + min(LARGEST, max(ahead, self._least))))
         data = fetch(self._place, self._offset + offset, self._offset + last, self._hosts, self._whole)
         self._pieces[offset] = data

@@ -6,12 +6,16 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.format.description import Description, ShardEntry, Totals, read_intact
 from pipelines.format.layout import Layout
 from pipelines.format.shards import stored_cuts
+from pipelines.storage.folders import Folder, RemotePath, remove_tree
+from pipelines.storage.places import open_file_system
+from pipelines.storage.retries import retried
 from pipelines.storage.stable_bytes import json_bytes
 from tokenizer.errors import InputError
 
@@ -19,8 +23,8 @@ Writer = Callable[[Path, Layout, Description], None]
 """Writes the files of one format into an empty folder."""
 
 
-def export(source: Path, out: Path, write: Writer) -> Totals:
-    """Write the folder OUT, which appears whole or not at all.
+def export(source: Path, out: Folder, write: Writer) -> Totals:
+    """Write the folder OUT, which appears whole or not at all; behind a URL file by file, `codec.json` at last.
 
     Returns:
         The totals of the dataset.
@@ -32,14 +36,31 @@ def export(source: Path, out: Path, write: Writer) -> Totals:
     description = read_intact(layout)
     if out.exists():
         raise InputError(f"{out} is there already; give a new OUT")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as unfinished:
+    beside = out.parent if isinstance(out, Path) else None
+    if beside is not None:
+        beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=f".{out.name}.") as unfinished:
         folder = Path(unfinished, "dataset")
         folder.mkdir()
         write(folder, layout, description)
         (folder / "codec.json").write_bytes(json_bytes(description.codec.to_dict()))
-        os.replace(folder, out)
+        if isinstance(out, Path):
+            os.replace(folder, out)
+        else:
+            _upload(folder, out, last="codec.json")
     return description.totals
+
+
+def _upload(folder: Path, out: RemotePath, last: str) -> None:
+    """Every file of a folder to the same name below a URL; what was uploaded is removed where one fails."""
+    files, path = open_file_system(out.url)
+    names = sorted(found.relative_to(folder).as_posix() for found in folder.rglob("*") if found.is_file())
+    try:
+        for name in sorted(names, key=last.__eq__):
+            retried(partial(files.put_file, str(folder / name), f"{path.rstrip('/')}/{name}"))
+    except Exception as error:
+        remove_tree(out)
+        raise InputError(f"{out}: cannot be written ({type(error).__name__}: {error}); give another OUT") from error
 
 
 def sound_shards(layout: Layout, description: Description) -> Iterator[ShardEntry]:

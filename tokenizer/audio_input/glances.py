@@ -13,7 +13,7 @@ from collections.abc import Callable
 from tokenizer.audio_input.byte_source import ByteSource
 
 LOOK_BYTES = 1 << 16  # in which a page or a frame begins
-SHORT_BYTES = 1 << 14  # in which one mostly begins: a frame of FLAC seldom has more
+SHORT_BYTES = 1 << 13  # of the first try, in which one often begins
 SMALL_BYTES = 4 * LOOK_BYTES  # of files that are better read whole
 STEP = 1.5
 
@@ -35,11 +35,9 @@ def is_one_stream(
         return False
     last = -1
     for at in (*looks, source.size - LOOK_BYTES):
-        data = source.read_at(at, SHORT_BYTES if at in looks else LOOK_BYTES)
-        number = number_in(data)
-        if number is None and at in looks:
-            data = source.read_at(at, LOOK_BYTES)
-            number = number_in(data)
+        size = SHORT_BYTES if at in looks else LOOK_BYTES
+        while (number := number_in(data := source.read_at(at, size))) is None and size < LOOK_BYTES:
+            size *= 2
         if number is None or number < last or begins_in(data):
             return False
         last = number

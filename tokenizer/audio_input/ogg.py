@@ -82,19 +82,19 @@ def _one_stream(source: ByteSource) -> bool:
     last = tail[max(0, tail.rfind(b"OggS\0")) :]
     first = source.read_at(0, 27)
     ends = len(last) > 27 and bool(last[5] & END) and last[14:18] == first[14:18]
-    return ends and is_one_stream(source, _begins_in, _page_number)
+    return ends and is_one_stream(source, _begins_in, lambda data: _page_number(data, first[14:18]))
 
 
 def _begins_in(data: bytes) -> bool:
     return re.search(rb"OggS\0[\2\3\6\7]", data) is not None
 
 
-def _page_number(data: bytes) -> int | None:
-    """The number of the first whole page in `data`."""
+def _page_number(data: bytes, serial: bytes) -> int | None:
+    """The number of the first page of a stream that begins in `data`, by its header alone: a page may be long."""
     at = -1
     while (at := data.find(b"OggS\0", at + 1)) >= 0:
-        if page := page_at(data, at):
-            return struct.unpack("<I", page[18:22])[0]
+        if data[at + 14 : at + 18] == serial and at + 22 <= len(data):
+            return struct.unpack("<I", data[at + 18 : at + 22])[0]
     return None
 
 
@@ -142,7 +142,7 @@ def _pages(source: ByteSource) -> Iterator[tuple[int, bytes, int]]:
 
 def page_at(data: bytes, at: int = 0) -> bytes | None:
     """The page that begins there and whose checksum holds; empty where none does, None where `data` ends within it."""
-    if data[at : at + 5] != b"OggS\0":
+    if not b"OggS\0".startswith(data[at : at + 5]):
         return b""
     count = data[at + 26] if at + 26 < len(data) else 255
     size = 27 + count + sum(data[at + 27 : at + 27 + count])

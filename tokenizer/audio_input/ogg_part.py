@@ -17,11 +17,13 @@ from tokenizer.audio_input.contents import BadAudio
 from tokenizer.audio_input.ogg import LONGEST_PAGE, TAIL_BYTES, page_at
 
 LOOK_BYTES = 1 << 13
+HEADER_BYTES = 27 + 255  # of a page, at most
 BEFORE_VORBIS = 2 * 8192  # samples to read before the first wanted one: two blocks
 BEFORE_OPUS = 3840 + 5760 + 48000
 """The same for Opus: the 80 ms that libsndfile decodes in advance, a packet, and a page of a second. A decoder of Opus
 remembers where it began, and libsndfile begins at the page after one that ends before these 80 ms."""
 NEAR = 1.0  # seconds: a page that ends so little before the wanted sample is near enough to begin with
+AFTER = 3 * 48000  # samples before the end of a part of which the pages are kept: the next cut often begins there
 LOOKS = 40
 OPUS_RATE = 48000
 
@@ -39,7 +41,7 @@ class OggMap:
     def __init__(self, source: ByteSource) -> None:
         at, granule = 0, 0
         while granule <= 0:
-            page = page_at(source.read_at(at, LONGEST_PAGE))
+            page = page_at(source.read_at(at, _page_size(source.read_at(at, HEADER_BYTES))))
             if not page:
                 raise BadAudio("damaged", f"the bytes at {at} are no whole Ogg page")
             granule, end = _granule(page), at + len(page)
@@ -119,9 +121,9 @@ class FarOgg:
                 self._map.add(found)
         return low
 
-    def _more(self, at: int) -> bytes:
+    def _more(self, at: int, size: int = LOOK_BYTES) -> bytes:
         """More bytes from `at` on. Raises BadAudio if there are none: the file was replaced by a shorter one."""
-        more = self._source.read_at(at, LOOK_BYTES)
+        more = self._source.read_at(at, size)
         if not more:
             raise BadAudio("truncated", f"the file ends at byte {at}; it had {self.size} bytes when it was opened")
         return more
@@ -132,10 +134,10 @@ class FarOgg:
         while len(data) < 2 * LONGEST_PAGE and at + len(data) < self.size:
             data += self._more(at + len(data))
             while (found := data.find(b"OggS\0", found + 1)) >= 0:
-                header = data[found : found + 27 + 255]
-                if len(header) < 27 or len(header) < 27 + header[26]:  # its end is still to be read
+                header = data[found : found + HEADER_BYTES]
+                if not _page_size(header):  # its end is still to be read
                     break
-                size = 27 + header[26] + sum(header[27 : 27 + header[26]])
+                size = _page_size(header)
                 if header[14:18] == self._map.serial and _granule(header) > 0:
                     self._map.longest_page = max(self._map.longest_page, size)
                     return _Bound(_granule(header), at + found + size)
@@ -153,7 +155,8 @@ class FarOgg:
         while ends < granule and begin.offset + at < self.size:
             page = page_at(data, at)
             if page is None and begin.offset + len(data) < self.size:
-                data += self._more(begin.offset + len(data))
+                wanted = _page_size(data[at : at + HEADER_BYTES]) or self._map.longest_page
+                data += self._more(begin.offset + len(data), max(1, at + wanted - len(data)))
                 continue
             if not page:
                 raise BadAudio("damaged", f"the bytes at {begin.offset + at} are no whole Ogg page")
@@ -162,8 +165,17 @@ class FarOgg:
                 raise BadAudio("damaged", f"{follows - number - 1} Ogg pages are lost before byte {begin.offset + at}")
             number, at, count = follows, at + len(page), count + 1
             ends = max(ends, _granule(page))
-        self._map.add(_Bound(ends, begin.offset + at))
+            self._map.longest_page = max(self._map.longest_page, len(page))
+            if ends > granule - AFTER:
+                self._map.add(_Bound(ends, begin.offset + at))
         return data[:at], ends, count
+
+
+def _page_size(header: bytes) -> int:
+    """Bytes of the page with this header; 0 where the header is not whole."""
+    if len(header) < 27 or len(header) < 27 + header[26]:
+        return 0
+    return 27 + header[26] + sum(header[27 : 27 + header[26]])
 
 
 def _granule(page: bytes) -> int:

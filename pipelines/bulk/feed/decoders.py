@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from pipelines.bulk.feed.processes import die_with_parent, how_it_ended, interrupts_blocked, portable
+from pipelines.bulk.feed.processes import die_with_parent, how_it_ended, interrupts_blocked, keep_freed_memory, portable
 from pipelines.bulk.feed.reading import ReaderDied, RowReader
 from tokenizer.errors import InputError
 
@@ -77,6 +77,7 @@ class DecoderLane:
 def _serve(link: Connection, memory: SharedMemory) -> None:
     """The decoder's side: do jobs until it is killed."""
     die_with_parent()
+    keep_freed_memory()
     reader = RowReader()
     link.send(None)
     try:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
 from tokenizer.errors import InputError
+
+KEPT_BYTES = 64 << 20  # of freed memory that a process holds at most
+LARGEST_KEPT = 32 << 20  # bytes of a block of those, at most what glibc allows
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 @contextlib.contextmanager
@@ -46,6 +52,14 @@ def portable(error: Exception) -> Exception:
     import traceback
 
     return error if isinstance(error, InputError) else RuntimeError("".join(traceback.format_exception(error)))
+
+
+def keep_freed_memory() -> None:
+    """Have malloc use the memory of one cut again for the next one. By itself glibc gives blocks of more than 128 kB
+    back to the system, which has to fill them with zeros again: a fifth of the time that decoding FLAC takes."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def die_with_parent() -> None:

@@ -1,5 +1,6 @@
 """Audio in WebDataset tars, Parquet of Hugging Face and NeMo's sets gives the tokens of the same audio in files."""
 
+import contextlib
 import io
 import json
 import tarfile
@@ -16,6 +17,8 @@ from pipelines.format.layout import Layout
 from pipelines.format.shards import read_cuts
 from pipelines.sources.manifests import content_digest, find_inputs
 from pipelines.sources.manifests import read_cuts as source_cuts
+from tests.pipelines.storage.hub_stand_in import hub_stand_in
+from tests.pipelines.storage.slow_s3 import slow_s3
 from tokenizer.errors import InputError
 
 
@@ -83,22 +86,42 @@ def test_webdataset(sounds, plain, run, tmp_path):
     assert failed["x.000/torn"][0] == "unreadable" and "'torn.json' in it is not JSON" in failed["x.000/torn"][1]
 
 
-def test_the_same_behind_urls(sounds, plain, run, tmp_path):
-    """A store in memory stands in for s3:// and hf://: all of them are read through fsspec."""
-    write_tar(tmp_path / "web/x.tar", sounds.items())
-    write_tar(tmp_path / "nemo/audio_0.tar", sounds.items())
+@pytest.fixture(params=["memory", "s3", "hf"])
+def put(request):
+    """put({path: bytes}) -> the URL of a folder with these files: in memory, or on a server on this machine."""
+    with contextlib.ExitStack() as stack:
+
+        def call(files):
+            if request.param == "hf":
+                return stack.enter_context(hub_stand_in(files))
+            if request.param == "s3":
+                pytest.importorskip("moto", reason="needs moto[server] and s3fs")
+                pytest.importorskip("s3fs", reason="needs moto[server] and s3fs")
+                stack.enter_context(slow_s3(0.0, bucket="archives"))
+            store = fsspec.filesystem(request.param)
+            for name, data in files.items():
+                store.pipe_file(f"{request.param}://archives/{name}", data)
+            return f"{request.param}://archives"
+
+        yield call
+
+
+def write_archives(sounds, folder):
+    """The sounds as WebDataset `web`, NeMo's `nemo` and Parquet `hub`. Returns {path below the folder: bytes}."""
+    write_tar(folder / "web/x.tar", sounds.items())
+    write_tar(folder / "nemo/audio_0.tar", sounds.items())
     lines = [{"audio_filepath": name, "duration": 0.5 + i / 8, "shard_id": 0} for i, name in enumerate(sounds)]
-    (tmp_path / "nemo/tarred_audio_manifest.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "hub").mkdir()
+    (folder / "nemo/tarred_audio_manifest.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "hub").mkdir()
     rows = {"audio": [{"bytes": data, "path": name} for name, data in sounds.items()]}
-    parquet.write_table(pyarrow.table(rows), tmp_path / "hub/train-00000.parquet", row_group_size=4)
-    files = fsspec.filesystem("memory")
-    files.store.clear()
-    for path in tmp_path.rglob("*"):
-        if path.is_file():
-            files.pipe_file(f"/archives/{path.relative_to(tmp_path)}", path.read_bytes())
+    parquet.write_table(pyarrow.table(rows), folder / "hub/train-00000.parquet", row_group_size=4)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_behind_urls(sounds, plain, run, tmp_path, put):
+    store = put(write_archives(sounds, tmp_path / "archives"))
     for name in ("web", "nemo", "hub"):
-        totals = run(f"memory://archives/{name}", tmp_path / f"out-{name}")
+        totals = run(f"{store}/{name}", tmp_path / f"out-{name}")
         assert (totals["cuts"], totals["quarantined"]) == (6, 0), name
         codes, _, _ = written(tmp_path / f"out-{name}")
         for found, expected in zip(codes.values(), plain.values(), strict=True):

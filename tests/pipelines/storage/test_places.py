@@ -147,7 +147,7 @@ def test_a_stretch_of_a_file_reads_like_a_file_of_its_own(tmp_path, speech):
 
 @pytest.mark.parametrize(
     "words",
-    [["export-dataset", "memory://a", "OUT"], ["export-dataset", "IN", "s3://a/b"]],
+    [["export-dataset", "memory://a", "OUT"]],
 )
 def test_a_dataset_at_a_url_is_refused_where_it_must_be_local(audio_folder, tmp_path, monkeypatch, capsys, words):
     """Once it became a local folder named `s3:`."""

@@ -6,6 +6,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import yaml
@@ -52,6 +53,39 @@ def test_a_dry_run_lists_what_an_upload_would_make(finished, tmp_path, capsys):
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
     assert head["size_categories"] == ["n<1K"]
     assert len(list((tmp_path / "hub").glob(head["configs"][0]["data_files"][0]["path"]))) == 5
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "megatron"])
+def test_out_may_be_a_url(finished, tmp_path, capsys, kind):
+    pytest.importorskip("pyarrow")
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    out = f"memory://exports/{kind}"
+    command = ["export-dataset", str(finished), "--format", kind]
+    assert main([*command, str(tmp_path / "disk")]) == 0
+    assert main([*command, out]) == 0
+    written = {path: files.cat_file(path) for path in files.find(out)}
+    local = [path for path in (tmp_path / "disk").rglob("*") if path.is_file()]
+    assert written == {f"/exports/{kind}/{path.relative_to(tmp_path / 'disk')}": path.read_bytes() for path in local}
+    assert main([*command, out]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_nothing_stays_of_an_upload_that_fails(finished, capsys, monkeypatch):
+    pytest.importorskip("pyarrow")
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    put = type(files).put_file
+
+    def failing(self, local, remote, **options):
+        if remote.endswith("codec.json"):
+            raise PermissionError("no more")
+        put(self, local, remote, **options)
+
+    monkeypatch.setattr(type(files), "put_file", failing)
+    assert main(["export-dataset", str(finished), "memory://exports/failing"]) == 2
+    assert "cannot be written (PermissionError: no more)" in capsys.readouterr().err
+    assert not files.find("/exports/failing")
 
 
 def check_rows(rows, dataset):

@@ -1,6 +1,8 @@
 """Seconds out of a long Ogg file: the samples that a decoder gives that has all of it, from few of its bytes."""
 
 import io
+import itertools
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import soundfile
 
 from tokenizer.audio_input.byte_source import FileBytes
 from tokenizer.audio_input.contents import BadAudio
+from tokenizer.audio_input.ogg import page_at
 from tokenizer.audio_input.ogg_part import FarOgg, OggMap
 from tokenizer.audio_input.reader import AudioReader, examine
 
@@ -22,6 +25,20 @@ class Counted(FileBytes):
     def read_at(self, offset, size):
         data = super().read_at(offset, size)
         self.fetched += len(data)
+        return data
+
+
+class Remembering(Counted):
+    """Counts every byte once, as what is fetched from a store."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.seen = bytearray(len(data))
+
+    def read_at(self, offset, size):
+        data = super().read_at(offset, size)
+        self.seen[offset : offset + len(data)] = b"\1" * len(data)
+        self.fetched = sum(self.seen)
         return data
 
 
@@ -65,6 +82,31 @@ def test_few_bytes_are_fetched():
     found, end = part.part(20 * 48000, 5 * 48000, 48000)
     assert end >= 25 * 48000 and len(found) < len(data) / 4
     assert far.fetched - opened < len(data) / 3
+
+
+def test_looks_and_parts_of_opus_fetch_few_bytes_beside_the_pages():
+    """Pages of a second are long, so a look reads to the next header and not to the end of its page, and a part ends
+    with its last page."""
+    data = encoded("OPUS", 48000)
+    pages = [at.start() for at in re.finditer(b"OggS", data)]
+    page = max(end - begin for begin, end in itertools.pairwise(pages))
+    looks = Remembering(data)
+    examine(looks, quick=True)
+    assert looks.fetched < 2 * (1 << 16) + 9 * (page + (1 << 13))  # both ends of the file, and nine looks
+    far = Remembering(data)
+    part = FarOgg(far, OggMap(far))
+    opened = far.fetched
+    found, _ = part.part(10 * 48000, 8 * 48000, 48000)
+    assert far.fetched - opened < len(found) + 2 * page
+    before = far.fetched
+    found, _ = part.part(18 * 48000, 8 * 48000, 48000)  # goes on where the other ends: the page is known
+    assert far.fetched - before < len(found)
+
+
+def test_a_page_may_end_where_the_bytes_that_were_read_end():
+    for known in range(5):
+        assert page_at(b"OggS\0"[:known]) is None
+    assert page_at(b"Oggs") == b""
 
 
 def test_a_lost_or_damaged_page_within_the_part_is_noticed():

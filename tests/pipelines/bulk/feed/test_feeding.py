@@ -1,6 +1,7 @@
 """Whole runs by other ways of feeding the codec: the same tokens, whatever reads and whatever shares a batch."""
 
 import json
+import sys
 import time
 
 import numpy as np
@@ -184,4 +185,33 @@ def test_a_decoder_that_dies_as_the_run_ends_is_not_waited_for():
     lane.close()
     with pytest.raises(ReaderDied, match="the run has ended"):
         lane.do(Nothing())
+    memory.close()
+
+
+class Allocating:
+    """A job that takes and frees what reading a few cuts does. Its result: pages that the system gave for that."""
+
+    def run(self, reader, buffers):
+        import resource
+
+        def faults():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        def take():
+            return len([np.ones(160_000, np.float32) for _ in range(8)])  # 10 s each
+
+        take()
+        before = faults()
+        for _ in range(20):
+            take()
+        return faults() - before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc's malloc")
+def test_a_decoder_uses_freed_memory_again():
+    memory = SharedMemory(1, 10)
+    lane = DecoderLane(memory)
+    assert lane.do(Allocating()) < 1000  # 20 rounds of 8 arrays of 157 pages are 25,120
+    lane.close()
     memory.close()
