@@ -23,6 +23,7 @@ from slm.training.loaders import loaders
 from slm.training.parallel import distribute
 from slm.training.train import train
 from slm.vocabulary import Vocabulary
+from tests.rank_processes import together
 from tests.slm.conftest import MODEL, SETTINGS
 from tests.slm.training.test_train import log_of
 from tokenizer.errors import InputError
@@ -37,7 +38,6 @@ GRID = {"float32": _GRID, "bfloat16": dataclasses.replace(_GRID, bfloat16=True, 
 
 def child(token_dataset: Path, out: Path) -> None:
     """What each of two processes does: all of a run with DDP; the beginning, or the end, of one with FSDP."""
-    torch.set_num_threads(1)
     with join_ranks("cpu") as (ranks, device):
         fsdp = dataclasses.replace(RUN, parallel="fsdp", recompute=True)
         if (out / "sharded").exists():
@@ -51,7 +51,6 @@ def child(token_dataset: Path, out: Path) -> None:
 
 def grid_child(token_dataset: Path, out: Path) -> None:
     """What each of four processes does: two groups of two shards, in float32 and with weights gathered in bfloat16."""
-    torch.set_num_threads(1)
     with join_ranks("cpu") as (ranks, device):
         for name, settings in GRID.items():
             train(CONFIG, settings, [token_dataset], out / name, show_progress=False, device=device, ranks=ranks)
@@ -88,39 +87,29 @@ def refused_child(token_dataset: Path, out: Path) -> None:
     sys.exit(main(f"train-lm --config tiny --data {data} --out {out / 'run'} --no-bfloat16".split()))
 
 
-def two_processes(
-    token_dataset: Path, out: Path, what: str = "child", processes: int = 2, check: bool = False
-) -> subprocess.CompletedProcess:
+def by_torchrun(token_dataset: Path, out: Path, what: str) -> subprocess.CompletedProcess:
+    """Two processes."""
     program = out / "child.py"
     program.write_text(
         f"from pathlib import Path\nfrom tests.slm.training.test_parallel import {what}\n"
         f"{what}(Path({str(token_dataset)!r}), Path({str(out)!r}))\n"
     )
     root = Path(__file__).parents[3]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(processes),
-    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, str(program)], check=check, cwd=root, env=environment, capture_output=not check, text=True
-    )
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_dataset, tmp_path, monkeypatch):
     train(CONFIG, RUN, [token_dataset], tmp_path / "one", show_progress=False)
-    two_processes(token_dataset, tmp_path, check=True)
+    together(child, token_dataset, tmp_path)
     monkeypatch.setattr(slm.training.loop, "train_step", slm.training.loop.train_step)  # so that what follows is undone
     stop_after(7)
     report = train(CONFIG, RUN, [token_dataset], tmp_path / "sharded", resume=True, show_progress=False)
     assert report.step == 7
     assert [path.name for path in checkpoints_of(tmp_path / "sharded")][-1] == "step-000007"
-    two_processes(token_dataset, tmp_path, check=True)
+    together(child, token_dataset, tmp_path)
     one, sharded, whole = (log_of(tmp_path / name) for name in ("one", "sharded", "whole"))
     assert [line["step"] for line in sharded] == list(range(1, 10))
     for key in ("bits_per_token", "gradient_norm", "held_out_bits_per_token"):
@@ -153,7 +142,7 @@ def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_
     ],
 )
 def test_a_process_that_dies_or_refuses_ends_the_run_with_one_line(token_dataset, tmp_path, what, message):
-    done = two_processes(token_dataset, tmp_path, what)
+    done = by_torchrun(token_dataset, tmp_path, what)
     said = [line for line in done.stderr.splitlines() if line.startswith("focalstream")]
     assert done.returncode and len(said) == 1 and re.fullmatch(f"focalstream train-lm: {message}", said[0]), done.stderr
     ours = done.stderr.partition("ChildFailedError")[0]  # torchrun ends with a traceback of its own
@@ -165,7 +154,7 @@ def test_two_groups_of_two_shards_have_the_losses_of_one_process(token_dataset, 
     for name, settings in GRID.items():
         alone = dataclasses.replace(settings, parallel="ddp", fsdp_replicas=1, fsdp_bfloat16=False)
         train(CONFIG, alone, [token_dataset], tmp_path / f"{name}-alone", show_progress=False)
-    two_processes(token_dataset, tmp_path, "grid_child", 4, check=True)
+    together(grid_child, token_dataset, tmp_path, processes=4)
     # In bfloat16 the products are the same, but the gains of the norms are rounded too: 8 bits.
     for name, tolerance in (("float32", 1e-4), ("bfloat16", 5e-3)):
         found, expected = log_of(tmp_path / name), log_of(tmp_path / f"{name}-alone")

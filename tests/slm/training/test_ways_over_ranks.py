@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from slm.checkpoint import load_lm
 from slm.training.preferences.records import write_preferences
 from slm.training.preferences.training import train_on_preferences
 from slm.training.train import train
+from tests.rank_processes import together
 from tests.slm.conftest import MODEL, SETTINGS
 from tests.slm.training.test_preferences import toy
 from tests.slm.training.test_train import log_of
@@ -44,10 +42,7 @@ def run(name: str, token_dataset: Path, out: Path, place: Path, ranks: Ranks, **
         train(CONFIG, settings, [token_dataset], place / name, **options)
 
 
-def process(rank: int, names: list[str], token_dataset: Path, out: Path, port: int) -> None:
-    torch.set_num_threads(1)
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in place.items()}
+def process(names: list[str], token_dataset: Path, out: Path) -> None:
     with join_ranks("cpu") as (ranks, _):
         for name in names:
             run(name, token_dataset, out, out / "two", ranks)
@@ -58,12 +53,7 @@ def process(rank: int, names: list[str], token_dataset: Path, out: Path, port: i
 def test_two_processes_have_the_losses_of_one(token_dataset, tiny_lm_dir, tmp_path, what):
     (tmp_path / "base").symlink_to(tiny_lm_dir)
     write_preferences(tmp_path / "pairs.jsonl", toy(), load_lm(tiny_lm_dir)[1])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.set_forkserver_preload([__name__])  # PyTorch is imported once, and without torchrun
-    arguments = (NAMES[what], token_dataset, tmp_path, port)
-    torch.multiprocessing.start_processes(process, arguments, 2, start_method="forkserver")
+    together(process, NAMES[what], token_dataset, tmp_path)
     for name in NAMES[what]:
         run(name, token_dataset, tmp_path, tmp_path / "one", Ranks(), parallel="ddp")
         found, expected = log_of(tmp_path / "two" / name), log_of(tmp_path / "one" / name)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,33 +10,22 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.rank_processes import together
 from tests.tokenizer.training.conftest import make_corpus, quick, records
 from tokenizer import Codec
-from tokenizer.runs.ranks import Ranks
+from tokenizer.runs.ranks import Ranks, join_ranks
 from tokenizer.training.batches import Batch, Crops, Rates
 from tokenizer.training.loop import run_stage
 
 RATES = Rates(16000, 16000, 1280)
 SETTINGS = {"batch_size": 2, "bfloat16": False, "losses": {"mel": 1.0}, "steps": 4}
 
-CHILD = """
-import sys
-from pathlib import Path
-import torch
-from tests.tokenizer.training.conftest import make_corpus, quick
-from tests.tokenizer.runs.test_ranks import RATES, SETTINGS
-from tokenizer import Codec
-from tokenizer.training.batches import Crops
-from tokenizer.training.loop import run_stage
-from tokenizer.runs.ranks import join_ranks
 
-torch.set_num_threads(1)
-folder = Path(sys.argv[1])
-with join_ranks("cpu") as (ranks, device):
-    codec = Codec.from_pretrained(str(folder / "start")).train()
-    crops = Crops(make_corpus(), RATES, 1280 * 6, 2, seed=0)
-    run_stage("tune", quick("tune", **SETTINGS), codec, None, crops, crops, folder / "two", device, 0, ranks)
-"""
+def one_of_two(folder: Path) -> None:
+    with join_ranks("cpu") as (ranks, device):
+        codec = Codec.from_pretrained(str(folder / "start")).train()
+        crops = Crops(make_corpus(), RATES, 1280 * 6, 2, seed=0)
+        run_stage("tune", quick("tune", **SETTINGS), codec, None, crops, crops, folder / "two", device, 0, ranks)
 
 
 class Joined:
@@ -60,11 +46,7 @@ def test_two_processes_are_one_with_twice_the_batch(tiny_codec: Codec, tmp_path:
     codec = Codec.from_pretrained(str(tmp_path / "start")).train()
     crops = Crops(make_corpus(), RATES, 1280 * 6, 2, seed=0)
     run_stage("tune", quick("tune", **SETTINGS), codec, None, Joined(crops), None, tmp_path / "one")
-    (tmp_path / "child.py").write_text(CHILD)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    root = Path(__file__).parents[3]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "child.py"), str(tmp_path)], check=True, cwd=root, env=environment)
+    together(one_of_two, tmp_path)
     one, two = records(tmp_path / "one"), records(tmp_path / "two")
     # Sums in another order: float32's rounding, which AdamW's first steps carry on.
     np.testing.assert_allclose([r["loss"] for r in two], [r["loss"] for r in one], rtol=1e-4)
