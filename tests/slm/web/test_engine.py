@@ -86,6 +86,7 @@ def check_equal(both: dict[str, Any]) -> None:
             assert np.abs(browser - python).max() < 1e-5 * max(1, np.abs(python).max()), name
 
 
+@pytest.mark.soak
 def test_the_shipped_models_in_float32(run_script: Any, small_folder: Callable[[str], Path]) -> None:
     models = load_arrays("small", "fp32", "small", "fp32", 1)
     wave = read_audio(CLIP, 16000, 3.0)

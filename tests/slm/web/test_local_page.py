@@ -90,6 +90,7 @@ def test_nothing_goes_out_and_a_visit_without_a_network_works(
     continue_example(page)
 
 
+@pytest.mark.soak
 def test_threads_change_nothing(
     open_tab: Callable[[str], Any], host: Callable[[Path], Host], tiny_folder: Path
 ) -> None:
@@ -204,6 +205,7 @@ def test_another_export_in_the_same_place(
     assert "another" in page.text_content("#loaded")
 
 
+@pytest.mark.soak
 def test_a_slow_device(open_page: Callable[[], Any]) -> None:
     """With a fourth of the processor's time for the page, sound still comes."""
     page = open_page()
