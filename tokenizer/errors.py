@@ -49,4 +49,4 @@ def counted(number: int, thing: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its class if it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

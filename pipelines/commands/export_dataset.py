@@ -63,8 +63,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         write = write_parquet if args.format == "parquet" else write_arrow
         totals = export(args.source, args.out, partial(write, split=args.split or "train"))
-        reader = "load_dataset" if args.format == "parquet" else "load_from_disk"
-        use = f"read it with datasets.{reader}({str(args.out)!r})"
+        if args.format == "arrow":
+            call = f"load_from_disk({str(args.out)!r})"
+        elif isinstance(args.out, RemotePath):  # load_dataset takes no URL of a folder
+            call = f"load_dataset('parquet', data_files={f'{args.out}/data/*.parquet'!r})"
+        else:
+            call = f"load_dataset({str(args.out)!r})"
+        use = f"read it with datasets.{call}"
     print(f"{args.out}: {totals.cuts:,} cuts; {use}")
     push_as_asked(args, args.out, ["speech-tokens"], "dataset")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -58,8 +59,11 @@ def _upload(folder: Path, out: RemotePath, last: str) -> None:
     try:
         for name in sorted(names, key=last.__eq__):
             retried(partial(files.put_file, str(folder / name), f"{path.rstrip('/')}/{name}"))
-    except Exception as error:
-        remove_tree(out)
+    except BaseException as error:  # Ctrl-C too: what it left would be in the way of the next try
+        with contextlib.suppress(InputError):  # the first error is the one to tell
+            remove_tree(out)
+        if not isinstance(error, Exception):
+            raise
         raise InputError(f"{out}: cannot be written ({type(error).__name__}: {error}); give another OUT") from error
 
 

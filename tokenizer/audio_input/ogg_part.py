@@ -39,14 +39,17 @@ class OggMap:
     """What is known of one file: its first pages, and where some others end. It may be kept for further cuts."""
 
     def __init__(self, source: ByteSource) -> None:
-        at, granule = 0, 0
+        data, at, granule = b"", 0, 0
         while granule <= 0:
-            page = page_at(source.read_at(at, _page_size(source.read_at(at, HEADER_BYTES))))
+            page = page_at(data, at)
+            if page is None and (more := source.read_at(len(data), max(LOOK_BYTES, len(data) // 2))):
+                data += more  # more each time: comments with a picture go on for many pages
+                continue
             if not page:
                 raise BadAudio("damaged", f"the bytes at {at} are no whole Ogg page")
             granule, end = _granule(page), at + len(page)
             at = end if granule <= 0 else at
-        self.head = source.read_at(0, at)
+        self.head = data[:at]
         packet, self.serial = self.head[27 + self.head[26] :], self.head[14:18]
         self.is_opus = packet.startswith(b"OpusHead")
         self.skip = struct.unpack("<H", packet[10:12])[0] if self.is_opus else 0

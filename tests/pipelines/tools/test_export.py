@@ -71,21 +71,35 @@ def test_out_may_be_a_url(finished, tmp_path, capsys, kind):
     assert "is there already" in capsys.readouterr().err
 
 
-def test_nothing_stays_of_an_upload_that_fails(finished, capsys, monkeypatch):
+def test_parquet_at_a_url_is_read_as_the_command_says(finished, dataset, tmp_path, capsys, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    fsspec.filesystem("memory").store.clear()
+    assert main(["export-dataset", str(finished), "memory://exports/read"]) == 0
+    said = re.search(r"datasets\.load_dataset\('(\w+)', data_files='(.+)'\)", capsys.readouterr().out)
+    check_rows(list(datasets.load_dataset(said[1], data_files=said[2], split="train", streaming=True)), dataset)
+
+
+@pytest.mark.parametrize("error", [PermissionError("no more"), KeyboardInterrupt()], ids=["refused", "interrupted"])
+def test_nothing_stays_of_an_upload_that_fails(finished, capsys, monkeypatch, error):
     pytest.importorskip("pyarrow")
     files = fsspec.filesystem("memory")
     files.store.clear()
-    put = type(files).put_file
+    put, name = type(files).put_file, type(error).__name__  # a store in memory keeps the folder that was emptied
 
     def failing(self, local, remote, **options):
         if remote.endswith("codec.json"):
-            raise PermissionError("no more")
+            raise error
         put(self, local, remote, **options)
 
     monkeypatch.setattr(type(files), "put_file", failing)
-    assert main(["export-dataset", str(finished), "memory://exports/failing"]) == 2
-    assert "cannot be written (PermissionError: no more)" in capsys.readouterr().err
-    assert not files.find("/exports/failing")
+    status = main(["export-dataset", str(finished), f"memory://exports/{name}"])
+    said = capsys.readouterr().err
+    if isinstance(error, KeyboardInterrupt):
+        assert status == 130
+    else:
+        assert status == 2 and "cannot be written (PermissionError: no more)" in said
+    assert not files.find(f"/exports/{name}")
 
 
 def check_rows(rows, dataset):

@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+import struct
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import soundfile
 
 from tokenizer.audio_input.byte_source import FileBytes
 from tokenizer.audio_input.contents import BadAudio
-from tokenizer.audio_input.ogg import page_at
+from tokenizer.audio_input.ogg import _checksum, page_at
 from tokenizer.audio_input.ogg_part import FarOgg, OggMap
 from tokenizer.audio_input.reader import AudioReader, examine
 
@@ -20,11 +21,12 @@ SECONDS = 40
 class Counted(FileBytes):
     def __init__(self, data):
         super().__init__(io.BytesIO(data), len(data))
-        self.fetched = 0
+        self.fetched = self.reads = 0
 
     def read_at(self, offset, size):
         data = super().read_at(offset, size)
         self.fetched += len(data)
+        self.reads += 1
         return data
 
 
@@ -101,6 +103,37 @@ def test_looks_and_parts_of_opus_fetch_few_bytes_beside_the_pages():
     before = far.fetched
     found, _ = part.part(18 * 48000, 8 * 48000, 48000)  # goes on where the other ends: the page is known
     assert far.fetched - before < len(found)
+
+
+def with_picture(data, size):
+    """Opus whose comments hold so many bytes more: pages that are full, and go on in the next one."""
+    first, rest, at = data[: len(page_at(data))], [], len(page_at(data))
+    while at < len(data):
+        rest.append(page_at(data, at))
+        at += len(rest[-1])
+    packet = b"OpusTags" + struct.pack("<III", 0, 1, size) + bytes(size)
+    laced = [255] * (len(packet) // 255) + [len(packet) % 255]
+    pages = []
+    for begin in range(0, len(laced), 255):
+        lengths = bytes(laced[begin : begin + 255])
+        granule = 0 if begin + 255 >= len(laced) else -1
+        head = b"OggS\0" + struct.pack("<Bq", begin > 0, granule) + bytes(12) + bytes([len(lengths)]) + lengths
+        pages.append(head + packet[255 * begin :][: sum(lengths)])
+    numbered = [
+        page[:14] + first[14:18] + struct.pack("<I", number) + bytes(4) + page[26:]
+        for number, page in enumerate(pages + rest[1:], 1)
+    ]
+    return first + b"".join(page[:22] + _checksum(page) + page[26:] for page in numbered)
+
+
+def test_a_picture_in_the_comments_takes_few_requests():
+    data = with_picture(encoded("OPUS", 48000), 1 << 20)
+    far = Counted(data)
+    known = OggMap(far)
+    assert far.reads < 16 and far.fetched < 1.6 * len(known.head) + (1 << 16)
+    whole, cut = AudioReader(Counted(data)), (10 * 48000, 48000)
+    found = np.concatenate(list(AudioReader(FarOgg(far, known), examine(Counted(data))).read(*cut)))
+    np.testing.assert_array_equal(found, np.concatenate(list(whole.read(*cut))))
 
 
 def test_a_page_may_end_where_the_bytes_that_were_read_end():
