@@ -16,7 +16,7 @@ def files_in(folder) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_at_random_moments(finished, audio_folder, tiny_codec_dir, tmp_path, file_bytes):
     """By turns in one process and with two workers, so that each way takes up what the other has left."""
     arguments = ["--codec", str(tiny_codec_dir), "--shard-cuts", "5", "--batch-seconds", "6"]

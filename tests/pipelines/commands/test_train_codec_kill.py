@@ -32,7 +32,7 @@ def lines(folder: Path) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_training_goes_on_with_the_same_losses(write_manifest, speech, tiny_codec, tmp_path) -> None:
     manifest = write_manifest({name: speech(index, 2.0) for index, name in enumerate("abc")})
     config = tmp_path / "tiny.yaml"

@@ -61,7 +61,7 @@ def test_the_command_does_without_pytorch(tiny_codec_dir: Path, lm_dir: Path, tm
     assert (tmp_path / "out.wav").stat().st_size > 32000
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.soak), "int8"])
 def test_the_server_does_without_pytorch(tiny_codec_dir: Path, lm_dir: Path, precision: str) -> None:
     script = f"""
 import sys, time

@@ -129,14 +129,13 @@ def test_two_processes_have_the_losses_of_one_and_go_on_as_one_and_as_two(token_
         torch.testing.assert_close(other, models[0], atol=2e-3, rtol=1e-3)  # the learning rate is 1e-2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        pytest.param(
+        (
             "dying_child",
             "process 0 of 2 on .*: another process has died or stopped answering .*Continue with --resume",
-            marks=pytest.mark.soak,
         ),
         ("refused_child", ".*nothing.*"),
     ],

@@ -20,7 +20,7 @@ def test_same_bytes_by_a_worker_process(finished, audio_folder, run, tmp_path, f
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_signals_leave_whole_shards_only(finished, audio_folder, command, run, tmp_path, file_bytes, number):
     """Sent to the whole process group, as a terminal and most schedulers do."""
     out = tmp_path / "out"
