@@ -2,7 +2,7 @@
 
 With replicas (DDP) every process has all gradients, and the directions are gathered. With shards (FSDP2) a process has
 some rows of every matrix: the rows are exchanged so that each process has its share of the matrices whole, and the
-rows of the directions are exchanged back. Both are bfloat16, in which the iterations compute anyway, so the updates are
+rows of the directions are exchanged back. Both are bfloat16, to which one process rounds them too, so the updates are
 those of one process up to the order of sums. Groups of replicas with shards (HSDP) exchange within each group.
 
 Dimension letters:  R rows    C columns
