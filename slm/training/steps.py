@@ -100,7 +100,8 @@ def train_step(
     norm = float(whole(nn.utils.clip_grad_norm_(optimizer.parameters, settings.clip_norm)))
     if (spikes or Spikes(settings)).skips(step, nats, norm):
         return StepResult(nats, norm, True, means)
-    optimizer.step(share)
+    optimizer.set_rate(share)
+    optimizer.step()
     return StepResult(nats, norm, False, means)
 
 

@@ -112,13 +112,18 @@ class FourierHead(nn.Module):
             magnitude = log_magnitude.clamp(max=self.max_log_magnitude).exp()
             spectrum = torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=-1)
             frames = spectrum @ self.get_buffer("basis")
-            batch, count, _ = frames.shape
-            total = count * self.hop
-            summed = torch.nn.functional.fold(
-                frames.transpose(1, 2), (1, total + self.n_fft - self.hop), (1, self.n_fft), stride=(1, self.hop)
-            ).view(batch, -1)
+            total = frames.shape[1] * self.hop
+            summed = overlap_add(frames, self.hop)
             summed = torch.cat([summed[:, : state.shape[1]] + state, summed[:, state.shape[1] :]], dim=1)
             return summed[:, :total], summed[:, total:]
+
+
+def overlap_add(frames: Tensor, hop: int) -> Tensor:
+    """[B, T, N] -> [B, (T - 1) * hop + N]: frame t is added from sample t * hop on."""
+    overlap, length = -(-frames.shape[2] // hop), (frames.shape[1] - 1) * hop + frames.shape[2]
+    pieces = F.pad(frames, (0, overlap * hop - frames.shape[2])).unflatten(2, (overlap, hop))
+    rows = [F.pad(pieces[:, :, k].flatten(1), (k * hop, (overlap - 1 - k) * hop)) for k in range(overlap)]
+    return sum(rows[1:], rows[0])[:, :length]
 
 
 class Decoder(nn.Module):

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tokenizer.network.decoder import ConvNeXtLayers
+from tokenizer.network.decoder import ConvNeXtLayers, overlap_add
 from tokenizer.network.padding import SameConv1d, blank, present
 from tokenizer.network.stage_configs import VocosConfig
 
@@ -71,10 +70,8 @@ class InverseFourierHead(nn.Module):
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """[B, T, n_fft] -> [B, T * hop]."""
-        count, overlap = frames.shape[1], self.n_fft - self.hop
-        total = count * self.hop + overlap
-        summed = F.fold(frames.transpose(1, 2), (1, total), (1, self.n_fft), stride=(1, self.hop))
-        return summed[:, 0, 0, overlap // 2 : total - overlap // 2]
+        summed, overlap = overlap_add(frames, self.hop), self.n_fft - self.hop
+        return summed[:, overlap // 2 : summed.shape[1] - overlap // 2]
 
 
 class Vocos(nn.Module):

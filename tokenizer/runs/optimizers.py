@@ -48,6 +48,7 @@ class Optimizers:
         rate: learning rate. Muon's updates are scaled to the size of AdamW's, so one rate serves both.
         for_muon: given a name and a parameter, whether Muon takes it, if it is the optimizer.
         ranks: the processes that step together; Muon's work is divided among them.
+        on_device: keep the learning rate beside the parameters, so that a step can be captured as a CUDA graph.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Optimizers:
         rate: float,
         for_muon: Callable[[str, nn.Parameter], bool] = between_layers,
         ranks: Ranks = Ranks(),  # noqa: B008
+        on_device: bool = False,
     ) -> None:
         self.rate = rate
         matrices: list[nn.Parameter] = []
@@ -67,9 +69,12 @@ class Optimizers:
             {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        betas = (config.beta1, config.beta2)
         self.parameters = matrices + others
-        self.members: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)]
+        betas = (config.beta1, config.beta2)
+        first = torch.tensor(rate, device=self.parameters[0].device) if on_device else rate
+        self.members: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=first, betas=betas, fused=True, capturable=on_device)
+        ]
         if matrices:
             decay = config.weight_decay
             device = str(matrices[0].device)
@@ -77,12 +82,23 @@ class Optimizers:
             alone = torch.optim.Muon if one_by_one else StackedMuon
             muon = DividedMuon if ranks.world > 1 else alone
             self.members.append(muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        for group in self._groups() if on_device else ():
+            group["lr"] = first
 
-    def step(self, share: float) -> None:
-        """Take a step at `share` of the learning rate."""
-        for member in self.members:
-            for group in member.param_groups:
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for member in self.members for group in member.param_groups]
+
+    def set_rate(self, share: float) -> None:
+        """The next steps are at `share` of the learning rate."""
+        for group in self._groups():
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(self.rate * share)
+            else:
                 group["lr"] = self.rate * share
+
+    def step(self) -> None:
+        """Take a step."""
+        for member in self.members:
             member.step()
 
     def zero_grad(self) -> None:
@@ -93,5 +109,8 @@ class Optimizers:
         return {str(index): member.state_dict() for index, member in enumerate(self.members)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        rates = [group["lr"] for group in self._groups()]
         for index, member in enumerate(self.members):
             member.load_state_dict(state[str(index)])
+        for group, rate in zip(self._groups(), rates, strict=True):
+            group["lr"] = rate  # `set_rate` has the last word

@@ -137,8 +137,9 @@ class Adversary(nn.Module):
         assert outcome.wave is not None and outcome.target is not None
         if self.samples is None or self.samples >= outcome.wave.shape[1]:
             return outcome.wave, outcome.target
-        start = int(torch.randint(outcome.wave.shape[1] - self.samples + 1, ()))
-        return outcome.wave[:, start : start + self.samples], outcome.target[:, start : start + self.samples]
+        device, places = outcome.wave.device, outcome.wave.shape[1] - self.samples + 1
+        place = torch.randint(places, (), device=device) + torch.arange(self.samples, device=device)
+        return outcome.wave[:, place], outcome.target[:, place]
 
     def discrimination(self, outcome: Outcome) -> Tensor:
         """The discriminators' loss: real above 1, made below -1. The codec gets no gradient of it."""

@@ -91,8 +91,8 @@ def some_noise(wave: Tensor, lowest_db: float) -> Tensor:
 def weighted(distances: list[Tensor]) -> Tensor:
     """Mean of the layers' distances in which each layer weighs twice the one before: first layers hear the sound as
     such, and only the last ones order codecs as word errors do (docs/experiments.md)."""
-    weights = torch.tensor([2.0**layer for layer in range(len(distances))], device=distances[0].device)
-    return (torch.stack(distances) * weights).sum() / weights.sum()
+    total = 2.0 ** len(distances) - 1
+    return torch.stack([distance * (2.0**layer / total) for layer, distance in enumerate(distances)]).sum()
 
 
 def scaled_distance(got: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
@@ -101,23 +101,28 @@ def scaled_distance(got: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
     Each channel is divided by its standard deviation over the frames of `wanted`, so 0 is the same and about 1.1 is
     another utterance.
     """
-    kept = _kept(got, wanted, frames)
-    got, wanted = got[:, : kept.shape[1]][kept].float(), wanted[:, : kept.shape[1]][kept].float()
-    return ((got - wanted) / (wanted.std(0, correction=0) + 1e-3)).abs().mean()
+    got, wanted, kept = _kept(got, wanted, frames)
+    deviation = _mean((wanted - _mean(wanted, kept)).square(), kept).sqrt()
+    return _mean(((got - wanted) / (deviation + 1e-3)).abs(), kept).mean()
 
 
 def angle(got: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
     """1 less the mean cosine over the frames that count, of vectors less the mean of `wanted` over them."""
-    kept = _kept(got, wanted, frames)
-    got, wanted = got[:, : kept.shape[1]][kept].float(), wanted[:, : kept.shape[1]][kept].float()
-    mean = wanted.mean(0)
-    return 1 - F.cosine_similarity(got, wanted - mean, dim=-1).mean()
+    got, wanted, kept = _kept(got, wanted, frames)
+    cosine = F.cosine_similarity(got, wanted - _mean(wanted, kept), dim=-1)
+    return 1 - _mean(cosine[..., None], kept).mean()
 
 
-def _kept(got: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
-    """bool [B, T] of the frames that count and that both have."""
+def _kept(got: Tensor, wanted: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both cut to the frames that both have, in float32, and which of these count, 0 or 1, [B, T, 1]."""
     count = min(got.shape[1], wanted.shape[1])
-    return present(frames.clamp(max=count), count)
+    counts = present(frames.clamp(max=count), count)[..., None].float()
+    return got[:, :count].float(), wanted[:, :count].float(), counts
+
+
+def _mean(x: Tensor, kept: Tensor) -> Tensor:
+    """Mean [E] over the frames of [B, T, E] that count (their number stays on the device: a GPU is not waited for)."""
+    return (x * kept).sum((0, 1)) / kept.sum().clamp(min=1)
 
 
 class Resample(nn.Module):

@@ -15,13 +15,12 @@ import io
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
@@ -42,7 +41,8 @@ from tokenizer.training.adversary import Adversary
 from tokenizer.training.batches import Batch, Batches
 from tokenizer.training.config import StageConfig
 from tokenizer.training.content import Teacher
-from tokenizer.training.stages import STAGES, Outcome, Stage
+from tokenizer.training.stages import STAGES
+from tokenizer.training.step import Run, Steps, captures, weighted_sum
 from tokenizer.training.teachers import save_teacher
 
 # Settings that a resumed stage may have otherwise: none of them changes a batch. Those of length and of validation may
@@ -50,36 +50,6 @@ from tokenizer.training.teachers import save_teacher
 MAY_CHANGE = {f"train.{name}" for name in ("steps", "epochs", "validate_every", "validation_batches", "save_every")}
 
 SAMPLES = 4  # held-out rows that are kept to listen to
-
-
-@dataclass
-class Run:
-    """All that a stage changes as it trains; a checkpoint is the state of each part."""
-
-    stage: Stage
-    optimizer: Optimizers
-    averaged: AveragedModel | None
-    adversary: Adversary | None
-    adversary_optimizer: Optimizers | None
-    schedule: Schedule
-    step: int = 0
-
-    @property
-    def shown(self) -> CodecModel:
-        """The codec that is validated and saved."""
-        codec: CodecModel = self.stage.codec if self.averaged is None else self.averaged.module  # type: ignore[assignment]
-        return codec
-
-    @property
-    def teaches(self) -> bool:
-        """Whether the stage has a teacher that it does not train."""
-        return self.stage.teacher is not None and not self.stage.trains("teacher.")
-
-    def parts(self) -> dict[str, Any]:
-        """What has a state_dict, by name."""
-        parts = {"stage": self.stage, "optimizer": self.optimizer, "averaged": self.averaged}
-        parts |= {"adversary": self.adversary, "adversary_optimizer": self.adversary_optimizer}
-        return {name: part for name, part in parts.items() if part is not None}
 
 
 def run_stage(
@@ -103,6 +73,7 @@ def run_stage(
         name: of `STAGES`.
         out: the stage's folder, made when missing.
         workers: processes that prepare batches ahead; 0: none.
+        ranks: this process among those of `torchrun`.
 
     Returns:
         The name of the signal that stopped the stage (if it was heard at the last step, the stage is done), or None.
@@ -128,13 +99,14 @@ def run_stage(
         num_workers=workers,
         pin_memory=device.startswith("cuda"),
     )
+    take_step = Steps(run, config, ranks, device)
     ranks.keep_pace()
     with stop_signals() as signals, Monitor(out, name, run.step, steps, ranks.rank > 0) as monitor:
         began, stopped = time.perf_counter(), False
         validate_every = config.validate_every or run.schedule.per_epoch
         for batch in batches:
             torch.manual_seed(_seed(config.seed, run.step, ranks.rank))  # so that dropout needs no state to go on
-            record = _step(run, config, batch.to(device), ranks)
+            record = take_step(batch.to(device))
             if held_out is not None and (run.step % validate_every == 0 or run.step == steps):
                 loss = _validate(run, config, held_out, device, out, monitor, ranks)
                 record["held_out"] = round(loss, 6)
@@ -174,69 +146,20 @@ def _begin(
     stage = STAGES[name](codec, teacher, config)
     stage.prepare()
     stage.to(device).train()
-    adversary, adversary_optimizer = None, None
+    adversary, adversary_optimizer, on_device = None, None, captures(config, ranks, device)
     if "adversarial" in config.losses or "feature_matching" in config.losses:
         heard = None if config.adversary_seconds is None else round(config.adversary_seconds * codec.sample_rate_out)
         adversary = Adversary(config.adversary_width, config.adversary, heard).to(device)
         rate = config.adversary_learning_rate or config.learning_rate
-        adversary_optimizer = Optimizers(adversary.named_parameters(), config, rate, ranks=ranks)
+        adversary_optimizer = Optimizers(adversary.named_parameters(), config, rate, ranks=ranks, on_device=on_device)
     averaged = None
     if config.average:
         averaged = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.average))
     per_epoch = math.ceil(training.per_epoch / ranks.world)
     steps = config.steps or math.ceil(config.epochs * per_epoch)
-    optimizer = Optimizers(stage.trained(), config, config.learning_rate, ranks=ranks)
+    optimizer = Optimizers(stage.trained(), config, config.learning_rate, ranks=ranks, on_device=on_device)
     schedule = Schedule(config, steps, per_epoch)
     return Run(stage, optimizer, averaged, adversary, adversary_optimizer, schedule)
-
-
-def _step(run: Run, config: StageConfig, batch: Batch, ranks: Ranks) -> dict[str, Any]:
-    """One step of the discriminators, if there are any, and one of the stage; what the log says of it."""
-    rate = run.schedule.rate(run.step)
-    share = rate / config.learning_rate
-    with _autocast(config, batch):
-        outcome = run.stage(batch)
-    if run.adversary is not None and run.adversary_optimizer is not None:
-        with _autocast(config, batch):
-            contest = run.adversary.discrimination(outcome)
-        _update(run.adversary_optimizer, contest, share, config, ranks)
-        with _autocast(config, batch):
-            outcome.losses.update(run.adversary.losses(outcome))
-        outcome.losses["contest"] = contest.detach()
-    total = _total(outcome, config)
-    norm = _update(run.optimizer, total, share, config, ranks)
-    if not math.isfinite(norm):
-        raise InputError(
-            f"step {run.step}: the gradient is not finite (losses "
-            f"{ {name: float(value.detach()) for name, value in outcome.losses.items()} }); lower learning_rate"
-        )
-    if run.averaged is not None:
-        run.averaged.update_parameters(run.stage.codec)
-    run.step += 1
-    values = ranks.mean(torch.stack([total.detach(), *(v.detach().float() for v in outcome.losses.values())]))
-    record: dict[str, Any] = {"step": run.step}
-    record |= {name: round(v, 6) for name, v in zip(["loss", *outcome.losses], values.tolist(), strict=True)}
-    return record | {"norm": round(norm, 4), "rate": rate}
-
-
-def _autocast(config: StageConfig, batch: Batch) -> torch.autocast:
-    return torch.autocast(batch.wave.device.type, torch.bfloat16, enabled=config.bfloat16 is True)
-
-
-def _total(outcome: Outcome, config: StageConfig) -> Tensor:
-    weighted = [config.losses[name] * loss for name, loss in outcome.losses.items() if name in config.losses]
-    return torch.stack(weighted).sum()
-
-
-def _update(optimizer: Optimizers, loss: Tensor, share: float, config: StageConfig, ranks: Ranks) -> float:
-    """Gradient, mean over ranks, clip, step. The norm before clipping; a step that is not finite is not taken."""
-    optimizer.zero_grad()
-    loss.backward()
-    ranks.average_gradients(optimizer.parameters)
-    norm = float(nn.utils.clip_grad_norm_(optimizer.parameters, config.clip_norm))
-    if math.isfinite(norm):
-        optimizer.step(share)
-    return norm
 
 
 @torch.no_grad()
@@ -253,7 +176,7 @@ def _validate(
     total = torch.zeros(2, device=device)  # of losses, and batches
     for index in range(ranks.rank, config.validation_batches, ranks.world):
         outcome = run.stage(held_out[index].to(device))
-        total += torch.stack([_total(outcome, config), total.new_ones(())])
+        total += torch.stack([weighted_sum(outcome, config), total.new_ones(())])
         if index == 0 and outcome.wave is not None and not ranks.rank:
             rows = outcome.wave[:SAMPLES].float()
             monitor.hear(run.step, rows, trained.sample_rate_out)

@@ -117,7 +117,7 @@ class SpectralLoss(nn.Module):
         return torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9) * (2 / taps.sum())
 
 
-def entropy_term(latents: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def entropy_term(latents: Tensor, temperature: float, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The quantizer's two entropies, exactly, over all 2^bits codes (arXiv 2406.07548, equation 7).
 
     A soft assignment softmax(temperature * u.c) over the corners c of a hypercube factorises over the bits. So the
@@ -127,16 +127,19 @@ def entropy_term(latents: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     Args:
         latents: [N, bits] on the unit sphere.
         temperature: larger is nearer to the hard assignment.
+        kept: bool [N], the latents that count; None: all.
 
     Returns:
         Mean entropy of the assignments, and entropy of the mean assignment, in nats.
         Training lowers the first (decided latents) and raises the second (used codes).
     """
     count, bits = latents.shape
+    weights = latents.new_ones(count) if kept is None else kept.to(latents.dtype)
+    weights = (weights / weights.sum().clamp(min=1))[:, None]
     logits = 2 * temperature * latents.float() / bits**0.5
     log_on, log_off = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
     on, off = log_on.exp(), log_off.exp()
-    per_sample = -(on * log_on + off * log_off).sum(-1).mean()
+    per_sample = -((on * log_on + off * log_off) * weights).sum()
     halves = []
     for part_on, part_off in zip(on.tensor_split(2, 1), off.tensor_split(2, 1), strict=True):
         joint = on.new_ones(count, 1)
@@ -144,5 +147,5 @@ def entropy_term(latents: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
             joint = (joint[:, :, None] * torch.stack([part_off[:, bit], part_on[:, bit]], 1)[:, None]).flatten(1)
         halves.append(joint)
     with torch.autocast(latents.device.type, enabled=False):  # bfloat16 would blur the entropy by hundredths of a nat
-        mean = halves[0].T @ halves[1] / count
+        mean = halves[0].T @ (halves[1] * weights)
     return per_sample, -(mean * mean.clamp(min=1e-20).log()).sum()  # a code never assigned has a slope without end

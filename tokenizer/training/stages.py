@@ -104,8 +104,8 @@ class Stage(nn.Module):
 
     def _entropy(self, latents: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean entropy of an assignment less the entropy of the mean assignment, over real frames."""
-        kept = latents[present(self._frames(batch), latents.shape[1])]
-        sample, code = entropy_term(kept, self.temperature)
+        kept = present(self._frames(batch), latents.shape[1])
+        sample, code = entropy_term(latents.flatten(0, 1), self.temperature, kept.flatten())
         return {"entropy": sample - code}
 
 

@@ -27,6 +27,14 @@ def test_entropy_term_equals_enumeration() -> None:
     torch.testing.assert_close(got_mean, -(mean * mean.log()).sum())
 
 
+def test_entropies_are_of_the_latents_that_count() -> None:
+    torch.manual_seed(3)
+    latents = torch.nn.functional.normalize(torch.randn(40, 6), dim=1)
+    kept = torch.arange(40) % 3 > 0
+    found, wanted = entropy_term(latents, 5.0, kept), entropy_term(latents[kept], 5.0)
+    torch.testing.assert_close(torch.stack(found), torch.stack(wanted))
+
+
 def test_entropy_term_of_sixteen_bits_with_codes_never_assigned_has_a_slope() -> None:
     torch.manual_seed(0)
     latents = torch.nn.functional.normalize(torch.randn(50, 16), dim=-1).requires_grad_()
