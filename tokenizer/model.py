@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from tokenizer import checkpoint, inputs
 from tokenizer.chunks import in_pieces, whole_chunks
 from tokenizer.config import CodecConfig
-from tokenizer.network.decoder import Decoder, FourierHead
+from tokenizer.network.decoder import Decoder
 from tokenizer.network.encoder import Encoder, LogMelStem
 from tokenizer.network.focal import Compressor, Decompressor
+from tokenizer.network.fourier import FourierHead
 from tokenizer.network.padding import present
 from tokenizer.network.quantizer import BinarySphericalQuantizer
 from tokenizer.network.stage_configs import VocosConfig

@@ -1,7 +1,7 @@
 """FEATURES -> WAVE: the causal WaveNeXt decoder (Okamoto et al., "WaveNeXt", ASRU 2023; causal: arXiv 2509.16195).
 
 The head is WaveNeXt's Linear, as published, or Vocos' inverse Fourier transform made causal, which learns far faster
-from spectral losses alone (docs/experiments.md).
+from spectral losses alone (docs/experiments.md), or that with a source of harmonics, for voices that are not rough.
 
 Legend: B batch, T frames, S samples, D channels.
 """
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenizer.network.fourier import FourierHead
+from tokenizer.network.harmonic import HarmonicHead
 from tokenizer.network.stage_configs import DecoderConfig, VocosConfig
 from tokenizer.network.streaming import CausalConv1d, ConvState
 
@@ -74,82 +76,42 @@ class LinearHead(nn.Module):
             return self.proj(x.to(self.proj.weight.dtype)).flatten(1), state
 
 
-class FourierHead(nn.Module):
-    """Magnitude and phase of each frame's spectrum, then inverse transform and overlap-add (Vocos, arXiv 2306.00814).
-
-    Causal: frame t adds to samples [t * hop, t * hop + n_fft), so its first hop is final when it has been added, and
-    the rest waits in the state for the frames to come. No latency is added.
-    """
-
-    max_log_magnitude = 5.0  # bounds exp() for inputs far from speech
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.n_fft, self.hop = config.n_fft, config.hop_length
-        bins = self.n_fft // 2 + 1
-        self.proj = nn.Linear(config.dim, 2 * bins)
-        nn.init.normal_(self.proj.weight, std=0.15 * config.dim**-0.5)
-        with torch.no_grad():
-            self.proj.bias.zero_()
-            self.proj.bias[:bins] = -3.0  # start quiet: loud noise is the slowest beginning to learn from
-        n = torch.arange(self.n_fft, dtype=torch.float64)
-        hann = 0.5 - 0.5 * torch.cos(2 * torch.pi * n / self.n_fft)
-        angle = 2 * torch.pi * torch.arange(bins, dtype=torch.float64)[:, None] * n[None] / self.n_fft
-        weight = torch.full((bins, 1), 2.0, dtype=torch.float64)
-        weight[0] = weight[-1] = 1.0  # the bins that have no mirror image
-        scale = weight * hann * self.n_fft**-0.5
-        # Inverse transform and window as one fixed matrix, rebuilt from the configuration: not part of the weights.
-        self.register_buffer("basis", torch.cat([angle.cos() * scale, -angle.sin() * scale]).float(), persistent=False)
-
-    def init_state(self, batch: int) -> Tensor:
-        """[B, n_fft - hop], what earlier frames add to samples not yet out."""
-        return self.proj.weight.new_zeros(batch, self.n_fft - self.hop)
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, D] -> [B, T * hop]."""
-        with torch.autocast(x.device.type, enabled=False):  # phases need more digits than bfloat16 has
-            log_magnitude, phase = self.proj(x.to(self.proj.weight.dtype)).chunk(2, dim=-1)
-            magnitude = log_magnitude.clamp(max=self.max_log_magnitude).exp()
-            spectrum = torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=-1)
-            frames = spectrum @ self.get_buffer("basis")
-            total = frames.shape[1] * self.hop
-            summed = overlap_add(frames, self.hop)
-            summed = torch.cat([summed[:, : state.shape[1]] + state, summed[:, state.shape[1] :]], dim=1)
-            return summed[:, :total], summed[:, total:]
-
-
-def overlap_add(frames: Tensor, hop: int) -> Tensor:
-    """[B, T, N] -> [B, (T - 1) * hop + N]: frame t is added from sample t * hop on."""
-    overlap, length = -(-frames.shape[2] // hop), (frames.shape[1] - 1) * hop + frames.shape[2]
-    pieces = F.pad(frames, (0, overlap * hop - frames.shape[2])).unflatten(2, (overlap, hop))
-    rows = [F.pad(pieces[:, :, k].flatten(1), (k * hop, (overlap - 1 - k) * hop)) for k in range(overlap)]
-    return sum(rows[1:], rows[0])[:, :length]
+HEADS: dict[str, type[LinearHead] | type[FourierHead]] = {
+    "linear": LinearHead,
+    "istft": FourierHead,
+    "harmonic": HarmonicHead,
+}
 
 
 class Decoder(nn.Module):
     """[B, T, D] -> [B, T * hop_length], in [-1, 1]."""
 
     class State(NamedTuple):
-        """head: [B, n_fft - hop] of overlapping samples; empty for the linear head."""
+        """head: [B, n_fft - hop] of overlapping samples, empty for the linear head; or a `HarmonicHead.State`."""
 
         embedding: ConvState
         layers: tuple[ConvState, ...]
-        head: Tensor
+        head: Tensor | HarmonicHead.State
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.backbone = Backbone(config)
-        self.head = LinearHead(config) if config.head == "linear" else FourierHead(config)
+        self.head: LinearHead | FourierHead = HEADS[config.head](config)
 
     def init_state(self, batch: int) -> State:
         layers = tuple(layer.dwconv.init_state(batch) for layer in self.backbone.layers)
         return self.State(self.backbone.embedding.init_state(batch), layers, self.head.init_state(batch))
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        x, state = self.hidden(x, state)
+        samples, head_state = self.head.step(x, state.head)  # type: ignore[arg-type]
+        return samples.clamp(-1.0, 1.0), state._replace(head=head_state)
+
+    def hidden(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """[B, T, D_in] -> what the head gets, [B, T, D]; the state of all but the head moves on."""
         x, embedding_state = self.backbone.embedding.step(x, state.embedding)
         x, states = self.backbone.input_norm(x), []
         for layer, layer_state in zip(self.backbone.layers, state.layers, strict=True):
             x, layer_state = layer.step(x, layer_state)
             states.append(layer_state)
-        samples, head_state = self.head.step(self.backbone.output_norm(x), state.head)
-        return samples.clamp(-1.0, 1.0), self.State(embedding_state, tuple(states), head_state)
+        return self.backbone.output_norm(x), self.State(embedding_state, tuple(states), state.head)

@@ -2,7 +2,7 @@
 
 Fields and defaults are the published ones. Two keys are this project's additions, for small streaming models:
 `EncoderConfig.stem` "logmel", a causal log-mel front end in place of the convolutional one, and `DecoderConfig.head`
-"istft", a causal inverse Fourier transform in place of the linear head.
+"istft" or "harmonic", a causal inverse Fourier transform, without or with a source of harmonics, for the linear head.
 """
 
 from __future__ import annotations
@@ -164,13 +164,15 @@ class DecoderConfig:
     layerscale_init: float | None = None  # None: 1 / num_layers
     hop_length: int = 480
     causal: bool = False
-    head: str = "linear"  # "linear" as published, or "istft"
-    n_fft: int = 640  # samples of the "istft" head's window
+    head: str = "linear"  # "linear" as published, or "istft", or "harmonic", which has a source of harmonics too
+    n_fft: int = 640  # samples of the window of the heads other than "linear"
 
     def __post_init__(self) -> None:
-        if self.head not in ("linear", "istft"):
-            raise InputError(f'decoder_config: head {self.head!r} is unknown; use "linear" (published) or "istft"')
-        if self.head == "istft" and self.n_fft % 2 + self.n_fft % self.hop_length:
+        if self.head not in ("linear", "istft", "harmonic"):
+            raise InputError(
+                f'decoder_config: head {self.head!r} is unknown; use "linear" (published), "istft" or "harmonic"'
+            )
+        if self.head != "linear" and self.n_fft % 2 + self.n_fft % self.hop_length:
             raise InputError(
                 f"decoder_config: n_fft {self.n_fft} must be even and a multiple of hop_length {self.hop_length}"
             )

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tokenizer.network.decoder import ConvNeXtLayers, overlap_add
+from tokenizer.network.decoder import ConvNeXtLayers
+from tokenizer.network.fourier import overlap_add
 from tokenizer.network.padding import SameConv1d, blank, present
 from tokenizer.network.stage_configs import VocosConfig
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokenizer.model import CodecModel
 from tokenizer.network.decoder import Decoder
+from tokenizer.network.harmonic import HarmonicHead, Voice
 
 
 def feature_layers(codec: CodecModel, wave: Tensor) -> list[Tensor]:
@@ -36,7 +37,12 @@ def dequantized(codec: CodecModel, latents: Tensor, binarise: bool = True) -> Te
     return codec.decompressor.step(codes, present, codec.decompressor.init_state(len(codes)))[0]
 
 
-def waveform(codec: CodecModel, features: Tensor) -> Tensor:
-    """Features [B, T, D] -> wave [B, S'] at the output rate, in float32."""
-    assert isinstance(codec.decoder, Decoder)  # codecs that do not stream are refused before training
-    return codec.decoder.step(features, codec.decoder.init_state(len(features)))[0].float()
+def waveform(codec: CodecModel, features: Tensor) -> tuple[Tensor, Voice | None]:
+    """Features [B, T, D] -> wave [B, S'] at the output rate, in float32; and what a harmonic head says of the voice."""
+    decoder = codec.decoder
+    assert isinstance(decoder, Decoder)  # codecs that do not stream are refused before training
+    hidden, state = decoder.hidden(features, decoder.init_state(len(features)))
+    wave, _ = decoder.head.step(hidden, state.head)  # type: ignore[arg-type]
+    with torch.autocast(hidden.device.type, enabled=False):
+        voice = decoder.head.voice(hidden.float()) if isinstance(decoder.head, HarmonicHead) else None
+    return wave.clamp(-1, 1).float(), voice

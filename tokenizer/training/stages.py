@@ -23,14 +23,18 @@ from torch.nn import functional as F
 
 from tokenizer.model import CodecModel
 from tokenizer.network.encoder import Encoder
+from tokenizer.network.harmonic import HarmonicHead
 from tokenizer.network.padding import present
 from tokenizer.training import passes
 from tokenizer.training.batches import Batch
 from tokenizer.training.config import ADVERSARIAL, StageConfig
 from tokenizer.training.content import ContentLosses, Teacher
 from tokenizer.training.losses import WaveLosses, entropy_term
+from tokenizer.training.pitch import PitchLoss
 from tokenizer.training.recognition import Recogniser
 
+VOICE = ("pitch", "voicing", "periodicity")  # losses of a harmonic head
+SOUND = ("mel", "multi_mel", "convergence", "intelligibility", "loudness", *VOICE)  # losses of a wave
 LAYER_WEIGHTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the layers that are distilled, the last of these for the last layer
 
 
@@ -61,6 +65,9 @@ class Stage(nn.Module):
         self.codec, self.teacher, self.weights = codec, teacher, config.losses
         self.temperature, self.binarise = config.entropy_temperature, config.binarise
         self.wave_losses = WaveLosses(codec.sample_rate_out, set(config.losses))
+        self.pitch_loss: PitchLoss | None = None
+        if isinstance(codec.decoder.head, HarmonicHead) and set(VOICE) & set(config.losses):
+            self.pitch_loss = PitchLoss(codec.decoder.head.hop, codec.decoder.head.n_fft)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(self.trains(name) and not is_frozen(name, config.freeze))
 
@@ -94,10 +101,14 @@ class Stage(nn.Module):
         hop = self.codec.config.encoder.hop_samples
         return (batch.lengths + hop - 1) // hop
 
-    def _sound(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features to a wave, and the target cut to its length."""
-        wave = passes.waveform(self.codec, features)
-        return wave, batch.target[:, : wave.shape[1]]
+    def _sound(self, features: Tensor, batch: Batch) -> Outcome:
+        """Features to a wave, the target cut to its length, and the losses between them."""
+        wave, voice = passes.waveform(self.codec, features)
+        target = batch.target[:, : wave.shape[1]]
+        losses = self.wave_losses(wave, target)
+        if self.pitch_loss is not None and voice is not None:
+            losses |= self.pitch_loss(voice, wave, target)
+        return Outcome(losses, wave, target)
 
     def _dequantized(self, latents: Tensor) -> Tensor:
         return passes.dequantized(self.codec, latents, self.binarise)
@@ -112,7 +123,7 @@ class Stage(nn.Module):
 class DecoderStage(Stage):
     """Stage 1: the decoder on the teacher's features."""
 
-    losses = ADVERSARIAL | {"mel": 45.0, "multi_mel": 0.0, "convergence": 0.0, "intelligibility": 0.0, "loudness": 0.0}
+    losses = ADVERSARIAL | dict.fromkeys(SOUND, 0.0) | {"mel": 45.0}
 
     @staticmethod
     def trains(name: str) -> bool:
@@ -120,8 +131,7 @@ class DecoderStage(Stage):
 
     def forward(self, batch: Batch) -> Outcome:
         layers, _ = self._taught(batch)
-        wave, target = self._sound(layers[-1], batch)
-        return Outcome(self.wave_losses(wave, target), wave, target)
+        return self._sound(layers[-1], batch)
 
 
 class PositionStage(Stage):
@@ -209,6 +219,9 @@ RECONSTRUCTION = {  # towards the wave without discriminators
     "convergence": 1.0,
     "intelligibility": 1.0,
     "loudness": 0.5,
+    "pitch": 0.0,
+    "voicing": 0.0,
+    "periodicity": 0.0,
 }
 
 
@@ -241,7 +254,7 @@ class EndToEndStage(Stage):
     def forward(self, batch: Batch) -> Outcome:
         latents = passes.latents(self.codec, passes.feature_layers(self.codec, batch.wave)[-1])
         features = self._dequantized(latents)
-        wave, target = self._sound(features, batch)
+        sound = self._sound(features, batch)
         losses = self._entropy(latents, batch)
         if "features" in self.weights:
             wanted, frames = self._taught(batch)
@@ -249,9 +262,9 @@ class EndToEndStage(Stage):
         if self.recogniser is not None:
             losses["recognition"] = self.recogniser(features, self._frames(batch), batch.texts)
         if self.content.names:
-            assert self.teacher is not None
-            losses |= self.content(self.teacher, features, wave, batch.wave, batch.lengths)
-        return Outcome(losses | self.wave_losses(wave, target), wave, target)
+            assert self.teacher is not None and sound.wave is not None
+            losses |= self.content(self.teacher, features, sound.wave, batch.wave, batch.lengths)
+        return sound._replace(losses=losses | sound.losses)
 
 
 class TuneStage(Stage):
@@ -268,8 +281,7 @@ class TuneStage(Stage):
         with torch.no_grad():
             latents = passes.latents(self.codec, passes.feature_layers(self.codec, batch.wave)[-1])
             features = self._dequantized(latents)
-        wave, target = self._sound(features, batch)
-        return Outcome(self.wave_losses(wave, target), wave, target)
+        return self._sound(features, batch)
 
 
 class TeacherStage(Stage):
@@ -288,11 +300,10 @@ class TeacherStage(Stage):
     def forward(self, batch: Batch) -> Outcome:
         assert self.teacher is not None
         layers, frames = self.teacher.forward_layers(batch.wave, batch.lengths)
-        wave, target = self._sound(layers[-1], batch)
-        losses = self.wave_losses(wave, target)
+        sound = self._sound(layers[-1], batch)
         if "recognition" in self.weights:
-            losses["recognition"] = self.recogniser(layers[-1], frames, batch.texts)
-        return Outcome(losses, wave, target)
+            sound.losses["recognition"] = self.recogniser(layers[-1], frames, batch.texts)
+        return sound
 
 
 STAGES: dict[str, type[Stage]] = {

@@ -178,7 +178,7 @@ class Captured:
             torch.cuda.current_stream().wait_stream(self.stream)
             return values
         if self.calls == FIRST + 1:
-            with torch.cuda.graph(self.graph, stream=self.stream):
+            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.values = self.take(self.batch)
         self.graph.replay()
         return self.values

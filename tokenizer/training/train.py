@@ -16,6 +16,7 @@ from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
 from tokenizer.errors import InputError
 from tokenizer.model import CodecModel
 from tokenizer.network.focal import Refiner
+from tokenizer.network.stage_configs import DecoderConfig
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.settings import differences
 from tokenizer.training.augment import NO_AUGMENTATION, Augmentation
@@ -132,19 +133,25 @@ def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: 
     torch.manual_seed(next(iter(config.stages.values())).seed)
     codec = CodecModel(config.model)
     if initial is not None:
-        _check_same(config.model, initial)
-        codec.load_state_dict(initial.state_dict())
+        gets_source = _heads(initial.config, config.model) == ("istft", "harmonic")
+        _check_same(config.model, initial, {"decoder_config.head"} if gets_source else set())
+        codec.load_state_dict(initial.state_dict(), strict=not gets_source)
     elif isinstance(codec.decompressor.refiner, Refiner):  # begins as what the codec would be without it
         nn.init.zeros_(codec.decompressor.refiner.out_proj.weight)
         nn.init.zeros_(codec.decompressor.refiner.out_proj.bias)
     return codec.train()
 
 
-def _check_same(model: CodecConfig, initial: CodecModel) -> None:
-    if differing := differences(initial.config.to_dict(), model.to_dict()):
+def _heads(*configs: CodecConfig) -> tuple[str, ...]:
+    return tuple(config.decoder.head if isinstance(config.decoder, DecoderConfig) else "" for config in configs)
+
+
+def _check_same(model: CodecConfig, initial: CodecModel, may_differ: set[str]) -> None:
+    names = [difference.name for difference in differences(initial.config.to_dict(), model.to_dict())]
+    if differing := [name for name in names if name not in may_differ]:
         raise InputError(
             f"--init-from {initial.name}: is not of the configuration's 'model' (they differ in "
-            f"{', '.join(difference.name for difference in differing)}); expected the same"
+            f"{', '.join(differing)}); expected the same"
         )
 
 

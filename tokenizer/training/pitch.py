@@ -1,0 +1,96 @@
+"""The pitch of speech by its autocorrelation, how far a decoder's own (`tokenizer.network.harmonic`) is from it, and
+whether what it says is as periodic as the original.
+
+The autocorrelation of a windowed piece over that of the window: Boersma, "Accurate short-term analysis of the
+fundamental frequency", 1993. Pitch is taken from the original, without a gradient.
+
+Legend: B batch, S samples, T frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenizer.network.harmonic import Voice
+
+LOWEST, HIGHEST = 1.2, 10.0  # turns a hop of 20 ms: 60 to 500 Hz
+WINDOW = 3.2  # hops
+OCTAVE_COST = 0.03  # of the autocorrelation, for each octave down, so that one period is preferred to two
+CERTAIN = 0.9  # autocorrelation from which on a frame counts fully; it counts for nothing below ...
+VOICED = 0.6
+SHAKE = 2.0  # weight of the difference between a frame's error in pitch and the next one's: it sounds rough
+LARGEST_SHAKE = 0.15  # octaves; larger ones are a slip of the autocorrelation
+PRE_EMPHASIS = 0.9  # of the waves whose periodicity is compared
+SILENCE = 1e-4  # power this far below a row's loudest frame has no pitch
+
+
+class PitchLoss(nn.Module):
+    """Args: hop, n_fft: samples; a frame's pitch is that in the middle of its n_fft samples."""
+
+    def __init__(self, hop: int, n_fft: int) -> None:
+        super().__init__()
+        self.hop, size = hop, 2 * round(WINDOW * hop / 2)
+        self.before, self.n_fft = size // 2 - n_fft // 2, n_fft
+        taps = torch.hann_window(size)
+        self.lags = range(round(hop / HIGHEST), round(hop / LOWEST) + 1)
+        own = torch.fft.irfft(torch.fft.rfft(taps, 2 * size).abs().square())
+        self.register_buffer("taps", taps, persistent=False)
+        self.register_buffer("own", own[: self.lags[-1] + 2] / own[0], persistent=False)
+
+    def forward(self, voice: Voice, wave: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Of what a decoder says of the voice, [B, T], and of its wave, [B, T * hop], against the original's:
+
+        pitch: mean distance in octaves, where the target is voiced, and `SHAKE` times its change from frame to frame.
+        voicing: cross-entropy.
+        periodicity: how much less the wave repeats itself at its own pitch than the target at its own, where that is
+            voiced, in autocorrelation, all frequencies up to some kHz counting alike.
+        """
+        wanted, weight = self.found(target)
+        total = weight.sum().clamp(min=1)
+        off = (voice.pitch / wanted).log2()
+        shaken = off.diff(dim=1).abs().clamp(max=LARGEST_SHAKE) * torch.minimum(weight[:, 1:], weight[:, :-1])
+        made, real = self._correlation(flattened(wave)), self._correlation(flattened(target))
+        missing = (between(real, self.hop / wanted) - between(made, self.hop / voice.pitch.detach())).clamp(min=0)
+        return {
+            "pitch": ((off.abs() * weight).sum() + SHAKE * shaken.sum()) / total,
+            "voicing": F.binary_cross_entropy_with_logits(voice.voicing, weight),
+            "periodicity": (missing * weight).sum() / total,
+        }
+
+    @torch.no_grad()
+    def found(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Pitch [B, T], turns a hop, and how much each frame counts, 0 to 1, of a wave [B, T * hop]."""
+        correlation, last = self._correlation(wave), self.lags[-1]
+        energy = wave.unfold(1, self.hop, self.hop).square().mean(-1, keepdim=True)
+        lags = torch.arange(self.lags[0], last + 1, device=wave.device)
+        best = (correlation[..., lags] - OCTAVE_COST * (lags / lags[0]).log2()).argmax(-1, keepdim=True) + lags[0]
+        left, height, right = (correlation.gather(-1, best + shift) for shift in (-1, 0, 1))
+        shift = (0.5 * (left - right) / (left - 2 * height + right - 1e-9)).clamp(-0.5, 0.5)  # of a parabola's top
+        loud = energy > SILENCE * energy.amax(1, keepdim=True)
+        weight = ((height - VOICED) / (CERTAIN - VOICED)).clamp(0, 1) * loud
+        return (self.hop / (best + shift))[..., 0], weight[..., 0]
+
+    def _correlation(self, wave: Tensor) -> Tensor:
+        """[B, T * hop] -> [B, T, lags from 0 on], 1 for a frame that repeats itself after so many samples."""
+        taps = self.get_buffer("taps")
+        size = len(taps)
+        padded = F.pad(wave, (self.before, size))
+        frames = padded.unfold(1, size, self.hop)[:, : wave.shape[1] // self.hop] * taps
+        power = torch.view_as_real(torch.fft.rfft(frames, 2 * size)).square().sum(-1)
+        correlation = torch.fft.irfft(power.to(torch.complex64))[..., : self.lags[-1] + 2] / self.get_buffer("own")
+        return correlation / (correlation[..., :1] + 1e-6)
+
+
+def flattened(wave: Tensor) -> Tensor:
+    """[B, S] with its higher frequencies raised to about the level of the lower ones."""
+    return wave - PRE_EMPHASIS * F.pad(wave, (1, -1))
+
+
+def between(correlation: Tensor, lag: Tensor) -> Tensor:
+    """Entries [B, T] of [B, T, L] at lags [B, T] between two samples."""
+    below = lag.floor().clamp(min=0, max=correlation.shape[-1] - 2)
+    share = (lag - below).clamp(0, 1)
+    left, right = (correlation.gather(-1, (below.long() + step)[..., None])[..., 0] for step in (0, 1))
+    return left + share * (right - left)
