@@ -329,10 +329,15 @@ class CodecModel(Rates, nn.Module):
 def to_bfloat16(codec: Model) -> Model:
     """Convert the weights to bfloat16, except in layers that compute spectra, which need more precision."""
     _ = codec.fingerprint  # computed and kept while the weights are what they were
-    codec.to(torch.bfloat16)
+    exact = {id(part) for m in codec.modules() if isinstance(m, (LogMelStem, FourierHead)) for part in m.modules()}
     for module in codec.modules():
-        if isinstance(module, (LogMelStem, FourierHead)):
-            module.float()
+        if id(module) in exact:
+            continue
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(torch.bfloat16)
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point():
+                setattr(module, name, buffer.to(torch.bfloat16))
     return codec
 
 

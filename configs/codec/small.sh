@@ -17,7 +17,8 @@ run() {  # NAME OPTIONS...
     focalstream train-codec --config configs/codec/small.yaml --out "$out/$name" --device "$device" $resume "$@"
 }
 
-plain="--model decoder_config.head=istft"  # without the source of harmonics, which the last run adds
+# Without the source of harmonics, which the last run adds.
+plain="--model decoder_config.head=istft --losses pitch=0 voicing=0 periodicity=0"
 
 taught() {  # NAME FROM OPTIONS...: by a recogniser's encoder, which hears through noise
     name=$1 from=$2
@@ -28,6 +29,7 @@ taught() {  # NAME FROM OPTIONS...: by a recogniser's encoder, which hears throu
         --data "$train" "$more" "$read" "$read" "$@"
 }
 
+# `words` stands for two runs, of 1,530 and 2,015 steps.
 run sound --steps 21200 --data "$train" $plain
 taught words sound --steps 3545 --augment speed=0.15 level=6 bandwidth=0.05 $plain
 taught clear words --steps 6160 --augment speed=0.15 level=12 bandwidth=0.05 --seed 21 $plain

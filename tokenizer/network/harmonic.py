@@ -102,8 +102,8 @@ class HarmonicHead(FourierHead):
         """Up to `REACH`, a share of the direct spectrum [B, T, n_fft + 2] gives way to the source [B, T, 2 K], which
         takes its envelope."""
         real, imaginary = direct.chunk(2, dim=-1)
-        low, high = [self.bins, real.shape[-1] - self.bins], -1
-        (real, real_above), (imaginary, imaginary_above) = real.split(low, high), imaginary.split(low, high)
+        sizes = [self.bins, real.shape[-1] - self.bins]
+        (real, real_above), (imaginary, imaginary_above) = real.split(sizes, dim=-1), imaginary.split(sizes, dim=-1)
         share, gain, turned = (part @ self.get_buffer("between") for part in at_knots.chunk(3, dim=-1))
         share = (share + voicing).sigmoid()
         envelope = (((real.square() + imaginary.square()) @ self.get_buffer("smooth")) + FLOOR).sqrt()

@@ -172,6 +172,11 @@ class DecoderConfig:
             raise InputError(
                 f'decoder_config: head {self.head!r} is unknown; use "linear" (published), "istft" or "harmonic"'
             )
+        if self.head == "harmonic" and self.hop_length < 128:
+            raise InputError(
+                f'decoder_config: hop_length {self.hop_length} is too short for head "harmonic", whose harmonics reach '
+                "the 64th part of a hop; expected 128 samples at least"
+            )
         if self.head != "linear" and self.n_fft % 2 + self.n_fft % self.hop_length:
             raise InputError(
                 f"decoder_config: n_fft {self.n_fft} must be even and a multiple of hop_length {self.hop_length}"

@@ -40,8 +40,8 @@ def fourier_head(g: StepGraph, x: str, name: str, head: FourierHead) -> str:
 def voiced(g: StepGraph, x: str, direct: list[str], name: str, head: HarmonicHead) -> list[str]:
     """`HarmonicHead`: real and imaginary parts of the spectrum, of which the lower have given way to harmonics. Its
     products keep float32 in an 8-bit graph."""
-    low = g.builder.ints(head.bins, head.n_fft // 2 + 1 - head.bins)
-    (real, real_above), (imaginary, imaginary_above) = (g.op("Split", part, low, count=2, axis=3) for part in direct)
+    sizes = g.builder.ints(head.bins, head.n_fft // 2 + 1 - head.bins)
+    (real, real_above), (imaginary, imaginary_above) = (g.op("Split", part, sizes, count=2, axis=3) for part in direct)
     parts = g.builder.dense(x, f"{name}.source", head.source.weight, head.source.bias, exact=True)
     raw, voicing, *at_knots = g.op("Split", parts, g.builder.ints(1, 1, *[head.knots] * 3), count=5, axis=3)
     between = g.builder.weight(f"{name}.between", head.get_buffer("between"))
@@ -55,7 +55,7 @@ def voiced(g: StepGraph, x: str, direct: list[str], name: str, head: HarmonicHea
     cosine, sine = (g.op("Mul", size, g.op(kind, turned)) for kind in ("Cos", "Sin"))
     octaves = g.op("Mul", g.op("Sigmoid", raw), g.builder.floats(math.log(HIGHEST / LOWEST)))
     pitch = g.op("Mul", g.op("Exp", octaves), g.builder.floats(LOWEST))
-    source, transform = _harmonics(g, pitch, _phase(g, pitch, name), head), head.get_buffer("transform")
+    source, transform = _harmonics(g, pitch, _phase(g, pitch, name), name, head), head.get_buffer("transform")
     source = g.builder.dense(source, f"{name}.transform", transform.T, exact=True)
     source_real, source_imaginary = g.op("Split", source, g.builder.ints(head.bins, head.bins), count=2, axis=3)
     voice_real = g.op("Sub", g.op("Mul", source_real, cosine), g.op("Mul", source_imaginary, sine))
@@ -81,9 +81,9 @@ def _phase(g: StepGraph, pitch: str, name: str) -> str:
     return phase
 
 
-def _harmonics(g: StepGraph, pitch: str, phase: str, head: HarmonicHead) -> str:
+def _harmonics(g: StepGraph, pitch: str, phase: str, name: str, head: HarmonicHead) -> str:
     """`tokenizer.network.harmonic.harmonics`, [B, 1, T, N]."""
-    time = g.builder.weight("decoder.head.time", head.get_buffer("time"))
+    time = g.builder.weight(f"{name}.time", head.get_buffer("time"))
     turns = g.op("Add", phase, g.op("Mul", pitch, time))
     angle = g.op("Mul", g.op("Sub", turns, g.op("Round", turns)), g.builder.floats(math.pi))
     count = g.op("Floor", g.op("Div", g.builder.floats(REACH), pitch))

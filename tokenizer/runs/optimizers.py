@@ -14,6 +14,7 @@ from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.stacked_muon import StackedMuon
 
 SMALLEST = 64  # matrices narrower than this are not worth orthogonalizing
+OWN = ("lr", "capturable")  # of a group: what it is made with, whatever a checkpoint says
 LARGEST = 1_000_000  # entries: a larger matrix costs Muon more than all the rest of a step on a CPU
 
 
@@ -109,8 +110,8 @@ class Optimizers:
         return {str(index): member.state_dict() for index, member in enumerate(self.members)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        rates = [group["lr"] for group in self._groups()]
+        own = [{name: group[name] for name in OWN if name in group} for group in self._groups()]
         for index, member in enumerate(self.members):
             member.load_state_dict(state[str(index)])
-        for group, rate in zip(self._groups(), rates, strict=True):
-            group["lr"] = rate  # `set_rate` has the last word
+        for group, settings in zip(self._groups(), own, strict=True):
+            group.update(settings)

@@ -38,7 +38,11 @@ class StackedMuon(torch.optim.Muon):
                 chosen = [local(parameters[place]) for place in places]
                 along = [directions[place].to(chosen[0].dtype) for place in places]
                 torch._foreach_mul_(chosen, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_sub_(chosen, torch._foreach_mul(along, group["lr"] * SCALE * max(shape) ** 0.5))
+                size = group["lr"] * SCALE * max(shape) ** 0.5
+                if isinstance(size, Tensor):
+                    torch._foreach_sub_(chosen, torch._foreach_mul(along, size))
+                else:
+                    torch._foreach_add_(chosen, along, alpha=-size)
 
     def _averaged(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
         """The gradients averaged over the steps: of shards, this process's parts."""

@@ -122,7 +122,7 @@ def _kept(got: Tensor, wanted: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, 
 
 def _mean(x: Tensor, kept: Tensor) -> Tensor:
     """Mean [E] over the frames of [B, T, E] that count (their number stays on the device: a GPU is not waited for)."""
-    return (x * kept).sum((0, 1)) / kept.sum().clamp(min=1)
+    return x.where(kept > 0, 0).sum((0, 1)) / kept.sum().clamp(min=1)
 
 
 class Resample(nn.Module):

@@ -146,7 +146,7 @@ def _begin(
     stage = STAGES[name](codec, teacher, config)
     stage.prepare()
     stage.to(device).train()
-    adversary, adversary_optimizer, on_device = None, None, captures(config, ranks, device)
+    adversary, adversary_optimizer, on_device = None, None, captures(config, teacher, ranks, device)
     if "adversarial" in config.losses or "feature_matching" in config.losses:
         heard = None if config.adversary_seconds is None else round(config.adversary_seconds * codec.sample_rate_out)
         adversary = Adversary(config.adversary_width, config.adversary, heard).to(device)

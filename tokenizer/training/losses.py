@@ -134,7 +134,7 @@ def entropy_term(latents: Tensor, temperature: float, kept: Tensor | None = None
         Training lowers the first (decided latents) and raises the second (used codes).
     """
     count, bits = latents.shape
-    weights = latents.new_ones(count) if kept is None else kept.to(latents.dtype)
+    weights = torch.ones(count, device=latents.device) if kept is None else kept.float()
     weights = (weights / weights.sum().clamp(min=1))[:, None]
     logits = 2 * temperature * latents.float() / bits**0.5
     log_on, log_off = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from tokenizer.network.harmonic import Voice
 
-LOWEST, HIGHEST = 1.2, 10.0  # turns a hop of 20 ms: 60 to 500 Hz
+LOSSES = ("pitch", "voicing", "periodicity")
+LOWEST_FOUND, HIGHEST_FOUND = 1.2, 10.0  # turns a hop of 20 ms: 60 to 500 Hz
 WINDOW = 3.2  # hops
 OCTAVE_COST = 0.03  # of the autocorrelation, for each octave down, so that one period is preferred to two
 CERTAIN = 0.9  # autocorrelation from which on a frame counts fully; it counts for nothing below ...
@@ -26,21 +27,27 @@ PRE_EMPHASIS = 0.9  # of the waves whose periodicity is compared
 SILENCE = 1e-4  # power this far below a row's loudest frame has no pitch
 
 
-class PitchLoss(nn.Module):
-    """Args: hop, n_fft: samples; a frame's pitch is that in the middle of its n_fft samples."""
+class PitchLosses(nn.Module):
+    """The losses of what a decoder says of the voice, and of how its wave repeats itself.
 
-    def __init__(self, hop: int, n_fft: int) -> None:
+    Args:
+        names: of `LOSSES`; others are not this module's.
+        hop, n_fft: samples; a frame's pitch is that in the middle of its n_fft samples.
+    """
+
+    def __init__(self, names: set[str], hop: int, n_fft: int) -> None:
         super().__init__()
-        self.hop, size = hop, 2 * round(WINDOW * hop / 2)
-        self.before, self.n_fft = size // 2 - n_fft // 2, n_fft
-        taps = torch.hann_window(size)
-        self.lags = range(round(hop / HIGHEST), round(hop / LOWEST) + 1)
-        own = torch.fft.irfft(torch.fft.rfft(taps, 2 * size).abs().square())
+        self.names = names & set(LOSSES)
+        self.hop, self.size = hop, 2 * round(WINDOW * hop / 2)
+        self.first = n_fft // 2 - self.size // 2  # sample of a frame at which the window begins, perhaps before it
+        taps = torch.hann_window(self.size)
+        self.lags = range(round(hop / HIGHEST_FOUND), round(hop / LOWEST_FOUND) + 1)
+        own = torch.fft.irfft(torch.fft.rfft(taps, 2 * self.size).abs().square())
         self.register_buffer("taps", taps, persistent=False)
         self.register_buffer("own", own[: self.lags[-1] + 2] / own[0], persistent=False)
 
     def forward(self, voice: Voice, wave: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Of what a decoder says of the voice, [B, T], and of its wave, [B, T * hop], against the original's:
+        """Scalars by name, from a voice, [B, T], a wave and the original, [B, T * hop]:
 
         pitch: mean distance in octaves, where the target is voiced, and `SHAKE` times its change from frame to frame.
         voicing: cross-entropy.
@@ -49,22 +56,26 @@ class PitchLoss(nn.Module):
         """
         wanted, weight = self.found(target)
         total = weight.sum().clamp(min=1)
-        off = (voice.pitch / wanted).log2()
-        shaken = off.diff(dim=1).abs().clamp(max=LARGEST_SHAKE) * torch.minimum(weight[:, 1:], weight[:, :-1])
-        made, real = self._correlation(flattened(wave)), self._correlation(flattened(target))
-        missing = (between(real, self.hop / wanted) - between(made, self.hop / voice.pitch.detach())).clamp(min=0)
-        return {
-            "pitch": ((off.abs() * weight).sum() + SHAKE * shaken.sum()) / total,
-            "voicing": F.binary_cross_entropy_with_logits(voice.voicing, weight),
-            "periodicity": (missing * weight).sum() / total,
-        }
+        losses = {}
+        if "pitch" in self.names:
+            off = (voice.pitch / wanted).log2()
+            both = torch.minimum(weight[:, 1:], weight[:, :-1])
+            shaken = (off.diff(dim=1).abs().clamp(max=LARGEST_SHAKE) * both).sum()
+            losses["pitch"] = ((off.abs() * weight).sum() + SHAKE * shaken) / total
+        if "voicing" in self.names:
+            losses["voicing"] = F.binary_cross_entropy_with_logits(voice.voicing, weight)
+        if "periodicity" in self.names:
+            real, _ = self._correlation(flattened(target))
+            made, _ = self._correlation(flattened(wave))
+            missing = interpolated(real, self.hop / wanted) - interpolated(made, self.hop / voice.pitch.detach())
+            losses["periodicity"] = (missing.clamp(min=0) * weight).sum() / total
+        return losses
 
     @torch.no_grad()
     def found(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Pitch [B, T], turns a hop, and how much each frame counts, 0 to 1, of a wave [B, T * hop]."""
-        correlation, last = self._correlation(wave), self.lags[-1]
-        energy = wave.unfold(1, self.hop, self.hop).square().mean(-1, keepdim=True)
-        lags = torch.arange(self.lags[0], last + 1, device=wave.device)
+        correlation, energy = self._correlation(wave)
+        lags = torch.arange(self.lags[0], self.lags[-1] + 1, device=wave.device)
         best = (correlation[..., lags] - OCTAVE_COST * (lags / lags[0]).log2()).argmax(-1, keepdim=True) + lags[0]
         left, height, right = (correlation.gather(-1, best + shift) for shift in (-1, 0, 1))
         shift = (0.5 * (left - right) / (left - 2 * height + right - 1e-9)).clamp(-0.5, 0.5)  # of a parabola's top
@@ -72,15 +83,15 @@ class PitchLoss(nn.Module):
         weight = ((height - VOICED) / (CERTAIN - VOICED)).clamp(0, 1) * loud
         return (self.hop / (best + shift))[..., 0], weight[..., 0]
 
-    def _correlation(self, wave: Tensor) -> Tensor:
-        """[B, T * hop] -> [B, T, lags from 0 on], 1 for a frame that repeats itself after so many samples."""
-        taps = self.get_buffer("taps")
-        size = len(taps)
-        padded = F.pad(wave, (self.before, size))
-        frames = padded.unfold(1, size, self.hop)[:, : wave.shape[1] // self.hop] * taps
-        power = torch.view_as_real(torch.fft.rfft(frames, 2 * size)).square().sum(-1)
+    def _correlation(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Of [B, T * hop]: autocorrelation [B, T, lags from 0 on], 1 for a frame that repeats itself after so many
+        samples, and energy [B, T, 1]."""
+        padded = F.pad(wave[:, max(0, self.first) :], (max(0, -self.first), self.size + max(0, self.first)))
+        frames = padded.unfold(1, self.size, self.hop)[:, : wave.shape[1] // self.hop] * self.get_buffer("taps")
+        power = torch.view_as_real(torch.fft.rfft(frames, 2 * self.size)).square().sum(-1)
         correlation = torch.fft.irfft(power.to(torch.complex64))[..., : self.lags[-1] + 2] / self.get_buffer("own")
-        return correlation / (correlation[..., :1] + 1e-6)
+        energy = correlation[..., :1]
+        return correlation / (energy + 1e-6), energy
 
 
 def flattened(wave: Tensor) -> Tensor:
@@ -88,7 +99,7 @@ def flattened(wave: Tensor) -> Tensor:
     return wave - PRE_EMPHASIS * F.pad(wave, (1, -1))
 
 
-def between(correlation: Tensor, lag: Tensor) -> Tensor:
+def interpolated(correlation: Tensor, lag: Tensor) -> Tensor:
     """Entries [B, T] of [B, T, L] at lags [B, T] between two samples."""
     below = lag.floor().clamp(min=0, max=correlation.shape[-1] - 2)
     share = (lag - below).clamp(0, 1)

@@ -30,10 +30,10 @@ from tokenizer.training.batches import Batch
 from tokenizer.training.config import ADVERSARIAL, StageConfig
 from tokenizer.training.content import ContentLosses, Teacher
 from tokenizer.training.losses import WaveLosses, entropy_term
-from tokenizer.training.pitch import PitchLoss
+from tokenizer.training.pitch import LOSSES as VOICE
+from tokenizer.training.pitch import PitchLosses
 from tokenizer.training.recognition import Recogniser
 
-VOICE = ("pitch", "voicing", "periodicity")  # losses of a harmonic head
 SOUND = ("mel", "multi_mel", "convergence", "intelligibility", "loudness", *VOICE)  # losses of a wave
 LAYER_WEIGHTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the layers that are distilled, the last of these for the last layer
 
@@ -65,9 +65,9 @@ class Stage(nn.Module):
         self.codec, self.teacher, self.weights = codec, teacher, config.losses
         self.temperature, self.binarise = config.entropy_temperature, config.binarise
         self.wave_losses = WaveLosses(codec.sample_rate_out, set(config.losses))
-        self.pitch_loss: PitchLoss | None = None
-        if isinstance(codec.decoder.head, HarmonicHead) and set(VOICE) & set(config.losses):
-            self.pitch_loss = PitchLoss(codec.decoder.head.hop, codec.decoder.head.n_fft)
+        self.pitch_losses: PitchLosses | None = None
+        if isinstance(codec.decoder.head, HarmonicHead):
+            self.pitch_losses = PitchLosses(set(config.losses), codec.decoder.head.hop, codec.decoder.head.n_fft)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(self.trains(name) and not is_frozen(name, config.freeze))
 
@@ -106,8 +106,8 @@ class Stage(nn.Module):
         wave, voice = passes.waveform(self.codec, features)
         target = batch.target[:, : wave.shape[1]]
         losses = self.wave_losses(wave, target)
-        if self.pitch_loss is not None and voice is not None:
-            losses |= self.pitch_loss(voice, wave, target)
+        if self.pitch_losses is not None and self.pitch_losses.names and voice is not None:
+            losses |= self.pitch_losses(voice, wave, target)
         return Outcome(losses, wave, target)
 
     def _dequantized(self, latents: Tensor) -> Tensor:

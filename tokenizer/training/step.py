@@ -17,15 +17,17 @@ from torch.optim.swa_utils import AveragedModel
 
 from tokenizer.errors import InputError
 from tokenizer.model import CodecModel
+from tokenizer.network.encoder import Encoder
 from tokenizer.runs.optimizers import Optimizers
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.schedule import Schedule
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.batches import Batch
 from tokenizer.training.config import StageConfig
+from tokenizer.training.content import Teacher
 from tokenizer.training.stages import Outcome, Stage
 
-FIRST = 3  # steps before one is recorded: libraries choose their kernels, and the optimizers make their state
+EAGER_STEPS = 3  # before one is recorded: libraries choose their kernels, and the optimizers make their state
 
 
 @dataclass
@@ -71,9 +73,10 @@ class Steps:
     def __init__(self, run: Run, config: StageConfig, ranks: Ranks, device: torch.device | str) -> None:
         self.run, self.config, self.ranks = run, config, ranks
         self.names: list[str] = []
-        self.take: Callable[[Batch], Tensor] = self._take
-        if captures(config, ranks, device):
-            self.take = Captured(self._take)
+        self.captured = captures(config, run.stage.teacher, ranks, device)
+        self.on_device: Callable[[Batch], Tensor] = self._on_device
+        if self.captured:
+            self.on_device = Captured(self._on_device, device)
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """One step on a batch that is on the device; what the log says of it.
@@ -86,14 +89,14 @@ class Steps:
         for optimizer in (run.optimizer, run.adversary_optimizer):
             if optimizer is not None:
                 optimizer.set_rate(rate / self.config.learning_rate)
-        values = self.ranks.mean(self.take(batch)).tolist()
+        values = self.ranks.mean(self.on_device(batch)).tolist()
         record = {name: round(value, 6) for name, value in zip(self.names, values, strict=True)}
         if not math.isfinite(record["norm"]):
             raise InputError(f"step {run.step}: the gradient is not finite (losses {record}); lower learning_rate")
         run.step += 1
         return {"step": run.step} | record | {"rate": rate}
 
-    def _take(self, batch: Batch) -> Tensor:
+    def _on_device(self, batch: Batch) -> Tensor:
         """All of a step that happens on the device. Returns the values of the log, in the order of `names`."""
         run, config = self.run, self.config
         with self._autocast(batch):
@@ -116,13 +119,14 @@ class Steps:
         return torch.autocast(batch.wave.device.type, torch.bfloat16, enabled=self.config.bfloat16 is True)
 
     def _update(self, optimizer: Optimizers, loss: Tensor) -> Tensor:
-        """Gradient, mean over ranks, clip, step. The norm before clipping; where it can be looked at without waiting
-        (on a CPU), a step that is not finite is not taken."""
+        """Gradient, mean over ranks, clip, step. Returns the norm before clipping.
+
+        A step that is not finite is not taken, or, where steps are captured, spoils the weights: such a run ends."""
         optimizer.zero_grad()
         loss.backward()
         self.ranks.average_gradients(optimizer.parameters)
         norm = nn.utils.clip_grad_norm_(optimizer.parameters, self.config.clip_norm)
-        if norm.device.type != "cpu" or math.isfinite(float(norm)):
+        if self.captured or math.isfinite(float(norm)):
             optimizer.step()
         return norm
 
@@ -134,7 +138,7 @@ def weighted_sum(outcome: Outcome, config: StageConfig) -> Tensor:
 
 
 def update_average(averaged: AveragedModel, codec: CodecModel) -> None:
-    """Move the averaged weights; at the first step they begin as the codec's."""
+    """Move the averaged weights; at the first step, which is never a captured one, they begin as the codec's."""
     if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
         averaged.update_parameters(codec)
         return
@@ -142,43 +146,45 @@ def update_average(averaged: AveragedModel, codec: CodecModel) -> None:
     averaged.multi_avg_fn(list(averaged.module.parameters()), [p.detach() for p in codec.parameters()], 0)
 
 
-def captures(config: StageConfig, ranks: Ranks, device: torch.device | str) -> bool:
+def captures(config: StageConfig, teacher: Teacher | None, ranks: Ranks, device: torch.device | str) -> bool:
     """Whether the steps of a stage are recorded: all its batches have one shape, and nothing in a step needs the CPU
-    (texts, other processes)."""
+    (texts, other processes, a teacher that asks how long its rows are)."""
     alike = config.crop_seconds is not None and "recognition" not in config.losses
-    return torch.device(device).type == "cuda" and alike and ranks.world == 1
+    return torch.device(device).type == "cuda" and alike and ranks.world == 1 and not isinstance(teacher, Encoder)
 
 
 class Captured:
     """A function of a batch, all of whose work is on a GPU, recorded once and then replayed.
 
     Args:
-        take: reads and changes tensors in place, and returns one of figures.
+        function: reads and changes tensors in place, and returns one of figures.
+        device: where all of that is.
     """
 
-    def __init__(self, take: Callable[[Batch], Tensor]) -> None:
-        self.take = take
+    def __init__(self, function: Callable[[Batch], Tensor], device: torch.device | str) -> None:
+        self.function = function
         self.calls = 0
+        torch.cuda.set_device(torch.device(device))  # where a graph records and is replayed
         self.stream = torch.cuda.Stream()
         self.graph = torch.cuda.CUDAGraph()
         self.batch: Batch | None = None
         self.values = torch.empty(0)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """As `take`. All batches must be of one shape."""
+        """As `function`. All batches must be of one shape."""
         self.calls += 1
         if self.batch is None:
             self.batch = batch._replace(**{name: getattr(batch, name).clone() for name in Batch._fields[:3]})
         for kept, given in zip(self.batch[:3], batch[:3], strict=True):
             kept.copy_(given)
-        if self.calls <= FIRST:
+        if self.calls <= EAGER_STEPS:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                values = self.take(self.batch)
+                values = self.function(self.batch)
             torch.cuda.current_stream().wait_stream(self.stream)
             return values
-        if self.calls == FIRST + 1:
+        if self.calls == EAGER_STEPS + 1:
             with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-                self.values = self.take(self.batch)
+                self.values = self.function(self.batch)
         self.graph.replay()
         return self.values

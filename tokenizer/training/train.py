@@ -16,7 +16,8 @@ from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
 from tokenizer.errors import InputError
 from tokenizer.model import CodecModel
 from tokenizer.network.focal import Refiner
-from tokenizer.network.stage_configs import DecoderConfig
+from tokenizer.network.fourier import FourierHead
+from tokenizer.network.harmonic import HarmonicHead
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.settings import differences
 from tokenizer.training.augment import NO_AUGMENTATION, Augmentation
@@ -26,6 +27,7 @@ from tokenizer.training.content import LOSSES as HEARD
 from tokenizer.training.content import Teacher
 from tokenizer.training.corpus import Corpus
 from tokenizer.training.loop import run_stage
+from tokenizer.training.pitch import LOSSES as VOICE
 from tokenizer.training.stages import STAGES, is_frozen
 from tokenizer.training.teachers import load_full_context, load_teacher, new_teacher
 
@@ -107,6 +109,12 @@ def check_trainable(config: TrainingConfig) -> None:
         _check_freeze(name, settings.freeze, parameters)
         if config.teacher is None and (STAGES[name].taught or (name == "end_to_end" and TAUGHT & set(settings.losses))):
             raise InputError(f"stages.{name}: learns from a teacher; add the section 'teacher' to the configuration")
+        head = getattr(config.model.decoder, "head", None)
+        if head != "harmonic" and (asked := [loss for loss in VOICE if loss in settings.losses]):
+            raise InputError(
+                f'stages.{name}.losses: {", ".join(asked)}: of a codec whose decoder_config.head is "harmonic", and this '
+                f'one\'s is "{head}"; give them the weight 0'
+            )
     if config.teacher and config.teacher.source and "teacher" in config.stages:
         raise InputError(f"teacher.source is {config.teacher.source!r}, so a stage 'teacher' has nothing to train")
 
@@ -133,17 +141,14 @@ def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: 
     torch.manual_seed(next(iter(config.stages.values())).seed)
     codec = CodecModel(config.model)
     if initial is not None:
-        gets_source = _heads(initial.config, config.model) == ("istft", "harmonic")
+        gets_source = isinstance(codec.decoder.head, HarmonicHead) and type(initial.decoder.head) is FourierHead
         _check_same(config.model, initial, {"decoder_config.head"} if gets_source else set())
-        codec.load_state_dict(initial.state_dict(), strict=not gets_source)
+        new = {name: t for name, t in codec.state_dict().items() if name.startswith("decoder.head.source.")}
+        codec.load_state_dict((new if gets_source else {}) | initial.state_dict())
     elif isinstance(codec.decompressor.refiner, Refiner):  # begins as what the codec would be without it
         nn.init.zeros_(codec.decompressor.refiner.out_proj.weight)
         nn.init.zeros_(codec.decompressor.refiner.out_proj.bias)
     return codec.train()
-
-
-def _heads(*configs: CodecConfig) -> tuple[str, ...]:
-    return tuple(config.decoder.head if isinstance(config.decoder, DecoderConfig) else "" for config in configs)
 
 
 def _check_same(model: CodecConfig, initial: CodecModel, may_differ: set[str]) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from tokenizer import Codec, InputError
+from tokenizer.model import to_bfloat16
+from tokenizer.network.fourier import overlap_add
 from tokenizer.network.harmonic import REACH, HarmonicHead, harmonics
 from tokenizer.network.stage_configs import DecoderConfig
 
 CONFIG = DecoderConfig(dim=16, hop_length=320, causal=True, head="harmonic")
 
 
-def steady(pitch: float, voicing: float = 30.0) -> HarmonicHead:
+def steady(pitch: float, voicing: float = 30.0, hop: int = 320, n_fft: int = 640) -> HarmonicHead:
     """A head that says one pitch, turns a hop, and a flat spectrum, whatever it gets."""
-    head = HarmonicHead(CONFIG)
+    head = HarmonicHead(replace(CONFIG, hop_length=hop, n_fft=n_fft))
     with torch.no_grad():
         for layer in (head.source, head.proj):
             layer.weight.zero_()
@@ -37,9 +42,10 @@ def test_harmonics_are_at_whole_multiples_up_to_the_reach(pitch: float) -> None:
     assert max(between) < 1e-3 * spectrum.max()
 
 
-def test_a_steady_pitch_has_no_seams_between_frames_or_steps() -> None:
+@pytest.mark.parametrize(("hop", "n_fft"), [(320, 640), (480, 960), (320, 1280)])
+def test_a_steady_pitch_has_no_seams_between_frames_or_steps(hop: int, n_fft: int) -> None:
     torch.manual_seed(0)
-    head, frames = steady(2.5), torch.randn(1, 48, 16)
+    head, frames = steady(2.5, hop=hop, n_fft=n_fft), torch.randn(1, 48, 16)
     with torch.no_grad():
         whole, _ = head.step(frames, head.init_state(1))
         pieces, state = [], head.init_state(1)
@@ -47,9 +53,9 @@ def test_a_steady_pitch_has_no_seams_between_frames_or_steps() -> None:
             wave, state = head.step(piece, state)
             pieces.append(wave)
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-6, rtol=0)
-    low = np.fft.rfft(whole[0, 640:-640].double().numpy() * np.hanning(320 * 44))
-    frequency = np.fft.rfftfreq(320 * 44, 1 / 16000)
-    spectrum = np.abs(low)
+    kept = whole[0, n_fft:-n_fft].double().numpy()
+    spectrum = np.abs(np.fft.rfft(kept * np.hanning(len(kept))))
+    frequency = np.fft.rfftfreq(len(kept), 0.02 / hop)  # Hz
     between = (frequency > 200) & (frequency < 3000) & (np.abs(frequency % 125 - 62.5) < 30)
     assert spectrum[between].max() < 1e-3 * spectrum[frequency < 3000].max()
 
@@ -78,3 +84,28 @@ def test_pitch_gets_no_gradient_from_the_wave() -> None:
     voice.pitch.sum().backward()
     assert head.source.weight.grad[0].any()
     assert ((voice.pitch > 1) & (voice.pitch < 10)).all()
+
+
+@pytest.mark.parametrize(("hop", "length"), [(320, 640), (320, 1280), (320, 1024), (320, 320)])
+def test_overlap_add_is_folding(hop: int, length: int) -> None:
+    frames = torch.randn(3, 7, length)
+    total = 6 * hop + length
+    folded = torch.nn.functional.fold(frames.transpose(1, 2), (1, total), (1, length), stride=(1, hop)).flatten(1)
+    assert torch.equal(overlap_add(frames, hop), folded)
+
+
+def test_tables_keep_their_digits_when_weights_become_bfloat16(tiny_codec: Codec) -> None:
+    config = replace(tiny_codec.config, decoder=replace(tiny_codec.config.decoder, head="harmonic"))
+    torch.manual_seed(0)
+    codec = Codec(config)
+    before = {name: buffer.clone() for name, buffer in codec.decoder.head.named_buffers()}
+    weight = codec.decoder.head.source.weight.detach().clone()
+    to_bfloat16(codec)
+    assert codec.encoder.feature_proj.weight.dtype == torch.bfloat16
+    assert all(torch.equal(buffer, before[name]) for name, buffer in codec.decoder.head.named_buffers())
+    assert torch.equal(codec.decoder.head.source.weight, weight)
+
+
+def test_a_hop_too_short_for_the_harmonics_is_refused() -> None:
+    with pytest.raises(InputError, match="hop_length 64 is too short"):
+        DecoderConfig(dim=16, hop_length=64, causal=True, head="harmonic")

@@ -59,3 +59,19 @@ def test_it_makes_the_updates_of_torchs(precision):
         assert (p - q).norm() <= 0.01 * change  # bfloat16 in another order, or not at all
     assert torch.equal(got[-1], start[-1])
     assert all((p - s).norm() > 0.1 for p, s in zip(got[:-1], start[:-1], strict=True))
+
+
+def test_a_checkpoint_from_elsewhere_changes_no_group_of_an_optimizer_on_the_device() -> None:
+    """A captured step needs `capturable`, which other runs' checkpoints deny."""
+    settings = SimpleNamespace(optimizer="muon", beta1=0.9, beta2=0.95, weight_decay=0.0)
+    weight = torch.nn.Parameter(torch.randn(64, 96))
+    elsewhere, here = (Optimizers([("a", weight)], settings, 1e-3, on_device=on) for on in (False, True))
+    for optimizer in (elsewhere, here):
+        weight.grad = torch.randn(64, 96)
+        optimizer.set_rate(0.5)
+        optimizer.step()
+    here.load_state_dict(elsewhere.state_dict())
+    adamw, muon = here.members
+    assert isinstance(muon.param_groups[0]["lr"], torch.Tensor) and adamw.param_groups[0]["capturable"]
+    here.set_rate(0.25)
+    assert muon.param_groups[0]["lr"] == adamw.param_groups[0]["lr"] == pytest.approx(0.25e-3)

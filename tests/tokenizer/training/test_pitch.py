@@ -14,7 +14,7 @@ from tokenizer import Codec, InputError
 from tokenizer.network.harmonic import HarmonicHead, Voice
 from tokenizer.training.config import TrainingConfig
 from tokenizer.training.corpus import Corpus
-from tokenizer.training.pitch import PitchLoss
+from tokenizer.training.pitch import LOSSES, PitchLosses
 from tokenizer.training.train import train
 
 HOP, FRAMES = 320, 50
@@ -30,13 +30,28 @@ def hum(hertz: float, noise: float = 0.0) -> torch.Tensor:
 
 @pytest.mark.parametrize("hertz", [80.0, 143.0, 260.0, 410.0])
 def test_pitch_of_a_hum(hertz: float) -> None:
-    pitch, weight = PitchLoss(HOP, 640).found(hum(hertz, 0.001))
+    pitch, weight = PitchLosses(set(LOSSES), HOP, 640).found(hum(hertz, 0.001))
     assert weight[0, 3:-4].min() > 0.9
     np.testing.assert_allclose(pitch[0, 3:-4] * 50, hertz, rtol=0.01)
 
 
+@pytest.mark.parametrize("n_fft", [320, 960, 2560])
+def test_a_frame_has_the_pitch_of_its_middle(n_fft: int) -> None:
+    glide = torch.cat([hum(100)[:, : HOP * 25], hum(200)[:, : HOP * 25]], 1)
+    pitch, _ = PitchLosses(set(LOSSES), HOP, n_fft).found(glide)
+    middle = torch.arange(FRAMES) + n_fft / HOP / 2
+    inside = (middle > 2) & (middle < FRAMES - 2) & ((middle - 25).abs() > 2)
+    np.testing.assert_allclose(pitch[0, inside], torch.where(middle[inside] < 25, 2.0, 4.0), rtol=0.02)
+
+
+def test_pitch_at_another_rate() -> None:
+    t = np.arange(480 * FRAMES) / 24000
+    wave = torch.from_numpy(sum(0.1 * np.sin(2 * np.pi * k * 150 * t + k) for k in (1, 2, 3))).float()[None]
+    np.testing.assert_allclose(PitchLosses(set(LOSSES), 480, 960).found(wave)[0][0, 3:-4], 3, rtol=0.01)
+
+
 def test_noise_and_silence_have_none() -> None:
-    loss = PitchLoss(HOP, 640)
+    loss = PitchLosses(set(LOSSES), HOP, 640)
     assert loss.found(0.1 * torch.randn(1, HOP * FRAMES))[1].mean() < 0.05
     half = torch.cat([hum(120)[:, : HOP * 25], torch.zeros(1, HOP * 25)], 1)
     weight = loss.found(half)[1][0]
@@ -44,7 +59,7 @@ def test_noise_and_silence_have_none() -> None:
 
 
 def test_losses_are_nothing_for_the_right_voice_and_tell_what_is_wrong() -> None:
-    loss, target = PitchLoss(HOP, 640), hum(150)
+    loss, target = PitchLosses(set(LOSSES), HOP, 640), hum(150)
     right = Voice(torch.full((1, FRAMES), 3.0), torch.full((1, FRAMES), 20.0))
     same = loss(right, target, target)
     assert same["pitch"] < 0.02 and same["voicing"] < 0.5 and same["periodicity"] < 0.01
@@ -58,6 +73,7 @@ def test_losses_are_nothing_for_the_right_voice_and_tell_what_is_wrong() -> None
     rough.backward()
     assert torch.isfinite(wave.grad).all() and wave.grad.any()
     assert loss(right._replace(voicing=-right.voicing), target, target)["voicing"] > 10
+    assert set(PitchLosses({"pitch", "multi_mel"}, HOP, 640)(right, target, target)) == {"pitch"}
 
 
 def test_a_codec_without_a_source_of_harmonics_gets_one_and_learns_its_voice(tiny_codec: Codec, tmp_path: Path) -> None:
@@ -74,6 +90,9 @@ def test_a_codec_without_a_source_of_harmonics_gets_one_and_learns_its_voice(tin
     assert isinstance(codec.decoder.head, HarmonicHead)
     rows = records(tmp_path / "end_to_end")
     assert rows[-1]["voicing"] < 0.5 * rows[0]["voicing"] and rows[-1]["pitch"] < rows[0]["pitch"]
+    with pytest.raises(InputError, match="pitch, voicing, periodicity: of a codec whose"):
+        train(TrainingConfig(plain, None, {"end_to_end": settings}), corpus, None, tmp_path / "plain")
     other = replace(humming, decoder=replace(humming.decoder, head="linear"))
+    settings = replace(settings, losses={"multi_mel": 1.0})
     with pytest.raises(InputError, match=r"they differ in decoder_config\.head"):
         train(TrainingConfig(other, None, {"end_to_end": settings}), corpus, None, tmp_path / "other", initial=initial)

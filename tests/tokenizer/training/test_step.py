@@ -12,17 +12,19 @@ from tokenizer.training import loop, step
 from tokenizer.training.batches import Crops, Rates
 from tokenizer.training.loop import run_stage
 from tokenizer.training.step import captures
+from tokenizer.training.teachers import new_teacher
 
 GAME = {"adversarial": 1.0, "feature_matching": 1.0, "multi_mel": 1.0, "entropy": 0.1, "intelligibility": 1.0}
 
 
-def test_only_crops_on_one_gpu_without_texts_are_captured() -> None:
+def test_only_crops_on_one_gpu_without_texts_are_captured(tiny_codec: Codec) -> None:
     crops = quick("end_to_end")
-    assert captures(crops, Ranks(), "cuda") and captures(crops, Ranks(), "cuda:1")
-    assert not captures(crops, Ranks(), "cpu")
-    assert not captures(crops, Ranks(0, 2), "cuda")
-    assert not captures(quick("end_to_end", crop_seconds=None), Ranks(), "cuda")
-    assert not captures(quick("end_to_end", losses={"recognition": 1.0, "multi_mel": 1.0}), Ranks(), "cuda")
+    assert captures(crops, None, Ranks(), "cuda") and captures(crops, None, Ranks(), "cuda:1")
+    assert not captures(crops, None, Ranks(), "cpu")
+    assert not captures(crops, None, Ranks(0, 2), "cuda")
+    assert not captures(quick("end_to_end", crop_seconds=None), None, Ranks(), "cuda")
+    assert not captures(crops, new_teacher(tiny_codec.config.encoder), Ranks(), "cuda")
+    assert not captures(quick("end_to_end", losses={"recognition": 1.0, "multi_mel": 1.0}), None, Ranks(), "cuda")
 
 
 @pytest.mark.gpu
