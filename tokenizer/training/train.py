@@ -112,8 +112,8 @@ def check_trainable(config: TrainingConfig) -> None:
         head = getattr(config.model.decoder, "head", None)
         if head != "harmonic" and (asked := [loss for loss in VOICE if loss in settings.losses]):
             raise InputError(
-                f'stages.{name}.losses: {", ".join(asked)}: of a codec whose decoder_config.head is "harmonic", and this '
-                f'one\'s is "{head}"; give them the weight 0'
+                f'stages.{name}.losses: {", ".join(asked)}: of a codec whose decoder_config.head is "harmonic", not '
+                f'"{head}"; give them the weight 0'
             )
     if config.teacher and config.teacher.source and "teacher" in config.stages:
         raise InputError(f"teacher.source is {config.teacher.source!r}, so a stage 'teacher' has nothing to train")
