@@ -164,7 +164,8 @@ class Captured:
     def __init__(self, function: Callable[[Batch], Tensor], device: torch.device | str) -> None:
         self.function = function
         self.calls = 0
-        torch.cuda.set_device(torch.device(device))  # where a graph records and is replayed
+        if (index := torch.device(device).index) is not None:
+            torch.cuda.set_device(index)  # where a graph records and is replayed
         self.stream = torch.cuda.Stream()
         self.graph = torch.cuda.CUDAGraph()
         self.batch: Batch | None = None
