@@ -40,7 +40,7 @@ from tokenizer.runs.stop_signals import stop_signals
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.batches import Batch, Batches
 from tokenizer.training.config import StageConfig
-from tokenizer.training.content import Teacher
+from tokenizer.training.losses.content import Teacher
 from tokenizer.training.stages import STAGES
 from tokenizer.training.step import Run, Steps, captures, weighted_sum
 from tokenizer.training.teachers import save_teacher

@@ -28,11 +28,11 @@ from tokenizer.network.padding import present
 from tokenizer.training import passes
 from tokenizer.training.batches import Batch
 from tokenizer.training.config import ADVERSARIAL, StageConfig
-from tokenizer.training.content import ContentLosses, Teacher
-from tokenizer.training.losses import WaveLosses, entropy_term
-from tokenizer.training.pitch import LOSSES as VOICE
-from tokenizer.training.pitch import PitchLosses
-from tokenizer.training.recognition import Recogniser
+from tokenizer.training.losses.content import ContentLosses, Teacher
+from tokenizer.training.losses.pitch import LOSSES as VOICE
+from tokenizer.training.losses.pitch import PitchLosses
+from tokenizer.training.losses.recognition import Recogniser
+from tokenizer.training.losses.wave import WaveLosses, entropy_term
 
 SOUND = ("mel", "multi_mel", "convergence", "intelligibility", "loudness", *VOICE)  # losses of a wave
 LAYER_WEIGHTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the layers that are distilled, the last of these for the last layer
@@ -228,7 +228,7 @@ RECONSTRUCTION = {  # towards the wave without discriminators
 class EndToEndStage(Stage):
     """Everything at once towards the wave; with a weight on "features", towards the teacher's features too.
 
-    "content" and "distilled" learn what is said from any full-context encoder: `tokenizer.training.content`;
+    "content" and "distilled" learn what is said from any full-context encoder: `tokenizer.training.losses.content`;
     "recognition" learns it from the texts: letters are to be read off the dequantized features.
     """
 

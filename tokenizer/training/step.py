@@ -24,7 +24,7 @@ from tokenizer.runs.schedule import Schedule
 from tokenizer.training.adversary import Adversary
 from tokenizer.training.batches import Batch
 from tokenizer.training.config import StageConfig
-from tokenizer.training.content import Teacher
+from tokenizer.training.losses.content import Teacher
 from tokenizer.training.stages import Outcome, Stage
 
 EAGER_STEPS = 3  # before one is recorded: libraries choose their kernels, and the optimizers make their state

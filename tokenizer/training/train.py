@@ -23,11 +23,11 @@ from tokenizer.runs.settings import differences
 from tokenizer.training.augment import NO_AUGMENTATION, Augmentation
 from tokenizer.training.batches import Batches, Crops, Rates, Utterances
 from tokenizer.training.config import StageConfig, TrainingConfig
-from tokenizer.training.content import LOSSES as HEARD
-from tokenizer.training.content import Teacher
 from tokenizer.training.corpus import Corpus
 from tokenizer.training.loop import run_stage
-from tokenizer.training.pitch import LOSSES as VOICE
+from tokenizer.training.losses.content import LOSSES as HEARD
+from tokenizer.training.losses.content import Teacher
+from tokenizer.training.losses.pitch import LOSSES as VOICE
 from tokenizer.training.stages import STAGES, is_frozen
 from tokenizer.training.teachers import load_full_context, load_teacher, new_teacher
 

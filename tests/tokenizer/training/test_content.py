@@ -14,8 +14,8 @@ from tokenizer import Codec, InputError
 from tokenizer.teachers.whisper import WhisperConfig, WhisperEncoder, load_whisper
 from tokenizer.training.batches import Crops, Rates, Utterances
 from tokenizer.training.config import TeacherConfig, TrainingConfig
-from tokenizer.training.content import ContentLosses, Resample, angle, scaled_distance, some_noise
 from tokenizer.training.loop import run_stage
+from tokenizer.training.losses.content import ContentLosses, Resample, angle, scaled_distance, some_noise
 from tokenizer.training.teachers import load_full_context, new_teacher
 from tokenizer.training.train import check_trainable, train
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tokenizer.network.mel import slaney_filterbank
-from tokenizer.training.intelligibility import Intelligibility
-from tokenizer.training.losses import SpectralLoss, WaveLosses, entropy_term
-from tokenizer.training.loudness import Loudness
-from tokenizer.training.recognition import LETTERS, Recogniser, letters
+from tokenizer.training.losses.intelligibility import Intelligibility
+from tokenizer.training.losses.loudness import Loudness
+from tokenizer.training.losses.recognition import LETTERS, Recogniser, letters
+from tokenizer.training.losses.wave import SpectralLoss, WaveLosses, entropy_term
 
 
 def test_entropy_term_equals_enumeration() -> None:

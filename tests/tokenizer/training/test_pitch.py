@@ -14,7 +14,7 @@ from tokenizer import Codec, InputError
 from tokenizer.network.harmonic import HarmonicHead, Voice
 from tokenizer.training.config import TrainingConfig
 from tokenizer.training.corpus import Corpus
-from tokenizer.training.pitch import LOSSES, PitchLosses
+from tokenizer.training.losses.pitch import LOSSES, PitchLosses
 from tokenizer.training.train import train
 
 HOP, FRAMES = 320, 50

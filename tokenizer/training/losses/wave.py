@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizer.network.mel import mel_filterbank, slaney_filterbank
-from tokenizer.training.intelligibility import Intelligibility
-from tokenizer.training.loudness import Loudness
+from tokenizer.training.losses.intelligibility import Intelligibility
+from tokenizer.training.losses.loudness import Loudness
 
 RESOLUTIONS = ((2048, 100), (1024, 80), (512, 64), (256, 40))  # samples of the window, mel bands
 SHORTEST = 2048  # samples that every loss can do with; shorter waves are filled with silence
