@@ -146,20 +146,21 @@ def _begin(
     stage = STAGES[name](codec, teacher, config)
     stage.prepare()
     stage.to(device).train()
-    adversary, adversary_optimizer, on_device = None, None, captures(config, teacher, ranks, device)
+    adversary, adversary_optimizer = None, None
+    captured = captures(config, teacher, ranks, device)
     if "adversarial" in config.losses or "feature_matching" in config.losses:
         heard = None if config.adversary_seconds is None else round(config.adversary_seconds * codec.sample_rate_out)
         adversary = Adversary(config.adversary_width, config.adversary, heard).to(device)
         rate = config.adversary_learning_rate or config.learning_rate
-        adversary_optimizer = Optimizers(adversary.named_parameters(), config, rate, ranks=ranks, on_device=on_device)
+        adversary_optimizer = Optimizers(adversary.named_parameters(), config, rate, ranks=ranks, on_device=captured)
     averaged = None
     if config.average:
         averaged = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.average))
     per_epoch = math.ceil(training.per_epoch / ranks.world)
     steps = config.steps or math.ceil(config.epochs * per_epoch)
-    optimizer = Optimizers(stage.trained(), config, config.learning_rate, ranks=ranks, on_device=on_device)
+    optimizer = Optimizers(stage.trained(), config, config.learning_rate, ranks=ranks, on_device=captured)
     schedule = Schedule(config, steps, per_epoch)
-    return Run(stage, optimizer, averaged, adversary, adversary_optimizer, schedule)
+    return Run(stage, optimizer, averaged, adversary, adversary_optimizer, schedule, captured)
 
 
 @torch.no_grad()

@@ -40,6 +40,7 @@ class Run:
     adversary: Adversary | None
     adversary_optimizer: Optimizers | None
     schedule: Schedule
+    captured: bool = False  # whether its steps are recorded
     step: int = 0
 
     @property
@@ -67,15 +68,14 @@ class Steps:
         run: its parts change in place.
         config: the stage's settings.
         ranks: this process among those that train together.
-        device: where the run's parts are. On one CUDA device, with crops of one size, steps are captured.
+        device: where the run's parts are.
     """
 
     def __init__(self, run: Run, config: StageConfig, ranks: Ranks, device: torch.device | str) -> None:
         self.run, self.config, self.ranks = run, config, ranks
         self.names: list[str] = []
-        self.captured = captures(config, run.stage.teacher, ranks, device)
         self.on_device: Callable[[Batch], Tensor] = self._on_device
-        if self.captured:
+        if run.captured:
             self.on_device = Captured(self._on_device, device)
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Steps:
         loss.backward()
         self.ranks.average_gradients(optimizer.parameters)
         norm = nn.utils.clip_grad_norm_(optimizer.parameters, self.config.clip_norm)
-        if self.captured or math.isfinite(float(norm)):
+        if self.run.captured or math.isfinite(float(norm)):
             optimizer.step()
         return norm
 

@@ -8,7 +8,7 @@ import torch
 from tests.tokenizer.training.conftest import make_corpus, quick, records
 from tokenizer import Codec
 from tokenizer.runs.ranks import Ranks
-from tokenizer.training import loop, step
+from tokenizer.training import loop
 from tokenizer.training.batches import Crops, Rates
 from tokenizer.training.loop import run_stage
 from tokenizer.training.step import captures
@@ -33,8 +33,7 @@ def test_captured_steps_are_the_steps(tiny_codec: Codec, tmp_path, monkeypatch) 
     found = {}
     for name in ("captured", "plain"):
         if name == "plain":
-            for module in (loop, step):
-                monkeypatch.setattr(module, "captures", lambda *_: False)
+            monkeypatch.setattr(loop, "captures", lambda *_: False)
         codec = Codec(tiny_codec.config)
         codec.load_state_dict(tiny_codec.state_dict())
         config = quick("end_to_end", steps=9, optimizer="muon", average=0.9, losses=GAME, bfloat16=False)
