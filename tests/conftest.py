@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tokenizer import Codec, CodecConfig
+from tokenizer.network.comb import CombHead
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 
@@ -95,7 +96,10 @@ WHOLE = {
 
 
 def random_codec(raw: dict[str, Any], seed: int) -> Codec:
-    """A codec with random weights whose tokens vary: its latents are shifted so that each has either sign."""
+    """A codec with random weights whose tokens vary: its latents are shifted so that each has either sign.
+
+    If it has a comb filter, that is at work: the wave is loud, with voices of wandering pitch.
+    """
     torch.manual_seed(seed)
     codec = Codec.from_config(CodecConfig.from_dict(raw)).requires_grad_(False)
     features = codec.features(torch.randn(64_000) * torch.linspace(0, 0.5, 64_000))
@@ -104,6 +108,10 @@ def random_codec(raw: dict[str, Any], seed: int) -> Codec:
     else:
         latents, _ = codec.compressor(features, torch.tensor([features.shape[1]]))
     codec.compressor.out_proj.bias -= latents[0].median(0).values
+    if isinstance(head := getattr(codec.decoder, "head", None), CombHead):
+        head.proj.bias += 2.0
+        head.source.weight.normal_(std=0.5)
+        head.source.bias.copy_(torch.tensor([0.0, 1.0]))
     return codec
 
 
@@ -117,6 +125,14 @@ def make_codec() -> Callable[..., Codec]:
 def tiny_codec() -> Codec:
     """8 bits at 50 Hz, 16 kHz in and out, random weights of a fixed seed; do not change it in place."""
     return random_codec(TINY, seed=0)
+
+
+@pytest.fixture(scope="session")
+def comb_codec(tiny_codec: Codec) -> Codec:
+    """The same with a comb filter; do not change it in place."""
+    raw = tiny_codec.config.to_dict()
+    raw["decoder_config"]["head"] = "comb"
+    return random_codec(raw, seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@
 # READ holds the cuts of TRAIN by many adult readers (LibriSpeech and VCTK), which count three times; TEACHER is a folder
 # with the encoder of Whisper tiny.en, or openai/whisper-tiny.en. On one core the first run takes four hours, and the
 # others, together twelve minutes of an H100, two days and a half. A run that was stopped goes on with the same command.
+# At its end the codec is made as loud as its originals in every band; it is then the folder OUT/small.
 set -eu
 train=$1 more=$2 read=$3 teacher=$4 out=$5 device=${DEVICE:-cpu}
 workers=4
@@ -17,7 +18,7 @@ run() {  # NAME OPTIONS...
     focalstream train-codec --config configs/codec/small.yaml --out "$out/$name" --device "$device" $resume "$@"
 }
 
-# Without the source of harmonics, which the last run adds.
+# Without pitch and voicing, which the last run adds.
 plain="--model decoder_config.head=istft --losses pitch=0 voicing=0 periodicity=0"
 
 taught() {  # NAME FROM OPTIONS...: by a recogniser's encoder, which hears through noise
@@ -33,4 +34,5 @@ taught() {  # NAME FROM OPTIONS...: by a recogniser's encoder, which hears throu
 run sound --steps 21200 --data "$train" $plain
 taught words sound --steps 3545 --augment speed=0.15 level=6 bandwidth=0.05 $plain
 taught clear words --steps 6160 --augment speed=0.15 level=12 bandwidth=0.05 --seed 21 $plain
-taught small clear --steps 5820 --augment speed=0.15 level=12 bandwidth=0.05 --seed 22
+taught voiced clear --steps 5820 --augment speed=0.15 level=12 bandwidth=0.05 --seed 22
+python benchmarks/equalise.py "$out/voiced/end_to_end/codec" "$train" "$out/small"

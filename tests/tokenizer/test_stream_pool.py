@@ -267,8 +267,12 @@ def test_numpy_is_taken_too(tiny_codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("backend", [pytest.param("inductor", marks=pytest.mark.soak), "capture alone"])
-def test_compiled_steps_give_the_same(tiny_codec: Codec, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+@pytest.mark.parametrize("codec", ["tiny_codec", "comb_codec"])
+def test_compiled_steps_give_the_same(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, backend: str, codec: str
+) -> None:
     """And they are fit for CUDA graphs: one graph each, compiled once, whose state stays at its address."""
+    tiny_codec = request.getfixturevalue(codec)
     torch._dynamo.reset()
     captured = []
 

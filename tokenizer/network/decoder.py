@@ -1,7 +1,7 @@
 """FEATURES -> WAVE: the causal WaveNeXt decoder (Okamoto et al., "WaveNeXt", ASRU 2023; causal: arXiv 2509.16195).
 
 The head is WaveNeXt's Linear, as published, or Vocos' inverse Fourier transform made causal, which learns far faster
-from spectral losses alone (docs/experiments.md), or that with a source of harmonics, for voices that are not rough.
+from spectral losses alone (docs/experiments.md), or that with a comb filter at the pitch, for smoother voices.
 
 Legend: B batch, T frames, S samples, D channels.
 """
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenizer.network.comb import CombHead
 from tokenizer.network.fourier import FourierHead
-from tokenizer.network.harmonic import HarmonicHead
 from tokenizer.network.stage_configs import DecoderConfig, VocosConfig
 from tokenizer.network.streaming import CausalConv1d, ConvState
 
@@ -79,7 +79,7 @@ class LinearHead(nn.Module):
 HEADS: dict[str, type[LinearHead] | type[FourierHead]] = {
     "linear": LinearHead,
     "istft": FourierHead,
-    "harmonic": HarmonicHead,
+    "comb": CombHead,
 }
 
 
@@ -87,11 +87,11 @@ class Decoder(nn.Module):
     """[B, T, D] -> [B, T * hop_length], in [-1, 1]."""
 
     class State(NamedTuple):
-        """head: [B, n_fft - hop] of overlapping samples, empty for the linear head; or a `HarmonicHead.State`."""
+        """head: [B, n_fft - hop] of overlapping samples, empty for the linear head; or a `CombHead.State`."""
 
         embedding: ConvState
         layers: tuple[ConvState, ...]
-        head: Tensor | HarmonicHead.State
+        head: Tensor | CombHead.State
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ class FourierHead(nn.Module):
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, D] -> [B, T * hop]."""
         with torch.autocast(x.device.type, enabled=False):  # phases need more digits than bfloat16 has
-            return self._wave(self._spectrum(x.to(self.proj.weight.dtype)), state)
+            return self._wave(self._spectrum(x.to(self.proj.weight.dtype)), self.get_buffer("basis"), state)
 
     def _spectrum(self, x: Tensor) -> Tensor:
         """[B, T, D] -> real and imaginary parts of every bin, [B, T, n_fft + 2]."""
@@ -54,10 +54,11 @@ class FourierHead(nn.Module):
         magnitude = log_magnitude.clamp(max=self.max_log_magnitude).exp()
         return torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=-1)
 
-    def _wave(self, spectrum: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Spectra and what earlier frames add -> samples that are final, [B, T * hop], and what these frames add."""
+    def _wave(self, spectrum: Tensor, basis: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Spectra, the basis that they are of, and what earlier frames add -> samples that are final, [B, T * hop], and
+        what these frames add to those that follow."""
         total = spectrum.shape[1] * self.hop
-        summed = overlap_add(spectrum @ self.get_buffer("basis"), self.hop)
+        summed = overlap_add(spectrum @ basis, self.hop)
         summed = torch.cat([summed[:, : state.shape[1]] + state, summed[:, state.shape[1] :]], dim=1)
         return summed[:, :total], summed[:, total:]
 

@@ -2,7 +2,7 @@
 
 Fields and defaults are the published ones. Two keys are this project's additions, for small streaming models:
 `EncoderConfig.stem` "logmel", a causal log-mel front end in place of the convolutional one, and `DecoderConfig.head`
-"istft" or "harmonic", a causal inverse Fourier transform, without or with a source of harmonics, for the linear head.
+"istft" or "comb", a causal inverse Fourier transform, without or with a comb filter at the pitch, for the linear head.
 """
 
 from __future__ import annotations
@@ -164,18 +164,13 @@ class DecoderConfig:
     layerscale_init: float | None = None  # None: 1 / num_layers
     hop_length: int = 480
     causal: bool = False
-    head: str = "linear"  # "linear" as published, or "istft", or "harmonic", which has a source of harmonics too
+    head: str = "linear"  # "linear" as published, or "istft", or "comb", which filters voices at their pitch too
     n_fft: int = 640  # samples of the window of the heads other than "linear"
 
     def __post_init__(self) -> None:
-        if self.head not in ("linear", "istft", "harmonic"):
+        if self.head not in ("linear", "istft", "comb"):
             raise InputError(
-                f'decoder_config: head {self.head!r} is unknown; use "linear" (published), "istft" or "harmonic"'
-            )
-        if self.head == "harmonic" and self.hop_length < 128:
-            raise InputError(
-                f'decoder_config: hop_length {self.hop_length} is too short for head "harmonic", whose harmonics reach '
-                "the 64th part of a hop; expected 128 samples at least"
+                f'decoder_config: head {self.head!r} is unknown; use "linear" (published), "istft" or "comb"'
             )
         if self.head != "linear" and self.n_fft % 2 + self.n_fft % self.hop_length:
             raise InputError(

@@ -9,10 +9,11 @@ import math
 
 import numpy as np
 from onnx import TensorProto
+from torch import Tensor
 
+from tokenizer.network.comb import HIGHEST, LOWEST, TAPS, CombHead
 from tokenizer.network.decoder import ConvNeXtBlock, Decoder
 from tokenizer.network.fourier import FourierHead
-from tokenizer.network.harmonic import FLOOR, HIGHEST, LOWEST, NEAR_PULSE, REACH, HarmonicHead
 from tokenizer.onnx_engine.layers import FROM_CONV, TO_CONV, dense_conv, depthwise_conv, layer_norm, linear
 from tokenizer.onnx_engine.state import StepGraph
 
@@ -31,68 +32,50 @@ def fourier_head(g: StepGraph, x: str, name: str, head: FourierHead) -> str:
     log_magnitude, phase = g.op("Split", parts, g.builder.ints(bins, bins), count=2, axis=3)
     magnitude = g.op("Exp", g.op("Min", log_magnitude, g.builder.floats(head.max_log_magnitude)))
     spectrum = [g.op("Mul", magnitude, g.op(kind, phase)) for kind in ("Cos", "Sin")]
-    if isinstance(head, HarmonicHead):
-        spectrum = voiced(g, x, spectrum, name, head)
-    weight = head.get_buffer("basis").unflatten(1, (-1, head.hop)).permute(2, 0, 1).flip(2)
+    wave = overlap_added(g, spectrum, name, head.get_buffer("basis"), head.hop)
+    return comb_filtered(g, x, wave, spectrum, name, head) if isinstance(head, CombHead) else wave
+
+
+def overlap_added(g: StepGraph, spectrum: list[str], name: str, basis: Tensor, hop: int) -> str:
+    weight = basis.unflatten(1, (-1, hop)).permute(2, 0, 1).flip(2)
     return dense_conv(g, g.op("Concat", *spectrum, axis=3), name, weight, None, 1, replicate=False, exact=True)
 
 
-def voiced(g: StepGraph, x: str, direct: list[str], name: str, head: HarmonicHead) -> list[str]:
-    """`HarmonicHead`: real and imaginary parts of the spectrum, of which the lower have given way to harmonics. Its
-    products keep float32 in an 8-bit graph."""
-    sizes = g.builder.ints(head.bins, head.n_fft // 2 + 1 - head.bins)
-    (real, real_above), (imaginary, imaginary_above) = (g.op("Split", part, sizes, count=2, axis=3) for part in direct)
-    parts = g.builder.dense(x, f"{name}.source", head.source.weight, head.source.bias, exact=True)
-    raw, voicing, *at_knots = g.op("Split", parts, g.builder.ints(1, 1, *[head.knots] * 3), count=5, axis=3)
-    between = g.builder.weight(f"{name}.between", head.get_buffer("between"))
-    share, gain, turned = (g.op("MatMul", part, between) for part in at_knots)
-    share = g.op("Sigmoid", g.op("Add", share, voicing))
-    power = g.op("Add", g.op("Mul", real, real), g.op("Mul", imaginary, imaginary))
-    power = g.builder.dense(power, f"{name}.smooth", head.get_buffer("smooth").T, exact=True)
-    envelope = g.op("Sqrt", g.op("Add", power, g.builder.floats(FLOOR)))
-    gain = g.op("Exp", g.op("Min", gain, g.builder.floats(head.max_log_magnitude)))
-    size = g.op("Mul", g.op("Mul", share, envelope), gain)
-    cosine, sine = (g.op("Mul", size, g.op(kind, turned)) for kind in ("Cos", "Sin"))
-    octaves = g.op("Mul", g.op("Sigmoid", raw), g.builder.floats(math.log(HIGHEST / LOWEST)))
-    pitch = g.op("Mul", g.op("Exp", octaves), g.builder.floats(LOWEST))
-    source, transform = _harmonics(g, pitch, _phase(g, pitch, name), name, head), head.get_buffer("transform")
-    source = g.builder.dense(source, f"{name}.transform", transform.T, exact=True)
-    source_real, source_imaginary = g.op("Split", source, g.builder.ints(head.bins, head.bins), count=2, axis=3)
-    voice_real = g.op("Sub", g.op("Mul", source_real, cosine), g.op("Mul", source_imaginary, sine))
-    voice_imaginary = g.op("Add", g.op("Mul", source_real, sine), g.op("Mul", source_imaginary, cosine))
-    kept = g.op("Sub", g.builder.floats(1.0), share)
-    real = g.op("Add", g.op("Mul", kept, real), voice_real)
-    imaginary = g.op("Add", g.op("Mul", kept, imaginary), voice_imaginary)
-    return [real, real_above, imaginary, imaginary_above]
+def comb_filtered(g: StepGraph, x: str, wave: str, spectrum: list[str], name: str, head: CombHead) -> str:
+    """`CombHead`'s filter: [B, 1, T, hop] -> the same. Its products keep float32 in an 8-bit graph."""
+    lowest = [g.slice(part, g.builder.ints(0), g.builder.ints(head.bins), 3) for part in spectrum]
+    low = overlap_added(g, lowest, f"{name}.low", head.get_buffer("low_basis"), head.hop)
+    voice = g.builder.dense(x, f"{name}.source", head.source.weight, head.source.bias, exact=True)
+    raw, voicing = (g.op("Sigmoid", part) for part in g.op("Split", voice, g.builder.ints(1, 1), count=2, axis=3))
+    octaves = g.op("Mul", raw, g.builder.floats(math.log(HIGHEST / LOWEST)))
+    ramp = g.builder.weight(f"{name}.ramp", head.get_buffer("ramp"))
+    pitch = _along(g, g.op("Mul", g.op("Exp", octaves), g.builder.floats(LOWEST)), f"{name}.pitch", ramp)
+    period = g.op("Div", g.builder.floats(head.hop), g.op("Max", pitch, g.builder.floats(LOWEST)))
+    strength = _along(g, g.op("Mul", voicing, voicing), f"{name}.strength", ramp)
+    in_line = g.op("Reshape", low, g.builder.ints(0, 1, -1, 1))  # samples, as pitch and strength
+    past = g.state(f"{name}.voice.past", (1, 0, 1), axis=2, past=head.reach, rate=0)
+    joined = g.join(past, in_line)
+    here = g.op("Add", g.range(g.length(in_line, 2)), g.builder.ints(head.reach))
+    here = g.op("Reshape", here, g.builder.ints(1, 1, -1, 1))
+    added = []
+    for periods, tap in enumerate(TAPS, start=1):
+        before = g.op("Mul", period, g.builder.floats(periods))
+        whole = g.op("Floor", before)
+        right_at = g.op("Sub", here, g.op("Cast", whole, to=TensorProto.INT64))
+        left_at = g.op("Sub", right_at, g.builder.ints(1))
+        left, right = (g.op("GatherElements", joined, at, axis=2) for at in (left_at, right_at))
+        between = g.op("Mul", g.op("Sub", before, whole), g.op("Sub", left, right))
+        added.append(g.op("Mul", g.op("Sub", g.op("Add", right, between), in_line), g.builder.floats(tap)))
+    added = g.op("Mul", g.op("Sum", *added), strength)
+    return g.op("Add", wave, g.op("Reshape", added, g.builder.ints(0, 1, -1, head.hop)))
 
 
-def _phase(g: StepGraph, pitch: str, name: str) -> str:
-    """Turns at the middle of each frame, [B, 1, T, 1], added up in float64 as in `HarmonicHead.step`."""
-    state = g.state(f"{name}.pitch.past", (1, 0, 1), axis=2, past=1, rate=0)
-    joined = g.join(state, pitch)
-    before = g.slice(joined, g.builder.ints(0), g.builder.ints(-1), 2)
-    steps = g.op("Mul", g.op("Add", before, pitch), g.builder.floats(0.5))
-    axis = g.builder.constant(np.array(2, dtype=np.int64))
-    added = g.op("CumSum", g.op("Cast", steps, to=TensorProto.DOUBLE), axis)
-    state = g.state(f"{name}.phase.past", (1, 0, 1), axis=2, past=1, rate=0)
-    turns = g.op("Add", added, g.op("Cast", state.name, to=TensorProto.DOUBLE))
-    phase = g.op("Cast", g.op("Sub", turns, g.op("Floor", turns)), to=TensorProto.FLOAT)
-    g.join(state, phase)
-    return phase
-
-
-def _harmonics(g: StepGraph, pitch: str, phase: str, name: str, head: HarmonicHead) -> str:
-    """`tokenizer.network.harmonic.harmonics`, [B, 1, T, N]."""
-    time = g.builder.weight(f"{name}.time", head.get_buffer("time"))
-    turns = g.op("Add", phase, g.op("Mul", pitch, time))
-    angle = g.op("Mul", g.op("Sub", turns, g.op("Round", turns)), g.builder.floats(math.pi))
-    count = g.op("Floor", g.op("Div", g.builder.floats(REACH), pitch))
-    both = g.op("Add", g.op("Mul", count, g.builder.floats(2.0)), g.builder.floats(1.0))
-    sine = g.op("Sin", angle)
-    at_pulse = g.op("Less", g.op("Abs", sine), g.builder.floats(NEAR_PULSE))
-    ratio = g.op("Div", g.op("Sin", g.op("Mul", both, angle)), g.op("Where", at_pulse, g.builder.floats(1.0), sine))
-    total = g.op("Sub", g.op("Where", at_pulse, both, ratio), g.builder.floats(1.0))
-    return g.op("Mul", total, g.op("Sqrt", g.op("Div", g.builder.floats(0.5), count)))
+def _along(g: StepGraph, values: str, name: str, ramp: str) -> str:
+    """[B, 1, T, 1] at the ends of hops -> at every sample on a line between, [B, 1, T * hop, 1]."""
+    joined = g.join(g.state(f"{name}.past", (1, 0, 1), axis=2, past=1, rate=0), values)
+    starts = g.slice(joined, g.builder.ints(0), g.builder.ints(-1), 2)
+    line = g.op("Add", starts, g.op("Mul", g.op("Sub", values, starts), ramp))
+    return g.op("Reshape", line, g.builder.ints(0, 1, -1, 1))
 
 
 def decoder(g: StepGraph, x: str, module: Decoder, rate: int) -> str:

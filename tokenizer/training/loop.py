@@ -6,7 +6,7 @@ OUT/last.pt         everything to go on exactly
 OUT/codec/          the latest weights (their moving average, if the stage has one), for `Codec.from_pretrained`
 OUT/best/           those of the lowest validation loss
 OUT/teacher/        the teacher, of the stage that trains one
-OUT/held_out/       a few held-out rows as the codec gives them back, of stages that make sound
+OUT/held_out/       a few held-out rows as the codec renders them before a comb filter, of stages that make sound
 """
 
 from __future__ import annotations

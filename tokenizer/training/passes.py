@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tokenizer.model import CodecModel
+from tokenizer.network.comb import CombHead, Voice
 from tokenizer.network.decoder import Decoder
-from tokenizer.network.harmonic import HarmonicHead, Voice
 
 
 def feature_layers(codec: CodecModel, wave: Tensor) -> list[Tensor]:
@@ -38,11 +38,16 @@ def dequantized(codec: CodecModel, latents: Tensor, binarise: bool = True) -> Te
 
 
 def waveform(codec: CodecModel, features: Tensor) -> tuple[Tensor, Voice | None]:
-    """Features [B, T, D] -> wave [B, S'] at the output rate, in float32; and what a harmonic head says of the voice."""
+    """Features [B, T, D] -> wave [B, S'] at the output rate, in float32, and what a comb head says of the voice; the
+    wave is as it is before the comb filter, which losses would undo (docs/experiments.md)."""
     decoder = codec.decoder
     assert isinstance(decoder, Decoder)  # codecs that do not stream are refused before training
     hidden, state = decoder.hidden(features, decoder.init_state(len(features)))
-    wave, _ = decoder.head.step(hidden, state.head)  # type: ignore[arg-type]
-    with torch.autocast(hidden.device.type, enabled=False):
-        voice = decoder.head.voice(hidden.float()) if isinstance(decoder.head, HarmonicHead) else None
+    voice: Voice | None = None
+    if isinstance(decoder.head, CombHead):
+        wave = decoder.head.unfiltered(hidden, state.head)  # type: ignore[arg-type]
+        with torch.autocast(hidden.device.type, enabled=False):
+            voice = decoder.head.voice(hidden)
+    else:
+        wave, _ = decoder.head.step(hidden, state.head)  # type: ignore[arg-type]
     return wave.clamp(-1, 1).float(), voice

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizer.model import CodecModel
+from tokenizer.network.comb import CombHead
 from tokenizer.network.encoder import Encoder
-from tokenizer.network.harmonic import HarmonicHead
 from tokenizer.network.padding import present
 from tokenizer.training import passes
 from tokenizer.training.batches import Batch
@@ -66,8 +66,8 @@ class Stage(nn.Module):
         self.temperature, self.binarise = config.entropy_temperature, config.binarise
         self.wave_losses = WaveLosses(codec.sample_rate_out, set(config.losses))
         self.pitch_losses: PitchLosses | None = None
-        if isinstance(codec.decoder.head, HarmonicHead):
-            self.pitch_losses = PitchLosses(set(config.losses), codec.decoder.head.hop, codec.decoder.head.n_fft)
+        if isinstance(codec.decoder.head, CombHead):
+            self.pitch_losses = PitchLosses(set(config.losses), codec.decoder.head.hop)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(self.trains(name) and not is_frozen(name, config.freeze))
 

@@ -15,9 +15,9 @@ from tokenizer import checkpoint
 from tokenizer.config import ENCODER_SAMPLE_RATE, CodecConfig
 from tokenizer.errors import InputError
 from tokenizer.model import CodecModel
+from tokenizer.network.comb import CombHead
 from tokenizer.network.focal import Refiner
 from tokenizer.network.fourier import FourierHead
-from tokenizer.network.harmonic import HarmonicHead
 from tokenizer.runs.ranks import Ranks
 from tokenizer.runs.settings import differences
 from tokenizer.training.augment import NO_AUGMENTATION, Augmentation
@@ -110,9 +110,9 @@ def check_trainable(config: TrainingConfig) -> None:
         if config.teacher is None and (STAGES[name].taught or (name == "end_to_end" and TAUGHT & set(settings.losses))):
             raise InputError(f"stages.{name}: learns from a teacher; add the section 'teacher' to the configuration")
         head = getattr(config.model.decoder, "head", None)
-        if head != "harmonic" and (asked := [loss for loss in VOICE if loss in settings.losses]):
+        if head != "comb" and (asked := [loss for loss in VOICE if loss in settings.losses]):
             raise InputError(
-                f'stages.{name}.losses: {", ".join(asked)}: of a codec whose decoder_config.head is "harmonic", not '
+                f'stages.{name}.losses: {", ".join(asked)}: of a codec whose decoder_config.head is "comb", not '
                 f'"{head}"; give them the weight 0'
             )
     if config.teacher and config.teacher.source and "teacher" in config.stages:
@@ -141,10 +141,10 @@ def _first_codec(config: TrainingConfig, before: list[str], out: Path, initial: 
     torch.manual_seed(next(iter(config.stages.values())).seed)
     codec = CodecModel(config.model)
     if initial is not None:
-        gets_source = isinstance(codec.decoder.head, HarmonicHead) and type(initial.decoder.head) is FourierHead
-        _check_same(config.model, initial, {"decoder_config.head"} if gets_source else set())
+        gets_voice = isinstance(codec.decoder.head, CombHead) and type(initial.decoder.head) is FourierHead
+        _check_same(config.model, initial, {"decoder_config.head"} if gets_voice else set())
         new = {name: t for name, t in codec.state_dict().items() if name.startswith("decoder.head.source.")}
-        codec.load_state_dict((new if gets_source else {}) | initial.state_dict())
+        codec.load_state_dict((new if gets_voice else {}) | initial.state_dict())
     elif isinstance(codec.decompressor.refiner, Refiner):  # begins as what the codec would be without it
         nn.init.zeros_(codec.decompressor.refiner.out_proj.weight)
         nn.init.zeros_(codec.decompressor.refiner.out_proj.bias)

@@ -1,4 +1,4 @@
-"""The pitch of speech by its autocorrelation, how far a decoder's own (`tokenizer.network.harmonic`) is from it, and
+"""The pitch of speech by its autocorrelation, how far a decoder's own (`tokenizer.network.comb`) is from it, and
 whether what it says is as periodic as the original.
 
 The autocorrelation of a windowed piece over that of the window: Boersma, "Accurate short-term analysis of the
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.network.harmonic import Voice
+from tokenizer.network.comb import Voice
 
 LOSSES = ("pitch", "voicing", "periodicity")
 LOWEST_FOUND, HIGHEST_FOUND = 1.2, 10.0  # turns a hop of 20 ms: 60 to 500 Hz
@@ -32,14 +32,14 @@ class PitchLosses(nn.Module):
 
     Args:
         names: of `LOSSES`; others are not this module's.
-        hop, n_fft: samples; a frame's pitch is that in the middle of its n_fft samples.
+        hop: samples; a frame's pitch is that at the end of its first hop, as `CombHead` takes it.
     """
 
-    def __init__(self, names: set[str], hop: int, n_fft: int) -> None:
+    def __init__(self, names: set[str], hop: int) -> None:
         super().__init__()
         self.names = names & set(LOSSES)
         self.hop, self.size = hop, 2 * round(WINDOW * hop / 2)
-        self.first = n_fft // 2 - self.size // 2  # sample of a frame at which the window begins, perhaps before it
+        self.first = hop - self.size // 2  # sample of a frame at which the window begins, perhaps before it
         taps = torch.hann_window(self.size)
         self.lags = range(round(hop / HIGHEST_FOUND), round(hop / LOWEST_FOUND) + 1)
         own = torch.fft.irfft(torch.fft.rfft(taps, 2 * self.size).abs().square())
