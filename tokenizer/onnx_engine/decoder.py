@@ -14,7 +14,15 @@ from torch import Tensor
 from tokenizer.network.comb import HIGHEST, LOWEST, TAPS, CombHead
 from tokenizer.network.decoder import ConvNeXtBlock, Decoder
 from tokenizer.network.fourier import FourierHead
-from tokenizer.onnx_engine.layers import FROM_CONV, TO_CONV, dense_conv, depthwise_conv, layer_norm, linear
+from tokenizer.onnx_engine.layers import (
+    FROM_CONV,
+    TO_CONV,
+    dense_conv,
+    depthwise_conv,
+    layer_norm,
+    linear,
+    side_by_side,
+)
 from tokenizer.onnx_engine.state import StepGraph
 
 
@@ -32,50 +40,55 @@ def fourier_head(g: StepGraph, x: str, name: str, head: FourierHead) -> str:
     log_magnitude, phase = g.op("Split", parts, g.builder.ints(bins, bins), count=2, axis=3)
     magnitude = g.op("Exp", g.op("Min", log_magnitude, g.builder.floats(head.max_log_magnitude)))
     spectrum = [g.op("Mul", magnitude, g.op(kind, phase)) for kind in ("Cos", "Sin")]
-    wave = overlap_added(g, spectrum, name, head.get_buffer("basis"), head.hop)
-    return comb_filtered(g, x, wave, spectrum, name, head) if isinstance(head, CombHead) else wave
+    overlap, width = head.n_fft // head.hop, head.n_fft + 2
+    frames = side_by_side(g, g.op("Concat", *spectrum, axis=3), name, overlap, width, 1, replicate=False)
+    wave = g.builder.dense(frames, name, overlap_added(head.get_buffer("basis"), head.hop), exact=True)
+    return comb_filtered(g, x, wave, frames, name, head) if isinstance(head, CombHead) else wave
 
 
-def overlap_added(g: StepGraph, spectrum: list[str], name: str, basis: Tensor, hop: int) -> str:
-    weight = basis.unflatten(1, (-1, hop)).permute(2, 0, 1).flip(2)
-    return dense_conv(g, g.op("Concat", *spectrum, axis=3), name, weight, None, 1, replicate=False, exact=True)
+def overlap_added(basis: Tensor, hop: int) -> Tensor:
+    """[D, n_fft] -> the weight of a product with frames side by side, earliest first, [hop, n_fft / hop * D]."""
+    return basis.unflatten(1, (-1, hop)).permute(2, 1, 0).flip(1).flatten(1)
 
 
-def comb_filtered(g: StepGraph, x: str, wave: str, spectrum: list[str], name: str, head: CombHead) -> str:
-    """`CombHead`'s filter: [B, 1, T, hop] -> the same. Its products keep float32 in an 8-bit graph."""
-    lowest = [g.slice(part, g.builder.ints(0), g.builder.ints(head.bins), 3) for part in spectrum]
-    low = overlap_added(g, lowest, f"{name}.low", head.get_buffer("low_basis"), head.hop)
-    voice = g.builder.dense(x, f"{name}.source", head.source.weight, head.source.bias, exact=True)
-    raw, voicing = (g.op("Sigmoid", part) for part in g.op("Split", voice, g.builder.ints(1, 1), count=2, axis=3))
-    octaves = g.op("Mul", raw, g.builder.floats(math.log(HIGHEST / LOWEST)))
-    ramp = g.builder.weight(f"{name}.ramp", head.get_buffer("ramp"))
-    pitch = _along(g, g.op("Mul", g.op("Exp", octaves), g.builder.floats(LOWEST)), f"{name}.pitch", ramp)
+def comb_filtered(g: StepGraph, x: str, wave: str, frames: str, name: str, head: CombHead) -> str:
+    """`CombHead`'s filter: a wave [B, 1, T, hop] -> the same. Its products keep float32 in an 8-bit graph."""
+    overlap, bins = head.n_fft // head.hop, head.n_fft // 2 + 1
+    lowest = np.arange(overlap * 2 * bins).reshape(-1, bins)[:, : head.bins].flatten()
+    lowest = g.op("Gather", frames, g.builder.constant(lowest), axis=3)
+    low = g.builder.dense(lowest, f"{name}.low", overlap_added(head.get_buffer("low_basis"), head.hop), exact=True)
+    in_line = g.op("Reshape", low, g.builder.ints(0, 1, 1, -1))  # samples along the last axis, as pitch and strength
+    pitch, strength = _voice(g, x, name, head)
     period = g.op("Div", g.builder.floats(head.hop), g.op("Max", pitch, g.builder.floats(LOWEST)))
-    strength = _along(g, g.op("Mul", voicing, voicing), f"{name}.strength", ramp)
-    in_line = g.op("Reshape", low, g.builder.ints(0, 1, -1, 1))  # samples, as pitch and strength
-    past = g.state(f"{name}.voice.past", (1, 0, 1), axis=2, past=head.reach, rate=0)
+    past = g.state(f"{name}.low.past", (1, 1, 0), axis=3, past=head.reach, rate=0)
     joined = g.join(past, in_line)
-    here = g.op("Add", g.range(g.length(in_line, 2)), g.builder.ints(head.reach))
-    here = g.op("Reshape", here, g.builder.ints(1, 1, -1, 1))
+    here = g.op("Add", g.range(g.length(in_line, 3)), g.builder.ints(head.reach))
     added = []
     for periods, tap in enumerate(TAPS, start=1):
         before = g.op("Mul", period, g.builder.floats(periods))
         whole = g.op("Floor", before)
         right_at = g.op("Sub", here, g.op("Cast", whole, to=TensorProto.INT64))
         left_at = g.op("Sub", right_at, g.builder.ints(1))
-        left, right = (g.op("GatherElements", joined, at, axis=2) for at in (left_at, right_at))
+        left, right = (g.op("GatherElements", joined, at, axis=3) for at in (left_at, right_at))
         between = g.op("Mul", g.op("Sub", before, whole), g.op("Sub", left, right))
         added.append(g.op("Mul", g.op("Sub", g.op("Add", right, between), in_line), g.builder.floats(tap)))
     added = g.op("Mul", g.op("Sum", *added), strength)
     return g.op("Add", wave, g.op("Reshape", added, g.builder.ints(0, 1, -1, head.hop)))
 
 
-def _along(g: StepGraph, values: str, name: str, ramp: str) -> str:
-    """[B, 1, T, 1] at the ends of hops -> at every sample on a line between, [B, 1, T * hop, 1]."""
-    joined = g.join(g.state(f"{name}.past", (1, 0, 1), axis=2, past=1, rate=0), values)
+def _voice(g: StepGraph, x: str, name: str, head: CombHead) -> list[str]:
+    """Pitch and the filter's strength at every sample, on lines between the ends of hops, [B, 1, 1, T * hop] each."""
+    raw = g.builder.dense(x, f"{name}.source", head.source.weight, head.source.bias, exact=True)
+    raw, voicing = (g.op("Sigmoid", part) for part in g.op("Split", raw, g.builder.ints(1, 1), count=2, axis=3))
+    octaves = g.op("Mul", raw, g.builder.floats(math.log(HIGHEST / LOWEST)))
+    pitch = g.op("Mul", g.op("Exp", octaves), g.builder.floats(LOWEST))
+    ends = g.op("Concat", pitch, g.op("Mul", voicing, voicing), axis=1)  # [B, 2, T, 1]
+    joined = g.join(g.state(f"{name}.source.past", (2, 0, 1), axis=2, past=1, rate=0), ends)
     starts = g.slice(joined, g.builder.ints(0), g.builder.ints(-1), 2)
-    line = g.op("Add", starts, g.op("Mul", g.op("Sub", values, starts), ramp))
-    return g.op("Reshape", line, g.builder.ints(0, 1, -1, 1))
+    ramp = g.builder.weight(f"{name}.ramp", head.get_buffer("ramp"))
+    lines = g.op("Add", starts, g.op("Mul", g.op("Sub", ends, starts), ramp))
+    lines = g.op("Reshape", lines, g.builder.ints(0, 2, 1, -1))
+    return g.op("Split", lines, g.builder.ints(1, 1), count=2, axis=1)
 
 
 def decoder(g: StepGraph, x: str, module: Decoder, rate: int) -> str:

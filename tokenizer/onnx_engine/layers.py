@@ -40,17 +40,21 @@ def dense_conv(
     g: StepGraph, x: str, name: str, weight: Tensor, bias: Tensor | None, stride: int, replicate: bool, exact: bool
 ) -> str:
     """A causal convolution that mixes all channels, weight [out, in, K], as a product over frames laid side by side."""
-    taps = weight.shape[2]
-    if taps > 1:
-        state = g.state(f"{name}.past", (1, 0, weight.shape[1]), axis=2, past=taps - 1, rate=0)
-        padded = g.join(state, x, first_frame(g, x, 2) if replicate else None)
-        parts = []
-        for tap in range(taps):
-            end = tap + 1 - taps or END
-            bounds = [g.builder.ints(value) for value in (tap, end, 2, stride)]
-            parts.append(g.op("Slice", padded, *bounds))
-        x = g.op("Concat", *parts, axis=3)
+    x = side_by_side(g, x, name, weight.shape[2], weight.shape[1], stride, replicate)
     return g.builder.dense(x, name, weight.transpose(1, 2).flatten(1), bias, exact)
+
+
+def side_by_side(g: StepGraph, x: str, name: str, taps: int, channels: int, stride: int, replicate: bool) -> str:
+    """[B, 1, T, D] -> each frame with the `taps` - 1 before it, [B, 1, ceil(T / stride), taps * D], earliest first."""
+    if taps == 1:
+        return x
+    state = g.state(f"{name}.past", (1, 0, channels), axis=2, past=taps - 1, rate=0)
+    padded = g.join(state, x, first_frame(g, x, 2) if replicate else None)
+    parts = []
+    for tap in range(taps):
+        bounds = [g.builder.ints(value) for value in (tap, tap + 1 - taps or END, 2, stride)]
+        parts.append(g.op("Slice", padded, *bounds))
+    return g.op("Concat", *parts, axis=3)
 
 
 def grouped_conv(g: StepGraph, x: str, name: str, layer: CausalConv1d, rate: int) -> str:
