@@ -91,9 +91,11 @@ class CombHead(FourierHead):
             past = joined[:, joined.shape[1] - self.reach :]
             return filtered, self.State(samples, low_samples, past, pitch[:, -1], strength[:, -1])
 
-    def unfiltered(self, x: Tensor, state: State) -> Tensor:
-        """[B, T, D] -> [B, T * hop], of `FourierHead`: what a training compares, since losses would undo the filter."""
-        return super().step(x, state.samples)[0]
+    def unfiltered(self, x: Tensor, state: State) -> tuple[Tensor, Voice]:
+        """[B, T, D] -> the wave of `FourierHead`, [B, T * hop], and the voice: what a training compares, since its
+        losses would undo the filter (docs/experiments.md)."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().step(x, state.samples)[0], self.voice(x)
 
     def _missing(self, joined: Tensor, pitch: Tensor) -> Tensor:
         """What full strength adds: the low band [B, reach + S], the pitch at each of the last S samples -> [B, S]."""

@@ -39,15 +39,13 @@ def dequantized(codec: CodecModel, latents: Tensor, binarise: bool = True) -> Te
 
 def waveform(codec: CodecModel, features: Tensor) -> tuple[Tensor, Voice | None]:
     """Features [B, T, D] -> wave [B, S'] at the output rate, in float32, and what a comb head says of the voice; the
-    wave is as it is before the comb filter, which losses would undo (docs/experiments.md)."""
+    wave is as it is before the comb filter."""
     decoder = codec.decoder
     assert isinstance(decoder, Decoder)  # codecs that do not stream are refused before training
     hidden, state = decoder.hidden(features, decoder.init_state(len(features)))
     voice: Voice | None = None
     if isinstance(decoder.head, CombHead):
-        wave = decoder.head.unfiltered(hidden, state.head)  # type: ignore[arg-type]
-        with torch.autocast(hidden.device.type, enabled=False):
-            voice = decoder.head.voice(hidden)
+        wave, voice = decoder.head.unfiltered(hidden, state.head)  # type: ignore[arg-type]
     else:
         wave, _ = decoder.head.step(hidden, state.head)  # type: ignore[arg-type]
     return wave.clamp(-1, 1).float(), voice

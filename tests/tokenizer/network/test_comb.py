@@ -85,13 +85,13 @@ def test_without_a_voice_nothing_is_filtered() -> None:
 def test_a_training_hears_the_wave_before_the_filter_and_teaches_pitch_and_voicing_by_themselves() -> None:
     head, plain = heads(3.0)
     frames = torch.randn(2, 8, 16)
-    wave = head.unfiltered(frames, head.init_state(2))
+    wave, voice = head.unfiltered(frames, head.init_state(2))
     torch.testing.assert_close(wave, rendered(plain, frames), atol=0, rtol=0)
     wave.square().sum().backward()
     assert head.source.weight.grad is None and head.proj.weight.grad.any()
-    voice = CombHead(CONFIG).voice(frames)
-    assert ((voice.pitch > LOWEST) & (voice.pitch < HIGHEST)).all()
-    assert voice.pitch.requires_grad and voice.voicing.requires_grad
+    for said in (voice, CombHead(CONFIG).voice(frames)):
+        assert ((said.pitch > LOWEST) & (said.pitch < HIGHEST)).all()
+        assert said.pitch.requires_grad and said.voicing.requires_grad
 
 
 def test_tables_keep_their_digits_when_weights_become_bfloat16(tiny_codec: Codec) -> None:
